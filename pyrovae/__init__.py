@@ -1,0 +1,50 @@
+"""Variational autoencoders as probabilistic programs: a Pyro model, a Pyro guide, SVI."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pyrovae import data, guides, likelihoods, networks, plots, priors
+    from pyrovae.data import UsageError
+    from pyrovae.evaluation import Evaluation, elbo, evaluate, log_evidence
+    from pyrovae.generation import encode, impute, interpolate, reconstruct, sample, traverse
+    from pyrovae.runs import load, save
+    from pyrovae.traces import Pair
+    from pyrovae.training import History, fit
+    from pyrovae.vae import VAE
+
+_ROOMS = {
+    "data": ("UsageError",),
+    "evaluation": ("Evaluation", "elbo", "evaluate", "log_evidence"),
+    "generation": ("encode", "impute", "interpolate", "reconstruct", "sample", "traverse"),
+    "guides": (),
+    "likelihoods": (),
+    "networks": (),
+    "plots": (),
+    "priors": (),
+    "runs": ("load", "save"),
+    "traces": ("Pair",),
+    "training": ("History", "fit"),
+    "vae": ("VAE",),
+}
+__all__ = sorted(name for room, names in _ROOMS.items() for name in (room, *names))
+
+
+def __getattr__(name: str) -> Any:
+    """Rooms are opened when first asked for, so that ``pyrovae --help`` does not wait for torch."""
+    for room, names in _ROOMS.items():
+        if name == room:
+            return importlib.import_module(f"{__name__}.{room}")
+        if name in names:
+            value = getattr(importlib.import_module(f"{__name__}.{room}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,401 @@
+"""Numbers for any pair: ELBO, log evidence, effective sample size, k-hat, active units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyrovae import traces
+from pyrovae.data import StreamedData, TensorData, UsageError, as_data
+from pyrovae.traces import Pair, Structure, Traces, as_pair
+
+__all__ = ["Evaluation", "elbo", "evaluate", "log_evidence", "pareto_khat"]
+
+CHUNK = 2**27
+ACTIVE = 0.01  # Burda, Grosse and Salakhutdinov, 2015: variance of the posterior mean
+COLLAPSED = 0.01  # nats of KL per datum
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything :func:`evaluate` measured; all tensors on the CPU, all terms in nats.
+
+    Attributes:
+        elbo: ``[N]``, E_q[log p(x, z) - log q(z|x)].
+        reconstruction: ``[N]``, E_q[log p(x|z)] = ELBO + KL.
+        kl: ``[N]``, KL(q(z|x) || p(z)) of all latents.
+        kl_sites: the same per latent site ``[N]``.
+        kl_dimensions: mean over the data per latent dimension ``[dims]``, where q and p factorise.
+        log_evidence: ``[N]``, importance-sampled log p(x), or None with a global latent.
+        ess: ``[N]``, effective sample size of the importance weights, of ``num_particles``.
+        khat: ``[N]``, Pareto shape of the weights' tail; above 0.7 the log evidence and its ESS
+            are not to be trusted (Vehtari et al., "Pareto Smoothed Importance Sampling", 2024).
+        codes: posterior mean of each local latent, ``[N, ...]``.
+        active: per local latent, which units' posterior mean varies by more than 0.01 over the
+            data (Burda et al., "Importance Weighted Autoencoders", 2015).
+        bits_per_dimension: ``[N]``, -log p(x) / (D ln 2) for discrete images, else None.
+        num_particles: importance samples per datum.
+        notes: what could not be measured, and warnings.
+    """
+
+    elbo: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+    kl_sites: dict[str, Tensor]
+    kl_dimensions: dict[str, Tensor]
+    log_evidence: Tensor | None
+    ess: Tensor | None
+    khat: Tensor | None
+    codes: dict[str, Tensor]
+    active: dict[str, Tensor]
+    bits_per_dimension: Tensor | None
+    num_particles: int
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def active_units(self) -> int:
+        """How many units of all local latents are active."""
+        return sum(int(active.sum()) for active in self.active.values())
+
+    @property
+    def units(self) -> int:
+        """How many units there are."""
+        return sum(active.numel() for active in self.active.values())
+
+    @property
+    def verdict(self) -> str:
+        """Collapse in a sentence."""
+        if not self.units:
+            return "no continuous latent"
+        if float(self.kl.mean()) < COLLAPSED or not self.active_units:
+            return "collapsed: the guide ignores the data and the latent carries nothing"
+        idle = self.units - self.active_units
+        rest = f"; {idle} ignored" if idle else ""
+        return f"{self.active_units} of {self.units} latent units carry information{rest}"
+
+    def means(self) -> dict[str, tuple[float, float]]:
+        """Mean over the data and its standard error, per quantity."""
+        found = {
+            "elbo": self.elbo,
+            "reconstruction": self.reconstruction,
+            "kl": self.kl,
+            "log_evidence": self.log_evidence,
+            "bits_per_dimension": self.bits_per_dimension,
+            "ess": self.ess,
+        }
+        return {
+            name: (float(value.mean()), _standard_error(value))
+            for name, value in found.items()
+            if value is not None
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as plain data; per-datum tensors are left to the attributes."""
+        summary: dict[str, Any] = {
+            name: {"mean": mean, "standard_error": error}
+            for name, (mean, error) in self.means().items()
+        }
+        summary["kl_sites"] = {name: float(kl.mean()) for name, kl in self.kl_sites.items()}
+        summary["kl_dimensions"] = {name: kl.tolist() for name, kl in self.kl_dimensions.items()}
+        if self.khat is not None:
+            summary["khat"] = {
+                "median": float(self.khat.median()),
+                "share_above_0.7": float((self.khat > 0.7).double().mean()),
+            }
+        summary |= {
+            "active_units": self.active_units,
+            "units": self.units,
+            "verdict": self.verdict,
+            "data": len(self.elbo),
+            "num_particles": self.num_particles,
+            "notes": list(self.notes),
+        }
+        return summary
+
+    def __str__(self) -> str:
+        words = {
+            "elbo": "ELBO",
+            "reconstruction": "reconstruction",
+            "kl": "KL",
+            "log_evidence": f"log evidence ({self.num_particles:,} particles)",
+            "bits_per_dimension": "bits per dimension",
+            "ess": "effective sample size",
+        }
+        lines = [f"{len(self.elbo):,} data, nats per datum{'mean':>24} {'s.e.':>8}"]
+        width = len(lines[0]) - 18
+        lines += [
+            f"{words[name]:<{width}} {mean:>8.2f} {error:>8.2f}"
+            for name, (mean, error) in self.means().items()
+        ]
+        if self.khat is not None:
+            share = float((self.khat > 0.7).double().mean())
+            lines.append(f"{'k-hat above 0.7':<{width}} {share:>8.1%}")
+        lines.append(f"{'active units':<{width}} {f'{self.active_units} of {self.units}':>8}")
+        lines += [self.verdict, *self.notes]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def _standard_error(value: Tensor) -> float:
+    return float(value.double().std() / math.sqrt(len(value))) if len(value) > 1 else math.nan
+
+
+def evaluate(
+    pair: Any,
+    x: Any,
+    num_particles: int = 1000,
+    *,
+    plate: str | None = None,
+    chunk_bytes: int = CHUNK,
+    seed: int = 0,
+) -> Evaluation:
+    """Measure a pair on data; changes neither weights, buffers, modes nor random states.
+
+    Args:
+        pair: a model and a guide.
+        x: data, in any form that ``pv.fit`` takes; dynamic binarisation is drawn once.
+        num_particles: importance samples per datum.
+        plate: name of the plate over the data, where several follow the batch's size.
+        chunk_bytes: most memory for the particles of a chunk, 128 MB by default.
+        seed: of the particles and the binarisation.
+
+    Raises:
+        UsageError: whatever :func:`pyrovae.traces.structure` raises.
+
+    >>> from pyrovae.vae import VAE
+    >>> found = evaluate(VAE((4,), 2), torch.ones(10, 4), num_particles=50)
+    >>> bool((found.log_evidence.mean() >= found.elbo.mean()).item()), found.units
+    (True, 2)
+    """
+    program, data = as_pair(pair), _data(pair, x, seed)
+    shape = _structure(program, data, plate)
+    gathered: dict[str, list[Tensor]] = {}
+    dimensions: dict[str, Tensor] = {}
+    notes = []
+    if shape.globals:
+        notes.append(
+            f"no log evidence per datum: {', '.join(shape.globals)} is shared by all data; its "
+            f"KL is counted once, spread evenly over the data"
+        )
+    if not shape.broadcasts:
+        notes.append("the pair does not broadcast: particles were run one by one")
+    bits = False
+
+    for parts in _chunks(program, data, shape, num_particles, chunk_bytes, seed):
+        first = parts[0]
+        terms: dict[str, Tensor] = {"elbo": _mean([p.elbo for p in parts])}
+        terms["kl"] = _mean([p.total_kl for p in parts])
+        for name in first.kl:
+            if first.kl[name].dim() == 2:
+                terms[f"kl/{name}"] = _mean([p.kl[name] for p in parts])
+        for name in first.kl_dimensions:
+            kl = _mean([p.kl_dimensions[name] for p in parts]).sum(0)
+            dimensions[name] = dimensions.get(name, 0.0) + kl.double().cpu()
+        for site in first.guide.values():
+            if site.name in shape.latents and not site.is_global:
+                code = _code(site, parts)
+                if code is not None:
+                    terms[f"code/{site.name}"] = code
+        if not shape.globals and num_particles > 1:
+            weights = torch.cat([p.log_weights for p in parts]).double()
+            terms["log_evidence"] = weights.logsumexp(0) - math.log(num_particles)
+            terms["ess"] = (2 * weights.logsumexp(0) - (2 * weights).logsumexp(0)).exp()
+            terms["khat"] = pareto_khat(weights)
+        bits = bits or _discrete_images(first)
+        for name, value in terms.items():
+            gathered.setdefault(name, []).append(value.detach().cpu())
+
+    found = {name: torch.cat(values) for name, values in gathered.items()}
+    codes = {n.removeprefix("code/"): v for n, v in found.items() if n.startswith("code/")}
+    log_evidence = found.get("log_evidence")
+    elements = math.prod(data.event_shape)
+    return Evaluation(
+        elbo=found["elbo"],
+        reconstruction=found["elbo"] + found["kl"],
+        kl=found["kl"],
+        kl_sites={n.removeprefix("kl/"): v for n, v in found.items() if n.startswith("kl/")},
+        kl_dimensions={name: kl / len(data) for name, kl in dimensions.items()},
+        log_evidence=log_evidence,
+        ess=found.get("ess"),
+        khat=found.get("khat"),
+        codes=codes,
+        active={name: _varies(code) for name, code in codes.items()},
+        bits_per_dimension=(
+            -log_evidence / (elements * math.log(2))
+            if bits and log_evidence is not None
+            else None
+        ),
+        num_particles=num_particles,
+        notes=tuple(notes),
+    )
+
+
+def elbo(
+    pair: Any,
+    x: Any,
+    num_particles: int = 1,
+    *,
+    plate: str | None = None,
+    chunk_bytes: int = CHUNK,
+    seed: int = 0,
+) -> Tensor:
+    """E_q[log p(x, z) - log q(z|x)] per datum, ``[N]``, nats, by Monte Carlo.
+
+    A global latent's terms are spread evenly over the data: the sum counts them once. Arguments
+    as in :func:`evaluate`.
+
+    >>> from pyrovae.vae import VAE
+    >>> elbo(VAE((4,), 2), torch.ones(10, 4)).shape
+    torch.Size([10])
+    """
+    program, data = as_pair(pair), _data(pair, x, seed)
+    shape = _structure(program, data, plate)
+    chunks = _chunks(program, data, shape, num_particles, chunk_bytes, seed)
+    return torch.cat([_mean([p.elbo for p in parts]).cpu() for parts in chunks])
+
+
+def log_evidence(
+    pair: Any,
+    x: Any,
+    num_particles: int = 1000,
+    *,
+    plate: str | None = None,
+    chunk_bytes: int = CHUNK,
+    seed: int = 0,
+) -> Tensor:
+    """log p(x) per datum, ``[N]``, nats, importance-sampled with q as the proposal.
+
+    log (1/K) sum_k p(x, z_k) / q(z_k|x): a lower bound in expectation that rises with K
+    (Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", 2015). Arguments as in
+    :func:`evaluate`.
+
+    Raises:
+        UsageError: a global latent; its data have no evidence of their own.
+
+    >>> from pyrovae.vae import VAE
+    >>> log_evidence(VAE((4,), 2), torch.ones(10, 4), num_particles=50).shape
+    torch.Size([10])
+    """
+    program, data = as_pair(pair), _data(pair, x, seed)
+    shape = _structure(program, data, plate)
+    shape.refuse_globals()
+    chunks = _chunks(program, data, shape, num_particles, chunk_bytes, seed)
+    return torch.cat(
+        [
+            (torch.cat([p.log_weights for p in parts]).logsumexp(0) - math.log(num_particles)).cpu()
+            for parts in chunks
+        ]
+    )
+
+
+def pareto_khat(log_weights: Tensor) -> Tensor:
+    """Shape k-hat of a generalised Pareto fitted to the largest weights of each datum.
+
+    The fit is Zhang and Stephens, "A New and Efficient Estimation Method for the Generalized
+    Pareto Distribution", 2009, with the weak prior of Vehtari et al., "Pareto Smoothed Importance
+    Sampling", 2024. Below 0.5 the importance estimate is good, above 0.7 it is unreliable.
+
+    Args:
+        log_weights: ``[particles, batch]``.
+
+    Returns:
+        ``[batch]``; 0 where the weights are constant (an exact guide), NaN with under 25
+        particles, whose tail is too short to fit.
+
+    >>> weights = torch.distributions.Pareto(1.0, 2.0).sample((4000, 1))  # k = 1/2
+    >>> 0.2 < float(pareto_khat(weights.log())) < 0.8
+    True
+    """
+    count = log_weights.shape[0]
+    tail = math.ceil(min(count / 5, 3 * math.sqrt(count)))
+    if tail < 5:
+        return torch.full(log_weights.shape[1:], math.nan, dtype=log_weights.dtype)
+    largest = log_weights.double().topk(tail + 1, dim=0).values
+    weights = (largest - largest[0]).exp()
+    excess = (weights[:-1] - weights[-1]).flip(0)  # ascending
+    constant = excess[-1] < 1e-4
+    excess = torch.where(constant, torch.linspace(0.1, 1, tail).to(excess)[:, None], excess)
+    excess = excess.clamp_min(1e-300)
+
+    grid = 30 + int(math.sqrt(tail))
+    b = 1 - (grid / (torch.arange(1, grid + 1).to(excess) - 0.5)).sqrt()
+    quartile = excess[int(tail / 4 + 0.5) - 1]
+    b = b[:, None] / (3 * quartile) + 1 / excess[-1]  # [grid, batch]
+    k = torch.log1p(-b[:, None] * excess).mean(1)
+    log_likelihood = tail * ((-b / k).log() - k - 1)
+    posterior = log_likelihood.softmax(0)
+    b = (b * posterior).sum(0)
+    k = torch.log1p(-b * excess).mean(0)
+    k = (tail * k + 5) / (tail + 10)
+    return torch.where(constant, 0.0, k).to(log_weights.dtype)
+
+
+def _data(pair: Any, x: Any, seed: int) -> TensorData | StreamedData:
+    data = as_data(x, device=as_pair(pair).device)
+    return data.fixed(seed) if isinstance(data, TensorData) else data
+
+
+def _structure(pair: Pair, data: TensorData | StreamedData, plate: str | None) -> Structure:
+    return traces.structure(pair, next(iter(data.batches(min(len(data), 5)))), plate)
+
+
+def _chunks(
+    pair: Pair,
+    data: TensorData | StreamedData,
+    shape: Structure,
+    num_particles: int,
+    chunk_bytes: int,
+    seed: int,
+) -> Iterator[list[Traces]]:
+    """Per batch of data, the slices of its particles; a slice's sites are let go."""
+    if not isinstance(num_particles, int) or num_particles < 1:
+        raise UsageError(f"num_particles must be a whole number of at least 1, got {num_particles}")
+    rows = max(1, chunk_bytes // shape.row_bytes)
+    # one draw of a global latent serves all data
+    size = len(data) if shape.globals else max(1, rows // num_particles)
+    at_once = min(num_particles, max(1, rows // size))
+    with pair.evaluating():
+        torch.manual_seed(seed)
+        if isinstance(data, TensorData):
+            traces.check_support(pair, data[:2], data)
+        validating = True
+        for batch in data.batches(min(size, len(data))):
+            # the data have been checked above, the programs are on their first chunk
+            with pyro.validation_enabled(validating):
+                parts = traces.slices(pair, batch, num_particles, at_once, shape)
+                light = [part.light() for part in parts]
+            validating = False
+            yield light
+
+
+def _mean(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts).mean(0)
+
+
+def _code(site: traces.Site, parts: list[Traces]) -> Tensor | None:
+    means = [p.guide[site.name].mean for p in parts]
+    values = [p.guide[site.name].value for p in parts] if means[0] is None else means
+    if site.is_discrete or values[0] is None:
+        return None
+    return torch.cat([v for v in values if v is not None]).mean(0)
+
+
+def _varies(code: Tensor) -> Tensor:
+    if len(code) < 2:
+        return torch.zeros(code.shape[1:], dtype=torch.bool)
+    return code.var(0) > ACTIVE
+
+
+def _discrete_images(drawn: Traces) -> bool:
+    return all(
+        site.is_discrete and len(site.event_shape) == 3
+        for site in drawn.model.values()
+        if site.is_observed
+    )

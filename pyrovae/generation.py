@@ -1,0 +1,270 @@
+"""Pictures and numbers out of any pair: sample, encode, reconstruct, interpolate, traverse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae import traces
+from pyrovae.data import UsageError, as_data, nearest
+from pyrovae.evaluation import evaluate
+from pyrovae.traces import Args, Pair, Structure, as_pair
+
+__all__ = ["decode", "encode", "interpolate", "reconstruct", "sample", "traverse"]
+
+Values = Tensor | dict[str, Tensor]
+BATCH = 512
+
+
+def sample(pair: Any, n: int = 64, *, like: Any = None, mean: bool = False, seed: int = 0) -> Values:
+    """Draw ``n`` data from the model: z from the prior, x from p(x|z).
+
+    Args:
+        pair: any pair; its observed sites are sampled.
+        n: how many.
+        like: one or more data of the shapes that the model takes; not needed for a VAE or a
+            trained pair.
+        mean: E[x|z] (of a Bernoulli, the probabilities) instead of a draw.
+        seed: of the draws. The global random state is left as it was.
+
+    Returns:
+        ``[n, *event_shape]``, or a dict of them where the model observes several sites.
+
+    >>> from pyrovae.vae import VAE
+    >>> sample(VAE((4,), 2), 3).shape
+    torch.Size([3, 4])
+    """
+    if not isinstance(n, int) or n < 1:
+        raise UsageError(f"n must be a whole number of at least 1, got {n!r}")
+    program = as_pair(pair)
+    return _unwrap(_generate(program, n, _example(program, like), {}, mean, seed))
+
+
+def decode(pair: Any, latents: Any, *, like: Any = None) -> Values:
+    """E[x|z] at given latents, ``[n, *event_shape]``.
+
+    Args:
+        pair: any pair.
+        latents: ``[n, ...]``, or a dict of them by site; absent sites are drawn.
+        like: as in :func:`sample`.
+
+    >>> from pyrovae.vae import VAE
+    >>> decode(VAE((4,), 2), torch.zeros(3, 2)).shape
+    torch.Size([3, 4])
+    """
+    program = as_pair(pair)
+    one = _example(program, like)
+    if isinstance(latents, Tensor):
+        sites = _shape(program, one).latents
+        if len(sites) != 1:
+            raise UsageError(f"the pair has the latents {list(sites)}; pass a dict by site")
+        latents = {sites[0]: latents}
+    n = len(next(iter(latents.values())))
+    return _unwrap(_generate(program, n, one, latents, mean=True))
+
+
+def _example(pair: Pair, like: Any) -> Args:
+    return pair.example(None if like is None else as_data(like)[:1])
+
+
+def _shape(pair: Pair, one: Args) -> Structure:
+    return traces.structure(pair, tuple(a.repeat(2, *(1,) * (a.dim() - 1)) for a in one))
+
+
+def _generate(
+    pair: Pair,
+    n: int,
+    one: Args,
+    latents: Mapping[str, Tensor],
+    mean: bool,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """The observed sites of ``n`` runs of the model, given some latents ``[n, ...]``."""
+    shape, parts = _shape(pair, one), []
+    with pair.evaluating():
+        torch.manual_seed(seed)
+        for start in range(0, n, BATCH):
+            stop = min(start + BATCH, n)
+            given = {k: v[start:stop].to(pair.device) for k, v in latents.items()}
+            args = tuple(a.expand(stop - start, *a.shape[1:]) for a in one)
+            parts.append(_observed(traces.generate(pair, args, given), shape, mean))
+    return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+
+
+def encode(pair: Any, x: Any, *, seed: int = 0) -> Values:
+    """Posterior mean of every local continuous latent, ``[N, ...]``, by the guide.
+
+    Returns:
+        A tensor where there is one such latent, else a dict by site.
+
+    >>> from pyrovae.vae import VAE
+    >>> encode(VAE((4,), 2), torch.ones(10, 4)).shape
+    torch.Size([10, 2])
+    """
+    codes = evaluate(pair, x, num_particles=1, seed=seed).codes
+    if not codes:
+        raise UsageError("the guide has no continuous latent in the plate over the data to encode")
+    return _unwrap(codes)
+
+
+def reconstruct(
+    pair: Any, x: Any, *, draws: int = 0, num_particles: int = 16, seed: int = 0
+) -> Values:
+    """E[x'|x]: the mean of p(x'|z) under the guide's q(z|x).
+
+    Args:
+        pair: any pair.
+        x: data, in any form that ``pv.fit`` takes.
+        draws: instead of the mean, this many draws of x' ~ p(x'|z), z ~ q(z|x).
+        num_particles: particles in the mean.
+        seed: of the particles.
+
+    Returns:
+        ``[N, *event_shape]``, or ``[draws, N, *event_shape]``; a dict of them by site where the
+        model observes several.
+    """
+    program = as_pair(pair)
+    data = as_data(x, device=program.device).fixed(seed)
+    shape, parts = None, []
+    with program.evaluating():
+        torch.manual_seed(seed)
+        for batch in data.batches(BATCH):
+            shape = shape or traces.structure(program, tuple(a[:5] for a in batch))
+            drawn = []
+            for _ in range(draws or num_particles):
+                guide = traces.draw(program, batch, 1, shape).guide
+                latents = {n: guide[n].value[0] for n in shape.latents}
+                sites = traces.generate(program, batch, latents)
+                drawn.append(_observed(sites, shape, mean=not draws))
+            stacked = {n: torch.stack([d[n] for d in drawn]) for n in drawn[0]}
+            parts.append({n: (v if draws else v.mean(0)).cpu() for n, v in stacked.items()})
+    return _unwrap({n: torch.cat([p[n] for p in parts], dim=int(draws > 0)) for n in parts[0]})
+
+
+def interpolate(
+    pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "linear"
+) -> Values:
+    """Decode the path between the codes of ``a`` and ``b``.
+
+    Args:
+        pair: any pair.
+        a: data ``[n, *event_shape]``, or one datum.
+        b: as many data.
+        steps: points on each path, both ends included.
+        method: ``"linear"``, or ``"spherical"`` (White, "Sampling Generative Networks", 2016).
+
+    Returns:
+        ``[n, steps, *event_shape]``, ``[steps, *event_shape]`` for one datum.
+    """
+    if not isinstance(steps, int) or steps < 2:
+        raise UsageError(f"steps must be a whole number of at least 2, got {steps!r}")
+    paths = {"linear": _linear, "spherical": _spherical}
+    if method not in paths:
+        raise UsageError(
+            f"method is {' or '.join(paths)}, got {method!r}{nearest(method, list(paths))}"
+        )
+    program = as_pair(pair)
+    single = isinstance(a, Tensor) and tuple(a.shape) == getattr(pair, "event_shape", None)
+    ends = [as_data(t[None] if single else t, device=program.device) for t in (a, b)]
+    start, end = (evaluate(pair, t, num_particles=1).codes for t in ends)
+    if not start:
+        raise UsageError("the guide has no continuous latent in the plate over the data")
+    if len(ends[0]) != len(ends[1]):
+        raise UsageError(
+            f"a and b must hold as many data, got {len(ends[0])} and {len(ends[1])}"
+        )
+    t = torch.linspace(0, 1, steps)
+    between = {n: paths[method](start[n], end[n], t).flatten(0, 1) for n in start}
+    n = steps * len(ends[0])
+    out = _generate(program, n, program.example(ends[0][:1]), between, mean=True)
+    out = {n: v.reshape(-1, steps, *v.shape[1:]) for n, v in out.items()}
+    return _unwrap({n: v[0] if single else v for n, v in out.items()})
+
+
+def traverse(
+    pair: Any,
+    x: Any,
+    *,
+    dims: Sequence[int] | None = None,
+    steps: int = 9,
+    span: float = 2.0,
+) -> tuple[Tensor, list[int], Tensor]:
+    """Vary one unit of the latent at a time around the first datum of ``x``.
+
+    Args:
+        pair: a pair with one continuous latent vector.
+        x: data; the first is varied, all of them tell which units are active.
+        dims: units to vary; by default the active ones, most informative first.
+        steps: values of each unit.
+        span: from ``-span`` to ``span`` standard deviations of the prior's unit scale.
+
+    Returns:
+        Decoded data ``[units, steps, *event_shape]``, the units, and the values ``[steps]``.
+    """
+    program = as_pair(pair)
+    found = evaluate(pair, x, num_particles=1)
+    if len(found.codes) != 1 or next(iter(found.codes.values())).dim() != 2:
+        raise UsageError(
+            f"traverse varies the units of one latent vector; this pair has "
+            f"{ {n: list(c.shape[1:]) for n, c in found.codes.items()} }"
+        )
+    ((name, codes),) = found.codes.items()
+    if dims is None:
+        order = found.kl_dimensions.get(name, codes.var(0)).argsort(descending=True).tolist()
+        active = [d for d in order if bool(found.active[name][d])]
+        dims = active or order[:1]
+    wrong = [d for d in dims if not 0 <= d < codes.shape[1]]
+    if wrong:
+        raise UsageError(f"the latent has units 0 to {codes.shape[1] - 1}, got {wrong}")
+    values = torch.linspace(-span, span, steps)
+    latents = codes[0].repeat(len(dims), steps, 1)
+    for row, dim in enumerate(dims):
+        latents[row, :, dim] = values
+    one = program.example(as_data(x)[:1])
+    out = _generate(program, len(dims) * steps, one, {name: latents.flatten(0, 1)}, mean=True)
+    images = next(iter(out.values()))
+    return images.reshape(len(dims), steps, *images.shape[1:]), list(dims), values
+
+
+def _linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """``[n, ...]`` twice and ``[steps]`` -> ``[n, steps, ...]``."""
+    t = t.reshape(-1, *(1,) * (a.dim() - 1))
+    return a[:, None] * (1 - t) + b[:, None] * t
+
+
+def _spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Along the great circle between the directions; linear where they are parallel."""
+    flat_a, flat_b = a.flatten(1), b.flatten(1)
+    cosine = torch.nn.functional.cosine_similarity(flat_a, flat_b, dim=1).clamp(-1, 1)
+    angle = cosine.arccos()[:, None, None]
+    t = t[None, :, None]
+    sine = angle.sin()
+    path = ((1 - t) * angle).sin() / sine * flat_a[:, None] + (t * angle).sin() / sine * flat_b[
+        :, None
+    ]
+    straight = flat_a[:, None] * (1 - t) + flat_b[:, None] * t
+    path = torch.where(sine.abs() < 1e-4, straight, path)
+    return path.reshape(len(a), t.shape[1], *a.shape[1:])
+
+
+def _observed(
+    sites: dict[str, tuple[Any, Tensor]], shape: Structure, mean: bool
+) -> dict[str, Tensor]:
+    """The observed sites' means or draws; a distribution without a mean gives a draw."""
+    out = {}
+    for name in shape.observed:
+        fn, value = sites[name]
+        if mean:
+            try:
+                value = fn.mean
+            except NotImplementedError:
+                pass
+        out[name] = value
+    return out
+
+
+def _unwrap(values: dict[str, Tensor]) -> Values:
+    return next(iter(values.values())) if len(values) == 1 else values

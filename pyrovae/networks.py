@@ -1,0 +1,273 @@
+"""Tensor -> tensor bodies, built to fit the shapes that a family of distributions states.
+
+A :class:`Network` is a description: which layers, not which sizes. Sizes come from the parameter
+shapes of the likelihood or guide that owns it, so one word swaps a likelihood or a network
+without touching the other. An ``nn.Module`` of your own fits wherever a ``Network`` does.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae.data import UsageError, nearest
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+__all__ = ["Component", "Conditional", "ConvNet", "MLP", "Network"]
+
+
+class Component:
+    """An object whose constructor's signature is its configuration.
+
+    Every constructor argument is kept as an attribute of the same name; that is all that the
+    command line, config files and saved models need to know of a class.
+    """
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments, by name."""
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        parameters = inspect.signature(type(self)).parameters.values()
+        return {p.name: getattr(self, p.name) for p in parameters if p.kind in named}
+
+
+class Network(Component, ABC):
+    """The description of a body. One abstract method: :meth:`build`."""
+
+    @abstractmethod
+    def build(self, inputs: tuple[int, ...], outputs: Shapes) -> nn.Module:
+        """A module from ``[N, *inputs]`` to a tuple of tensors ``[N, *shape]``, one per output."""
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.arguments().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+def activation(name: str) -> nn.Module:
+    """The activation of that name in ``torch.nn``."""
+    known = [n for n, c in vars(nn.modules.activation).items() if inspect.isclass(c)]
+    if name not in known:
+        raise UsageError(f"torch.nn has no activation {name!r}{nearest(name, known)}")
+    module: nn.Module = getattr(nn, name)()
+    return module
+
+
+def _positive(name: str, sizes: Sequence[int]) -> list[int]:
+    if any(int(size) != size or size < 1 for size in sizes):
+        raise UsageError(f"{name} must be positive whole numbers, got {list(sizes)}")
+    return [int(size) for size in sizes]
+
+
+class Split(nn.Module):
+    """Cuts ``[N, total, ...]`` along dimension 1 into one tensor per output shape."""
+
+    def __init__(self, shapes: Shapes, trailing: int = 0) -> None:
+        super().__init__()
+        self.shapes = [tuple(shape) for shape in shapes.values()]
+        self.sizes = [math.prod(shape[: len(shape) - trailing]) for shape in self.shapes]
+
+    def forward(self, h: Tensor) -> tuple[Tensor, ...]:
+        parts = h.split(self.sizes, 1) if len(self.sizes) > 1 else (h,)
+        return tuple(
+            part.reshape(part.shape[0], *shape)
+            for part, shape in zip(parts, self.shapes, strict=True)
+        )
+
+
+class MLP(Network):
+    """Fully connected layers over the flattened input.
+
+    Args:
+        hidden: widths of the hidden layers; an empty list gives a linear map.
+        activation: a class of ``torch.nn`` by name.
+
+    >>> body = MLP([400]).build((1, 28, 28), {"loc": (20,), "scale": (20,)})
+    >>> [tuple(t.shape) for t in body(torch.zeros(5, 1, 28, 28))]
+    [(5, 20), (5, 20)]
+    """
+
+    def __init__(self, hidden: list[int] = [400], activation: str = "ReLU") -> None:  # noqa: B006
+        self.hidden = _positive("hidden", hidden)
+        self.activation = activation
+
+    def build(self, inputs: tuple[int, ...], outputs: Shapes) -> nn.Module:
+        split = Split(outputs)
+        widths = [math.prod(inputs), *self.hidden]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(before, after), activation(self.activation)]
+        return nn.Sequential(*layers, nn.Linear(widths[-1], sum(split.sizes)), split)
+
+
+class ConvNet(Network):
+    """Strided convolutions that halve (encoder) or double (decoder) the image at each layer.
+
+    The direction follows from the shapes: an image in and a vector out is an encoder, a vector
+    in and images ``[..., channels, height, width]`` out is the mirrored decoder. Any height and
+    width: each layer's size is the ceiling of half of the one before, and the decoder retraces
+    exactly these sizes.
+
+    Args:
+        channels: channels after each halving.
+        hidden: width of the fully connected layer between the image and the vector.
+        activation: a class of ``torch.nn`` by name.
+
+    >>> decoder = ConvNet([8, 16]).build((20,), {"logits": (3, 27, 50)})
+    >>> tuple(decoder(torch.zeros(5, 20))[0].shape)
+    (5, 3, 27, 50)
+    """
+
+    def __init__(
+        self,
+        channels: list[int] = [32, 64],  # noqa: B006
+        hidden: int = 256,
+        activation: str = "ReLU",
+    ) -> None:
+        self.channels = _positive("channels", channels)
+        self.hidden = _positive("hidden", [hidden])[0]
+        self.activation = activation
+        if not channels:
+            raise UsageError("ConvNet needs at least one entry in channels, e.g. [32, 64]")
+
+    def build(self, inputs: tuple[int, ...], outputs: Shapes) -> nn.Module:
+        if len(inputs) == 3 and all(len(shape) == 1 for shape in outputs.values()):
+            return self._encoder(inputs, outputs)
+        images = {shape[-2:] for shape in outputs.values() if len(shape) >= 3}
+        if len(inputs) == 1 and len(images) == 1 and all(len(s) >= 3 for s in outputs.values()):
+            return self._decoder(inputs, outputs, images.pop())
+        raise UsageError(
+            f"ConvNet maps an image (channels, height, width) to a vector or a vector to images, "
+            f"got inputs of shape {inputs} and outputs of shapes {dict(outputs)}; use MLP here"
+        )
+
+    def _sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        sizes = [size]
+        for _ in self.channels:
+            sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+        return sizes
+
+    def _encoder(self, inputs: tuple[int, ...], outputs: Shapes) -> nn.Module:
+        split = Split(outputs)
+        height, width = self._sizes((inputs[1], inputs[2]))[-1]
+        layers: list[nn.Module] = []
+        channels = [inputs[0], *self.channels]
+        for before, after in zip(channels[:-1], channels[1:], strict=True):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1)]
+            layers += [activation(self.activation)]
+        layers += [nn.Flatten(), nn.Linear(channels[-1] * height * width, self.hidden)]
+        layers += [activation(self.activation), nn.Linear(self.hidden, sum(split.sizes)), split]
+        return nn.Sequential(*layers)
+
+    def _decoder(
+        self, inputs: tuple[int, ...], outputs: Shapes, image: tuple[int, ...]
+    ) -> nn.Module:
+        split = Split(outputs, trailing=2)
+        sizes = self._sizes((image[0], image[1]))[::-1]
+        channels = [*self.channels[::-1], sum(split.sizes)]
+        layers: list[nn.Module] = [
+            nn.Linear(inputs[0], self.hidden),
+            activation(self.activation),
+            nn.Linear(self.hidden, channels[0] * math.prod(sizes[0])),
+            activation(self.activation),
+            nn.Unflatten(1, (channels[0], *sizes[0])),
+        ]
+        for layer, target in enumerate(sizes[1:]):
+            # kernel 4 at even sizes, 3 at odd ones: every input pixel reaches the output alike
+            kernel = (4 - target[0] % 2, 4 - target[1] % 2)
+            before, after = channels[layer], channels[layer + 1]
+            layers += [nn.ConvTranspose2d(before, after, kernel, stride=2, padding=1)]
+            if layer < len(sizes) - 2:
+                layers += [activation(self.activation)]
+        return nn.Sequential(*layers, split)
+
+
+class Conditional(Component, nn.Module, ABC):
+    """A distribution whose parameters are a network's outputs: p(x|z) or q(z|x).
+
+    A family states the shapes of its parameters in :meth:`parameter_shapes`; :meth:`build` makes
+    the network fit them, or checks that a module of yours does. Leading batch dimensions of the
+    context (particles, enumerated values) are flattened before the network and restored after
+    it, so a network sees ``[N, *context_shape]`` always.
+    """
+
+    def __init__(self, network: Network | nn.Module) -> None:
+        super().__init__()
+        if not isinstance(network, Network | nn.Module):
+            raise UsageError(
+                f"{type(self).__name__} needs a network such as networks.MLP([400]) or an "
+                f"nn.Module, got {network!r}"
+            )
+        self.network = network
+        self.context_shape: tuple[int, ...] = ()
+        self.event_shape: tuple[int, ...] = ()
+
+    @abstractmethod
+    def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
+        """Name and shape of every parameter that the network must give."""
+
+    @abstractmethod
+    def forward(self, context: Tensor) -> Any:
+        """The distribution given the context, event shape ``event_shape``."""
+
+    def build(self, context_shape: tuple[int, ...], event_shape: tuple[int, ...]) -> None:
+        """Make the network fit; called once by the pair that owns this object."""
+        if self.event_shape:
+            raise UsageError(
+                f"this {type(self).__name__} already belongs to a model; its weights would be "
+                f"shared: make a new one, or pass copy.deepcopy(...) of it"
+            )
+        self.context_shape, self.event_shape = tuple(context_shape), tuple(event_shape)
+        self.shapes = dict(self.parameter_shapes(self.event_shape))
+        if isinstance(self.network, Network):
+            self.body = self.network.build(self.context_shape, self.shapes)
+        else:
+            self._check(self.network)
+
+    def outputs(self, context: Tensor) -> tuple[Tensor, ...]:
+        """The network's outputs, one ``[*batch, *shape]`` per parameter."""
+        batch = context.shape[: context.dim() - len(self.context_shape)]
+        body = self.network if isinstance(self.network, nn.Module) else self.body
+        if len(batch) == 1:
+            return self._named(body(context))
+        flat = self._named(body(context.reshape(-1, *self.context_shape)))
+        return tuple(t.reshape(batch + t.shape[1:]) for t in flat)
+
+    def _named(self, out: Any) -> tuple[Tensor, ...]:
+        if isinstance(out, Tensor):
+            return (out,)
+        if isinstance(out, Mapping):
+            return tuple(out[name] for name in self.shapes)
+        return tuple(out)
+
+    def _check(self, network: nn.Module) -> None:
+        name, n = type(self).__name__, 2
+        probe = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
+        context = torch.zeros(n, *self.context_shape, dtype=probe.dtype, device=probe.device)
+        want = ", ".join(f"{k} {(n, *s)}" for k, s in self.shapes.items())
+        modes = {module: module.training for module in network.modules()}
+        try:
+            with torch.no_grad():
+                out = network.eval()(context)
+        except Exception as error:
+            raise UsageError(
+                f"{name}'s network fails on an input of shape {tuple(context.shape)}: {error}; it "
+                f"must map [N, {', '.join(map(str, self.context_shape))}] to {want}"
+            ) from error
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        if isinstance(out, Mapping) and set(out) != set(self.shapes):
+            raise UsageError(f"{name}'s network returns {sorted(out)}; expected {want}")
+        got = [tuple(t.shape) for t in self._named(out)]
+        if got != [(n, *shape) for shape in self.shapes.values()]:
+            raise UsageError(
+                f"{name}'s network maps an input of shape {tuple(context.shape)} to "
+                f"{', '.join(map(str, got))}; expected {want}. Change its last layer, or end it "
+                f"with nn.Unflatten(1, {tuple(next(iter(self.shapes.values())))})"
+            )

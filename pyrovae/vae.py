@@ -1,0 +1,107 @@
+"""The declarative pair: a prior, a likelihood and a guide make a model and a guide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import pyro
+from torch import Tensor, nn
+
+from pyrovae.data import UsageError
+from pyrovae.guides import Guide, MeanField
+from pyrovae.likelihoods import Bernoulli, Likelihood
+from pyrovae.networks import Component
+from pyrovae.priors import Prior, StandardNormal
+
+__all__ = ["VAE"]
+
+T = TypeVar("T")
+
+
+class VAE(Component, nn.Module):
+    """A variational autoencoder as two Pyro programs.
+
+    The model draws z from the prior, then x from p(x|z); the guide draws z from q(z|x); one
+    plate over the batch. Sites are named ``z`` and ``x``, the plate ``data``.
+
+    Kingma and Welling, "Auto-Encoding Variational Bayes", 2013.
+
+    Args:
+        event_shape: shape of one datum, e.g. ``(1, 28, 28)``.
+        latent_dim: size of z.
+        prior: p(z), StandardNormal by default.
+        likelihood: p(x|z), Bernoulli with an MLP by default.
+        guide: q(z|x), MeanField with an MLP by default.
+
+    Raises:
+        UsageError: a size below 1, an object of the wrong kind, a network that does not fit.
+
+    >>> import torch
+    >>> vae = VAE(event_shape=(1, 28, 28), latent_dim=20)
+    >>> vae.guide(torch.zeros(5, 1, 28, 28)).shape
+    torch.Size([5, 20])
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int = 20,
+        prior: Prior | None = None,
+        likelihood: Likelihood | None = None,
+        guide: Guide | None = None,
+    ) -> None:
+        super().__init__()
+        self.event_shape = tuple(int(size) for size in event_shape)
+        if not self.event_shape or min(self.event_shape) < 1:
+            raise UsageError(
+                f"event_shape is the shape of one datum, e.g. (1, 28, 28); got {event_shape}"
+            )
+        if not isinstance(latent_dim, int) or latent_dim < 1:
+            raise UsageError(f"latent_dim must be a whole number of at least 1, got {latent_dim}")
+        self.latent_dim = latent_dim
+        self.prior = _part("prior", Prior, StandardNormal() if prior is None else prior)
+        self.likelihood = _part(
+            "likelihood", Likelihood, Bernoulli() if likelihood is None else likelihood
+        )
+        # named apart from the method `guide`, which is the Pyro program
+        self.posterior = _part("guide", Guide, MeanField() if guide is None else guide)
+        self.prior.build(latent_dim)
+        self.likelihood.build((latent_dim,), self.event_shape)
+        self.posterior.build(self.event_shape, (latent_dim,))
+
+    def model(self, x: Tensor) -> Tensor:
+        """z ~ p(z), x ~ p(x|z) observed; ``x``: ``[batch, *event_shape]``."""
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", self.prior())
+            sample: Tensor = pyro.sample("x", self.likelihood(z), obs=x)
+            return sample
+
+    def guide(self, x: Tensor) -> Tensor:
+        """z ~ q(z|x); returns z ``[batch, latent_dim]``."""
+        with pyro.plate("data", x.shape[0]):
+            z: Tensor = pyro.sample("z", self.posterior(x))
+            return z
+
+    def arguments(self) -> dict[str, object]:
+        """The constructor's arguments, by name."""
+        return {
+            "event_shape": list(self.event_shape),
+            "latent_dim": self.latent_dim,
+            "prior": self.prior,
+            "likelihood": self.likelihood,
+            "guide": self.posterior,
+        }
+
+
+def _part(name: str, kind: type[T], value: T) -> T:
+    if not isinstance(value, kind):
+        raise UsageError(
+            f"{name} must be a {kind.__module__}.{kind.__name__} object such as "
+            f"{kind.__module__.split('.')[-1]}.{_example(kind)}(), got {value!r}"
+        )
+    return value
+
+
+def _example(kind: type) -> str:
+    return next((c.__name__ for c in kind.__subclasses__()), kind.__name__)
