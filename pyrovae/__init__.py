@@ -10,8 +10,19 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pyrovae import data, guides, likelihoods, networks, plots, priors
     from pyrovae.data import UsageError
-    from pyrovae.evaluation import Evaluation, elbo, evaluate, log_evidence
-    from pyrovae.generation import encode, impute, interpolate, reconstruct, sample, traverse
+    from pyrovae.calibration import Calibration, calibrate, predictive_check
+    from pyrovae.evaluation import Evaluation, Gap, elbo, evaluate, gap, log_evidence
+    from pyrovae.generation import (
+        decode,
+        encode,
+        impute,
+        interpolate,
+        neighbours,
+        reconstruct,
+        sample,
+        traverse,
+    )
+    from pyrovae.oracles import exact_log_evidence
     from pyrovae.runs import load, save
     from pyrovae.traces import Pair
     from pyrovae.training import History, fit
@@ -19,11 +30,24 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "data": ("UsageError",),
-    "evaluation": ("Evaluation", "elbo", "evaluate", "log_evidence"),
-    "generation": ("encode", "impute", "interpolate", "reconstruct", "sample", "traverse"),
+    "calibration": ("Calibration", "calibrate", "predictive_check"),
+    "cli": (),
+    "distributions": (),
+    "evaluation": ("Evaluation", "Gap", "elbo", "evaluate", "gap", "log_evidence"),
+    "generation": (
+        "decode",
+        "encode",
+        "impute",
+        "interpolate",
+        "neighbours",
+        "reconstruct",
+        "sample",
+        "traverse",
+    ),
     "guides": (),
     "likelihoods": (),
     "networks": (),
+    "oracles": ("exact_log_evidence",),
     "plots": (),
     "priors": (),
     "runs": ("load", "save"),

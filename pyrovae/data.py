@@ -51,7 +51,8 @@ _MODES = ("none", "dynamic", "threshold", "static")
 class TensorData(Dataset[tuple[Tensor, ...]]):
     """Tensors that share a first axis: x [N, *event], then further arguments of a model.
 
-    They stay as stored (uint8 stays uint8); x is served as floats, the others as they are.
+    They stay as stored (uint8 stays uint8); x is served as floats of the default dtype (or that
+    of ``to``), the others as they are.
 
     - `labels` (int [N]) never reach a model; they follow every selection, and colour plots.
     - `divisor`: stored x / divisor = value, for example 255 for 8-bit images.
@@ -95,8 +96,6 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
                 what = "complex" if tensor.is_complex() else "sparse"
                 raise UsageError(f"a tensor is {what}; data are dense real tensors: convert it")
         x = tensors[0].detach()
-        if x.dtype == torch.float64:
-            x = x.to(torch.get_default_dtype())
         self.tensors = (x, *(tensor.detach().to(x.device) for tensor in tensors[1:]))
         self.labels = None
         if labels is not None:
@@ -111,6 +110,7 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
         if len(x) == 0:
             raise UsageError(f"there are no data: x has shape {list(x.shape)}")
         self.divisor, self._maximum, self.binarise = divisor, maximum, binarise
+        self.dtype: torch.dtype | None = None
         if binarise is not None:
             self._check_binary(binarise, ("dynamic", "threshold"))
 
@@ -132,10 +132,9 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
             )
 
     def _served(self, stored: Tensor, generator: torch.Generator | None, noise: bool) -> Tensor:
+        x = stored.to(self.dtype or torch.get_default_dtype())
         if self.divisor is not None:
-            x = stored / self.divisor
-        else:
-            x = stored if stored.is_floating_point() else stored.to(torch.get_default_dtype())
+            x = x / self.divisor
         if self.binarise is None:
             return x
         probability = x if self._maximum in (None, 1) else x / cast(float, self._maximum)
@@ -243,10 +242,13 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self.select(order[count:]), self.select(order[:count])
 
-    def to(self, device: torch.device | str) -> TensorData:
-        """The same data on `device`."""
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> TensorData:
+        """The same data on `device`, x served in `dtype`."""
         labels = None if self.labels is None else self.labels.to(device)
-        return self._with(tensors=tuple(t.to(device) for t in self.tensors), labels=labels)
+        tensors = tuple(t.to(device) for t in self.tensors)
+        return self._with(tensors=tensors, labels=labels, dtype=dtype or self.dtype)
 
     def with_labels(self) -> TensorData:
         """The data (x, labels), so that a model(x, y) receives the labels."""
@@ -327,8 +329,13 @@ class StreamedData:
     maximum: None = None
     binarise: None = None
 
-    def __init__(self, loader: DataLoader[Any], device: torch.device | str = "cpu") -> None:
-        self.loader, self.device = loader, torch.device(device)
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.loader, self.device, self.dtype = loader, torch.device(device), dtype
 
     def __len__(self) -> int:
         """The number of data; UsageError when the loader's data set does not tell."""
@@ -359,9 +366,11 @@ class StreamedData:
         """Itself: what a loader yields is its own affair."""
         return self
 
-    def to(self, device: torch.device | str) -> StreamedData:
-        """The same stream, served on `device`."""
-        return StreamedData(self.loader, device)
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> StreamedData:
+        """The same stream, served on `device`, x in `dtype`."""
+        return StreamedData(self.loader, device or self.device, dtype or self.dtype)
 
     def batches(
         self,
@@ -380,11 +389,8 @@ class StreamedData:
                     f"tuple of tensors (x, y, ...): give it such a data set or collate_fn"
                 )
             x, *others = (part.to(self.device, non_blocking=True) for part in parts)
-            if _is_image(x):
-                x = x / 255
-            elif not x.is_floating_point() or x.dtype == torch.float64:
-                x = x.to(torch.get_default_dtype())
-            yield x, *others
+            image, x = _is_image(x), x.to(self.dtype or torch.get_default_dtype())
+            yield x / 255 if image else x, *others
 
 
 def fits(nbytes: int, device: torch.device | str) -> bool:
@@ -404,8 +410,10 @@ def fits(nbytes: int, device: torch.device | str) -> bool:
     return nbytes <= free / 2
 
 
-def as_data(x: Any, device: torch.device | str | None = None) -> TensorData | StreamedData:
-    """Data from what Python has: moved to `device` when one is given.
+def as_data(
+    x: Any, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> TensorData | StreamedData:
+    """Data from what Python has: moved to `device`, served in `dtype`, when they are given.
 
     Takes TensorData or StreamedData; a tensor, array or DataFrame x; a tuple (or list of
     arrays) of those (x, y, ...); a TensorDataset; a map-style Dataset of x or (x, y, ...), which
@@ -434,7 +442,7 @@ def as_data(x: Any, device: torch.device | str | None = None) -> TensorData | St
         data = _tensor_data(*map(_tensor, x))
     else:
         data = _tensor_data(_tensor(x))
-    return data if device is None else data.to(device)
+    return data if device is None and dtype is None else data.to(device, dtype)
 
 
 def _tensor(value: Any) -> Tensor:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 __all__ = ["IndependentBernoulli"]
 
+GROUP = 64  # 2^-64 is far from float32's smallest number
+
 
 class IndependentBernoulli(dist.Independent):
-    """``Bernoulli(logits=...).to_event(n)`` whose ``log_prob`` without gradients is faster.
+    """``Bernoulli(logits=...).to_event(n)`` whose ``log_prob`` costs a third.
 
     log p(x) = sum_d log sigmoid(t_d) with t = (2x - 1) logits, and log sigmoid(t) = min(t, 0) +
-    log sigmoid(|t|). As sigmoid(|t|) lies in [1/2, 1], up to a hundred of them are multiplied
-    before one logarithm is taken, which is what costs.
+    log sigmoid(|t|). As sigmoid(|t|) lies in [1/2, 1], many of them can be multiplied before one
+    logarithm is taken; logarithms are what the usual form spends its time on.
 
     >>> logits, x = torch.randn(3, 1, 28, 28), torch.ones(3, 1, 28, 28)
     >>> fast = IndependentBernoulli(dist.Bernoulli(logits=logits), 3).log_prob(x)
@@ -22,22 +26,37 @@ class IndependentBernoulli(dist.Independent):
     True
     """
 
-    GROUP = 64  # 2^-64 is far from float32's smallest number
-
     def log_prob(self, value: Tensor) -> Tensor:
-        base = self.base_dist
-        if "logits" not in base.__dict__ or (torch.is_grad_enabled() and base.logits.requires_grad):
+        base, n = self.base_dist, self.reinterpreted_batch_ndims
+        if "logits" not in vars(base):
             exact: Tensor = super().log_prob(value)
             return exact
         if base._validate_args:
             base._validate_sample(value)
-        dims = tuple(range(-self.reinterpreted_batch_ndims, 0))
-        t = (2 * value - 1) * base.logits
+        log_prob: Tensor = _SumLogSigmoid.apply(base.logits, 2 * value - 1, n)
+        return log_prob
+
+
+class _SumLogSigmoid(torch.autograd.Function):
+    """sum over the last ``n`` dimensions of log sigmoid(sign * logits), sign -1 or 1."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, sign: Tensor, n: int) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(logits, sign)
+        ctx.n = n
+        t = sign * logits
+        dims = tuple(range(-n, 0))
         total = t.clamp_max(0).sum(dims)
-        factors = t.abs_().sigmoid_().flatten(t.dim() - len(dims))
+        factors = t.abs_().sigmoid_().flatten(t.dim() - n)
         multiplied = 1
-        while factors.shape[-1] % 2 == 0 and multiplied < self.GROUP:
+        while factors.shape[-1] % 2 == 0 and multiplied < GROUP:
             half = factors.shape[-1] // 2
             factors = factors[..., :half] * factors[..., half:]
             multiplied *= 2
         return total + factors.log().sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        logits, sign = ctx.saved_tensors
+        grad = grads[0].reshape(*grads[0].shape, *(1,) * ctx.n)
+        return (grad * sign * torch.sigmoid(-sign * logits)).sum_to_size(logits.shape), None, None

@@ -9,11 +9,20 @@ import torch
 from torch import Tensor
 
 from pyrovae import traces
-from pyrovae.data import UsageError, as_data, nearest
+from pyrovae.data import UsageError, nearest
 from pyrovae.evaluation import evaluate
 from pyrovae.traces import Args, Pair, Structure, as_pair
 
-__all__ = ["decode", "encode", "interpolate", "reconstruct", "sample", "traverse"]
+__all__ = [
+    "decode",
+    "encode",
+    "impute",
+    "interpolate",
+    "neighbours",
+    "reconstruct",
+    "sample",
+    "traverse",
+]
 
 Values = Tensor | dict[str, Tensor]
 BATCH = 512
@@ -67,7 +76,7 @@ def decode(pair: Any, latents: Any, *, like: Any = None) -> Values:
 
 
 def _example(pair: Pair, like: Any) -> Args:
-    return pair.example(None if like is None else as_data(like)[:1])
+    return pair.example(None if like is None else pair.serve(like)[:1])
 
 
 def _shape(pair: Pair, one: Args) -> Structure:
@@ -127,7 +136,7 @@ def reconstruct(
         model observes several.
     """
     program = as_pair(pair)
-    data = as_data(x, device=program.device).fixed(seed)
+    data = program.serve(x).fixed(seed)
     shape, parts = None, []
     with program.evaluating():
         torch.manual_seed(seed)
@@ -168,7 +177,7 @@ def interpolate(
         )
     program = as_pair(pair)
     single = isinstance(a, Tensor) and tuple(a.shape) == getattr(pair, "event_shape", None)
-    ends = [as_data(t[None] if single else t, device=program.device) for t in (a, b)]
+    ends = [program.serve(t[None] if single else t) for t in (a, b)]
     start, end = (evaluate(pair, t, num_particles=1).codes for t in ends)
     if not start:
         raise UsageError("the guide has no continuous latent in the plate over the data")
@@ -223,10 +232,92 @@ def traverse(
     latents = codes[0].repeat(len(dims), steps, 1)
     for row, dim in enumerate(dims):
         latents[row, :, dim] = values
-    one = program.example(as_data(x)[:1])
+    one = program.example(program.serve(x)[:1])
     out = _generate(program, len(dims) * steps, one, {name: latents.flatten(0, 1)}, mean=True)
     images = next(iter(out.values()))
     return images.reshape(len(dims), steps, *images.shape[1:]), list(dims), values
+
+
+def impute(
+    pair: Any, x: Any, *, draws: int = 0, num_particles: int = 1000, seed: int = 0
+) -> Tensor:
+    """Fill the missing entries (NaN) of x by conditioning on the observed ones.
+
+    The guide sees zeros in place of missing entries (or the NaN themselves, if it can take
+    them); the likelihood of missing entries is left out. Particles from the guide are weighted
+    by p(x_observed, z) / q(z|x_observed): a missing entry becomes the weighted mean of E[x|z].
+    Mattei and Frellsen, "MIWAE: Deep Generative Modelling and Imputation of Incomplete Data
+    Sets", 2019.
+
+    Args:
+        pair: a pair with one observed site that is independent over its entries given z.
+        x: data ``[N, ...]`` with NaN.
+        draws: instead of the mean, this many draws by sampling importance resampling.
+        num_particles: particles per datum.
+        seed: of the particles.
+
+    Returns:
+        ``[N, ...]``, or ``[draws, N, ...]``; observed entries are as they were given.
+
+    >>> from pyrovae.vae import VAE
+    >>> impute(VAE((4,), 2), torch.tensor([[1.0, float("nan"), 0.0, 1.0]])).isnan().any()
+    tensor(False)
+    """
+    program = as_pair(pair)
+    data = program.serve(x)
+    filled = []
+    with program.evaluating():
+        torch.manual_seed(seed)
+        shape = None
+        for batch in data.batches(1):
+            completed = traces.completing(program, batch)
+            if completed is program:
+                value = batch[0]
+                filled.append(value.expand(draws, *value.shape) if draws else value)
+                continue
+            shape = shape or traces.structure(completed, batch)
+            filled.append(_fill(completed, batch, shape, draws, num_particles))
+    return torch.cat(filled, dim=int(draws > 0)).cpu()
+
+
+def _fill(pair: Pair, batch: Args, shape: Structure, draws: int, num_particles: int) -> Tensor:
+    """One datum ``[1, ...]``: its mean or ``[draws, 1, ...]``."""
+    drawn = traces.draw(pair, batch, num_particles, shape)
+    weights = drawn.log_weights[:, 0].softmax(0)
+    latents = {n: drawn.guide[n].value[:, 0] for n in shape.latents}
+    if draws:
+        chosen = torch.multinomial(weights, draws, replacement=True)
+        latents = {n: v[chosen] for n, v in latents.items()}
+    count = draws or num_particles
+    args = tuple(a.nan_to_num(0.0).expand(count, *a.shape[1:]) for a in batch)
+    values = _observed(traces.generate(pair, args, latents), shape, mean=not draws)
+    if len(values) != 1:
+        raise UsageError(f"impute fills one observed site; this model has {list(values)}")
+    (value,) = values.values()
+    missing = batch[0].isnan()
+    if draws:
+        return torch.where(missing, value[:, None], batch[0])
+    mean = (weights.reshape(-1, *(1,) * (value.dim() - 1)) * value).sum(0, keepdim=True)
+    return torch.where(missing, mean, batch[0])
+
+
+def neighbours(pair: Any, x: Any, among: Any, k: int = 5) -> tuple[Tensor, Tensor]:
+    """The ``k`` data of ``among`` whose codes lie nearest to those of ``x``.
+
+    Returns:
+        Indices into ``among`` ``[N, k]`` and Euclidean distances of the posterior means
+        ``[N, k]``, nearest first.
+    """
+    ours, theirs = (_flat(encode(pair, t)) for t in (x, among))
+    if not 1 <= k <= len(theirs):
+        raise UsageError(f"k must be from 1 to the {len(theirs)} data to choose from, got {k}")
+    found = torch.cdist(ours, theirs).topk(k, largest=False)
+    return found.indices, found.values
+
+
+def _flat(codes: Values) -> Tensor:
+    parts = [codes] if isinstance(codes, Tensor) else list(codes.values())
+    return torch.cat([part.flatten(1) for part in parts], 1)
 
 
 def _linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:

@@ -26,13 +26,31 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_site_shape
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
+from torch.distributions import kl_divergence, transform_to
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyrovae.data import TensorData, UsageError
+from pyrovae.data import StreamedData, TensorData, UsageError, as_data
 
-__all__ = ["Pair", "Site", "Structure", "Traces", "as_pair", "check", "draw", "parameters",
-           "rebuild", "slices", "structure", "unreached", "watching"]  # fmt: skip
+__all__ = [
+    "Pair",
+    "Refinement",
+    "Site",
+    "Structure",
+    "Traces",
+    "as_pair",
+    "check",
+    "check_support",
+    "completing",
+    "draw",
+    "generate",
+    "log_density",
+    "parameters",
+    "rebuild",
+    "simulate",
+    "slices",
+    "structure",
+    "unreached",
+]
 
 Program = Callable[..., Any]
 Args = tuple[Any, ...]
@@ -180,6 +198,12 @@ class Pair:
     def device(self) -> torch.device:
         """Where the pair's tensors are."""
         return next((t.device for t in self.tensors().values()), torch.device("cpu"))
+
+    def serve(self, x: Any) -> TensorData | StreamedData:
+        """``x`` as data on this pair's device, in its floating dtype."""
+        floats = [t for t in self.tensors().values() if t.is_floating_point()]
+        given = x.dtype if isinstance(x, Tensor) and x.is_floating_point() else None
+        return as_data(x, self.device, floats[0].dtype if floats else given)
 
     def fill(self, tensors: Mapping[str, Tensor], source: str = "") -> None:
         """Put saved values in; those of ``pyro.param`` once their program declares them.
@@ -479,18 +503,21 @@ def check_support(pair: Pair, args: Args, data: TensorData) -> None:
         support = site["fn"].support
         for batch in data.batches(1024, generator=torch.Generator(data.device).manual_seed(0)):
             value = batch[where]
+            while hasattr(support, "base_constraint"):
+                support = support.base_constraint
+            known = value[~value.isnan()]  # what is missing lies in every support
             try:
-                inside = bool(support.check(value).all())
+                inside = bool(support.check(known if support.event_dim == 0 else value).all())
             except RuntimeError:
                 break  # a support that differs from datum to datum is checked as they are used
             if not inside:
-                raise UsageError(_outside(site, support, value))
+                raise UsageError(_outside(site, support, known))
 
 
 def _outside(site: Any, support: Any, value: Tensor) -> str:
     fn = site["fn"]
     while isinstance(fn, dist.Independent):
-        fn, support = fn.base_dist, getattr(support, "base_constraint", support)
+        fn = fn.base_dist
     low, high, name = float(value.min()), float(value.max()), type(fn).__name__
     words = (
         f"the data do not lie in the support of site {site['name']!r}: {name} takes "
@@ -972,6 +999,164 @@ def generate(
     return {name: (site["fn"], site["value"]) for name, site in sites.items()}
 
 
+def simulate(
+    pair: Any, args: Args, latents: Sequence[str]
+) -> tuple[dict[str, Tensor], Args]:
+    """Draw latents and data from the model: the named latents' values, and ``args`` with every
+    argument that an observed site observes replaced by that site's draw.
+
+    Raises:
+        UsageError: a site that observes something else than an argument as it is.
+    """
+    pair = as_pair(pair)
+    with pair.scope(), pyro.validation_enabled(False):
+        observing = _sites(poutine.trace(poutine.uncondition(pair.model)).get_trace(*args))
+        given = _sites(_run(pair, args)[0])
+    simulated = list(args)
+    for name, site in given.items():
+        if site["is_observed"]:
+            where = next((k for k, a in enumerate(args) if a is site["value"]), None)
+            if where is None:
+                raise UsageError(
+                    f"the observed site {name!r} does not observe one of the model's arguments as "
+                    f"it is, so simulated data cannot be handed to the guide"
+                )
+            simulated[where] = observing[name]["value"]
+    return {name: observing[name]["value"] for name in latents}, tuple(simulated)
+
+
+def log_density(
+    pair: Any, args: Args, latents: Mapping[str, Tensor], shape: Structure
+) -> Tensor:
+    """log p(x, z) of the local sites at given latents ``[particles, batch, ...]``:
+    ``[particles, batch]``, with gradients if they are enabled."""
+    pair = as_pair(pair)
+    particles = len(next(iter(latents.values())))
+    model = poutine.condition(pair.model, data=dict(latents))
+    if shape.nesting > 1:
+        raise UsageError("exact evidence needs latents in the plate over the data alone")
+    with pair.scope():
+        plate = pyro.plate("_particles", particles, dim=-shape.nesting - 1)
+        sites = _sites(poutine.trace(plate(model)).get_trace(*args))
+    terms = [_term(s, shape) for s in sites.values() if _within(s, shape.plate)]
+    return sum(terms[1:], start=terms[0])
+
+
+class Refinement(Messenger):
+    """Free, per-datum shifts of the parameters of a guide's local sites.
+
+    Every parameter is shifted where it is unconstrained, starting from what the guide gives; so
+    a site keeps its family and what it depends on. ``noise`` makes Gaussian sites use particles
+    whose first two moments are exact, which integrates quadratic log densities exactly.
+    """
+
+    def __init__(self, shape: Structure, particles: int, noise: bool = True) -> None:
+        super().__init__()
+        self.shape, self.particles, self.noise = shape, particles, noise
+        self.shifts: dict[tuple[str, str], Tensor] = {}
+        self.draws: dict[str, Tensor] = {}
+
+    def of(self, pair: Pair) -> Pair:
+        """The same pair, its guide shifted."""
+        refined = Pair(pair.model, self(pair.guide))
+        refined.owner, refined.memory = pair.owner, pair.memory
+        return refined
+
+    def _pyro_sample(self, msg: Any) -> None:
+        name, fn = msg["name"], msg["fn"]
+        if name not in self.shape.latents or name in self.shape.globals or msg["is_observed"]:
+            return
+        extra = _independent(fn)
+
+        def change(parameter: str, constraint: Any, value: Tensor) -> Tensor:
+            kept = self.shape.nesting + extra + constraint.event_dim
+            to = transform_to(constraint)
+            free = to.inv(value)
+            key = (name, parameter)
+            if key not in self.shifts:
+                shape = free.shape[max(0, free.dim() - kept) :]
+                self.shifts[key] = torch.zeros(shape).to(free).requires_grad_()
+            shifted: Tensor = to(free + self.shifts[key])
+            return shifted
+
+        try:
+            msg["fn"] = fn = rebuild(fn, change)
+        except NotImplementedError as error:
+            raise UsageError(
+                f"the guide's site {name!r} cannot be refined per datum: {error}"
+            ) from error
+        if self.noise and self.particles > 1:
+            msg["value"] = self._matched(name, fn)
+            msg["done"] = msg["value"] is not None
+
+    def _matched(self, name: str, fn: Any) -> Tensor | None:
+        base = fn.base_dist if isinstance(fn, dist.Independent) else fn
+        size = fn.event_shape.numel()
+        if not isinstance(base, dist.Normal | dist.MultivariateNormal):
+            return None
+        if self.particles < 2 * size:
+            return None  # too few to have the moments of so many dimensions
+        if name not in self.draws:
+            half = torch.randn(self.particles // 2, size, dtype=torch.float64)
+            half = half @ torch.linalg.inv(torch.linalg.cholesky(half.T @ half / len(half))).T
+            noise = torch.cat([half, -half, half.new_zeros(self.particles % 2, size)])
+            noise *= math.sqrt(self.particles / (2 * len(half)))
+            self.draws[name] = noise
+        noise = self.draws[name].to(fn.mean)
+        lead = (self.particles, *(1,) * self.shape.nesting)
+        if isinstance(base, dist.MultivariateNormal):
+            return fn.mean + (base.scale_tril @ noise.reshape(*lead, size, 1)).squeeze(-1)
+        return fn.mean + base.scale * noise.reshape(*lead, *fn.event_shape)
+
+
+class _MasksMissing(Messenger):
+    """NaN entries of observed values are masked out of their site, entry by entry."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] or not isinstance(msg["value"], Tensor):
+            return
+        missing = msg["value"].isnan()
+        if not bool(missing.any()):
+            return
+        fn, extra = msg["fn"], _independent(msg["fn"])
+        base = fn.base_dist if extra else fn
+        if base.event_dim:
+            raise UsageError(
+                f"the observed site {msg['name']!r} has missing entries and a joint density over "
+                f"them ({type(base).__name__}); only entries that are independent given the "
+                f"latents can be masked one by one"
+            )
+        with pyro.validation_enabled(False), torch.no_grad():
+            valid = fn.sample()  # any value of the support will do where the mask is
+        msg["value"] = torch.where(missing, valid, msg["value"])
+        masked = dist.Independent(base, 0).base_dist.mask(~missing)
+        msg["fn"] = masked.to_event(extra) if extra else masked
+
+
+def completing(pair: Pair, args: Args) -> Pair:
+    """The pair for a batch in which NaN means missing.
+
+    Missing entries are masked out of the observed sites. A guide that gives finite values on a
+    batch with NaN knows what to do with them; another one is given zeros in their place.
+    """
+    incomplete = [a for a in args if a.is_floating_point() and bool(a.isnan().any())]
+    if not incomplete:
+        return pair
+    rows = torch.cat([a.isnan().flatten(1) for a in incomplete], 1).any(1).nonzero()[:5, 0]
+    few = tuple(a[rows] for a in args)
+    guide = pair.guide
+
+    def filled(*batch: Any) -> Any:
+        return guide(*(b.nan_to_num(0.0) if b.is_floating_point() else b for b in batch))
+
+    with pair.evaluating(), pyro.validation_enabled(False):
+        sites = _sites(poutine.trace(guide).get_trace(*few)).values()
+        able = all(bool(s["value"].isfinite().all()) for s in sites)
+    completed = Pair(_MasksMissing()(pair.model), guide if able else filled)
+    completed.owner, completed.memory = pair.owner, pair.memory
+    return completed
+
+
 def rebuild(fn: Any, change: Callable[[str, Any, Tensor], Tensor]) -> Any:
     """``fn`` with every parameter replaced by ``change(name, constraint, value)``.
 
@@ -990,24 +1175,6 @@ def rebuild(fn: Any, change: Callable[[str, Any, Tensor], Tensor]) -> Any:
     constraints = fn.arg_constraints
     changed = {name: change(name, constraints[name], vars(fn)[name]) for name in given}
     return type(fn)(**changed, validate_args=False)
-
-
-@contextmanager
-def watching(loss: Any) -> Iterator[list[tuple[Any, Any]]]:
-    """The (model, guide) traces that a ``pyro.infer`` loss draws meanwhile."""
-    drawn: list[tuple[Any, Any]] = []
-    original = loss._get_traces
-
-    def record(*args: Any) -> Iterator[tuple[Any, Any]]:
-        for traces in original(*args):
-            drawn.append(traces)
-            yield traces
-
-    loss._get_traces = record
-    try:
-        yield drawn
-    finally:
-        del loss._get_traces
 
 
 def parameters(pair: Any, args: Args) -> dict[str, Tensor]:

@@ -158,9 +158,9 @@ def fit(
     if out is not None and not isinstance(out, runs.Folder):
         folder = runs.Folder.prepare(out, force=force)
 
-    data = as_data(data, device=chosen)
-    held_out = None if held_out is None else as_data(held_out, device=chosen)
     program.to(chosen)
+    data = as_data(program.serve(data), device=chosen)
+    held_out = None if held_out is None else as_data(program.serve(held_out), device=chosen)
     devices = [chosen.index or 0] if chosen.type == "cuda" else []
     history = History(seed=seed, device=str(chosen))
     with torch.random.fork_rng(devices), _interruptible(history), program.scope():

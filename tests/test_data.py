@@ -71,7 +71,8 @@ def test_default_dtype_is_served() -> None:
     finally:
         torch.set_default_dtype(torch.float32)
     assert TensorData(torch.zeros(2, 3, dtype=torch.float64)).x.dtype == torch.float32
-    assert TensorData(torch.zeros(2, 3, dtype=torch.float16)).x.dtype == torch.float16
+    double = TensorData(torch.zeros(2, 3, dtype=torch.float16)).to(dtype=torch.float64)
+    assert double.x.dtype == torch.float64 and double.tensors[0].dtype == torch.float16
     assert TensorData(torch.arange(3)).x.dtype == torch.float32
 
 

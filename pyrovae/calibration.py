@@ -1,0 +1,180 @@
+"""Is a pair right about its own uncertainty? Simulation-based calibration, predictive checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from pyrovae import traces
+from pyrovae.data import UsageError
+from pyrovae.evaluation import _prepare
+from pyrovae.generation import _example, reconstruct
+from pyrovae.traces import as_pair
+
+__all__ = ["Calibration", "PredictiveCheck", "calibrate", "predictive_check"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Ranks of simulated latents among the guide's draws, and a test that they are uniform.
+
+    Attributes:
+        ranks: ``[simulations, dims]``, from 0 to ``draws``.
+        names: of the dimensions, ``site[index]``.
+        draws: posterior draws per simulation.
+        p_values: ``[dims]``, of a chi-squared test of uniformity.
+    """
+
+    ranks: Tensor
+    names: tuple[str, ...]
+    draws: int
+    p_values: Tensor
+
+    def passes(self, level: float = 0.01) -> bool:
+        """Whether no dimension is rejected at ``level`` (Bonferroni over the dimensions)."""
+        return bool((self.p_values >= level / len(self.p_values)).all())
+
+    def __str__(self) -> str:
+        worst = int(self.p_values.argmin())
+        verdict = (
+            "no dimension's ranks differ from uniform"
+            if self.passes()
+            else "the guide is not calibrated"
+        )
+        return (
+            f"{len(self.ranks):,} simulations, {self.draws} draws each: {verdict} at level 0.01; "
+            f"smallest p-value {float(self.p_values[worst]):.2g} ({self.names[worst]})"
+        )
+
+    __repr__ = __str__
+
+
+def calibrate(
+    pair: Any,
+    like: Any = None,
+    *,
+    simulations: int = 1000,
+    draws: int = 99,
+    bins: int = 20,
+    seed: int = 0,
+) -> Calibration:
+    """Simulation-based calibration of an amortised guide, which needs no refitting.
+
+    Draw (z, x) from the model, run the guide on x, and rank z among ``draws`` of q(z|x): if q is
+    the posterior, ranks are uniform. A guide that is too narrow piles them up at the ends.
+    Talts et al., "Validating Bayesian Inference Algorithms with Simulation-Based Calibration",
+    2018.
+
+    Args:
+        pair: a pair whose local continuous latents are ranked coordinate by coordinate.
+        like: data whose shapes, and whose arguments that nothing observes (labels to condition
+            on), the simulations take; not needed for a VAE or a trained pair.
+        simulations: how many.
+        draws: of the guide per simulation; ``bins`` should divide ``draws + 1``.
+        bins: of the uniformity test.
+        seed: of everything drawn.
+
+    Raises:
+        UsageError: no continuous latent, a global one, a model that observes no argument as is.
+
+    >>> from pyrovae.vae import VAE
+    >>> calibrate(VAE((4,), 2), simulations=200).ranks.shape
+    torch.Size([200, 2])
+    """
+    if (draws + 1) % bins:
+        raise UsageError(f"bins must divide draws + 1: {bins} does not divide {draws + 1}")
+    program = as_pair(pair)
+    given = _example(program, None) if like is None else program.serve(like)[:]
+    shape = traces.structure(program, tuple(a[:1].repeat_interleave(2, 0) for a in given))
+    shape.refuse_globals()
+    ranks = []
+    size = min(simulations, max(1, 2**27 // (shape.row_bytes * draws)))
+    names: tuple[str, ...] = ()
+    with program.evaluating():
+        torch.manual_seed(seed)
+        for start in range(0, simulations, size):
+            count = min(size, simulations - start)
+            rows = torch.randint(len(given[0]), (count,), device=program.device)
+            args = tuple(a[rows] for a in given)
+            truth, simulated = traces.simulate(program, args, shape.latents)
+            guide = traces.draw(program, simulated, draws, shape).guide
+            columns = []
+            names = ()
+            for name in shape.latents:
+                value = guide[name].value
+                if value is None or guide[name].is_discrete:
+                    continue
+                below = (value.flatten(2) if value.dim() > 2 else value[..., None]) < truth[
+                    name
+                ].reshape(1, count, -1)
+                columns.append(below.sum(0))
+                names += tuple(f"{name}[{k}]" for k in range(columns[-1].shape[1]))
+            if not columns:
+                raise UsageError("calibration ranks continuous latents, and the pair has none")
+            ranks.append(torch.cat(columns, 1).cpu())
+    joined = torch.cat(ranks)
+    width = (draws + 1) // bins
+    counts = torch.stack([(joined // width == b).sum(0) for b in range(bins)]).double()
+    p_values = torch.as_tensor(stats.chisquare(counts.numpy(), axis=0).pvalue)
+    return Calibration(joined, names, draws, torch.atleast_1d(p_values))
+
+
+@dataclass(frozen=True)
+class PredictiveCheck:
+    """A statistic of the data among those of replicated data.
+
+    Attributes:
+        observed: the statistic of the data.
+        replicated: ``[replicates]``, of data drawn from p(x'|z), z ~ q(z|x).
+    """
+
+    observed: float
+    replicated: Tensor
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided tail probability; near 0 where the model cannot produce such data."""
+        above = float((self.replicated >= self.observed).double().mean())
+        below = float((self.replicated <= self.observed).double().mean())
+        return min(1.0, 2 * min(above, below))
+
+
+def predictive_check(
+    pair: Any,
+    x: Any,
+    statistic: Callable[[Tensor], Tensor | float],
+    *,
+    replicates: int = 100,
+    seed: int = 0,
+) -> PredictiveCheck:
+    """Posterior predictive check: does data that the pair makes look like the data it was given?
+
+    Gelman, Meng and Stern, "Posterior Predictive Assessment of Model Fitness", 1996.
+
+    Args:
+        pair: a pair with one observed site.
+        x: data ``[N, ...]``.
+        statistic: of a data set ``[N, ...]``, one number.
+        replicates: data sets to draw.
+        seed: of the draws.
+
+    >>> from pyrovae.vae import VAE
+    >>> x = torch.ones(20, 4)
+    >>> check = predictive_check(VAE((4,), 2), x, torch.mean, replicates=50)
+    >>> check.observed, check.p_value
+    (1.0, 0.0)
+    """
+    _, data, _ = _prepare(pair, x, seed, None)
+    (observed, *_) = next(iter(data.batches(len(data))))
+    values = []
+    for replicate in range(replicates):
+        drawn = reconstruct(pair, data, draws=1, seed=seed + replicate)
+        if isinstance(drawn, dict):
+            raise UsageError(f"a predictive check needs one observed site, got {list(drawn)}")
+        values.append(float(statistic(drawn[0])))
+    return PredictiveCheck(float(statistic(observed.cpu())), torch.tensor(values))
