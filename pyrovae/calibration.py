@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pyrovae import traces
 from pyrovae.data import UsageError
-from pyrovae.evaluation import _prepare
 from pyrovae.generation import _example, reconstruct
 from pyrovae.traces import as_pair
 
@@ -169,7 +168,7 @@ def predictive_check(
     >>> check.observed, check.p_value
     (1.0, 0.0)
     """
-    _, data, _ = _prepare(pair, x, seed, None)
+    _, data, _ = traces.prepare(pair, x, seed)
     (observed, *_) = next(iter(data.batches(len(data))))
     values = []
     for replicate in range(replicates):

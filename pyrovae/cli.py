@@ -2,73 +2,124 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import datetime
 import inspect
+import itertools
 import json
+import os
+import re
 import sys
+import textwrap
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn, cast
 
 import pyrovae as pv
 
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
-
 __all__ = ["main"]
 
-DEFAULT_NETWORK = {"class_path": "pyrovae.networks.MLP", "init_args": {"hidden": [400]}}
-PARTS = {
-    "prior": ("priors", "Prior", "StandardNormal"),
-    "likelihood": ("likelihoods", "Likelihood", "Bernoulli"),
-    "guide": ("guides", "Guide", "MeanField"),
+OF_A_MODEL = ("prior", "likelihood", "guide")
+LOSSES = {"trace": "Trace_ELBO", "analytic": "TraceMeanField_ELBO"}
+
+# The options of fit and the keys of its config: type, default, help.
+Option = tuple[Any, Any, str]
+FIT: dict[str, dict[str, Option]] = {
+    "data": {
+        "data": (str, "mnist5k", "a name or a path"),
+        "data_dir": (str | None, None, "where named sets are kept"),
+        "label": (str | None, None, "label column of a table"),
+        "binarise": (
+            str,
+            "auto",
+            "dynamic, static, threshold or none; auto: dynamic for a named set of images under a "
+            "Bernoulli likelihood, else none",
+        ),
+        "validation": (float, 0.1, "held-out fraction, or number from 1 on; 0 for none"),
+    },
+    "model": {"latent_dim": (int, 20, "size of z")},
+    "training": {
+        "loss": (str, "trace", "trace, or analytic (closed-form KL)"),
+        "epochs": (int, 40, "passes over the data"),
+        "batch_size": (int, 128, "data per step"),
+        "lr": (float, 1e-3, "learning rate of Adam"),
+        "seed": (int, 0, "of weights, order and noise"),
+        "device": (str, "auto", "auto, cpu, cuda, cuda:1, ..."),
+    },
+    "results": {
+        "num_particles": (int, 1000, "for the log evidence"),
+        "out": (str | None, None, "run folder, by default runs/..."),
+        "force": (bool, False, "overwrite the files of a run that is there already"),
+        "quiet": (bool, False, "no progress"),
+    },
 }
-TRANSIENT = ("config", "out", "force", "quiet", "debug")  # not part of what repeats a run
+OPTIONS = {name: option for group in FIT.values() for name, option in group.items()}
+TRANSIENT = ("out", "force", "quiet")  # not part of what repeats a run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; exits 0, 2 on a mistake in what was asked, 130 on Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    sys.exit(_dispatch(arguments))
-
-
-def _dispatch(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_overview())
-        return 0
-    if arguments[0] in ("-V", "--version"):
-        print(f"pyrovae {pv.__version__}")
-        return 0
-    name, rest = arguments[0], arguments[1:]
-    debug = "--debug" in rest
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        if name not in COMMANDS:
-            raise pv.UsageError(
-                f"there is no command {name!r}{pv.data.nearest(name, list(COMMANDS))}. "
-                f"Commands: {', '.join(COMMANDS)}; see pyrovae --help"
-            )
-        return COMMANDS[name](rest) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
+            _dispatch(arguments)
+            sys.stdout.flush()
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        sys.exit(_explain(error))
     except KeyboardInterrupt as stop:
         if debug:
             raise
-        print(f"pyrovae: {stop or 'interrupted'}", file=sys.stderr)
-        return 130
-    except (pv.UsageError, pv.training.Diverged, OSError) as error:
-        if debug:
-            raise
-        print(f"pyrovae: error: {error}", file=sys.stderr)
-        return 2
-    except Exception as error:  # a defect of ours, said as such
-        if debug:
-            raise
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        print(
-            f"pyrovae: internal error: {type(error).__name__}: {error} (at {last.name}, line "
-            f"{last.lineno}). This is a defect of pyrovae; --debug shows the traceback",
-            file=sys.stderr,
-        )
+        _say(str(stop) or "interrupted")
+        sys.exit(130)
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+    elif arguments[0] in ("-V", "--version"):
+        print(f"pyrovae {pv.__version__}")
+    elif arguments[0] in COMMANDS:
+        COMMANDS[arguments[0]](arguments[1:])
+    else:
+        raise pv.runs.unknown("command", arguments[0], COMMANDS)
+
+
+def _say(message: str) -> None:
+    print(f"pyrovae: {message}", file=sys.stderr)
+
+
+def _explain(error: Exception) -> int:
+    """One line about what went wrong, and the exit code."""
+    words = textwrap.shorten(str(error), 600)
+    if isinstance(error, OSError) and error.filename:
+        words = f"cannot use {error.filename}: {error.strerror}; choose another path"
+    if isinstance(error, BrokenPipeError):  # | head: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    if isinstance(error, (pv.UsageError, pv.training.Diverged, OSError)):
+        _say(f"error: {words}")
+        return 2
+    if re.search("out of memory|can't allocate|Storage size|MemoryError", repr(error)):
+        _say(
+            "error: there is not enough memory for this; lower --batch-size, --num-particles, "
+            "--latent-dim or the network's sizes"
+        )
+        return 2
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    _say(
+        f"internal error: {type(error).__name__}: {words} (at {last.name}, line {last.lineno}). "
+        f"This is a defect of pyrovae; --debug shows the traceback"
+    )
+    return 1
 
 
 def _overview() -> str:
@@ -87,160 +138,153 @@ def _overview() -> str:
     return "\n".join([*lines, "", "options: --help, --version; --debug shows tracebacks"])
 
 
-def _parser(command: Callable[..., Any], run: bool = True) -> ArgumentParser:
+class _Parser(argparse.ArgumentParser):
     """A parser whose help is the command's docstring, examples included."""
-    from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-    name = command.__name__.strip("_")
-    text, _, examples = (inspect.getdoc(command) or "").partition("Examples:\n")
+    def __init__(self, command: Callable[..., Any]) -> None:
+        text, _, examples = (inspect.getdoc(command) or "").partition("Examples:\n")
+        super().__init__(
+            prog=f"pyrovae {command.__name__}",
+            description=text.strip(),
+            epilog="examples:\n" + examples.rstrip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
 
-    class Formatter(DefaultHelpFormatter):
-        def _fill_text(self, text: str, width: int, indent: str) -> str:
-            return "\n".join(indent + line for line in text.splitlines())
-
-    parser = ArgumentParser(
-        prog=f"pyrovae {name}",
-        description=text.strip(),
-        epilog="examples:\n" + examples.rstrip(),
-        formatter_class=Formatter,
-        exit_on_error=False,
-        default_env=False,
-    )
-    if run:
-        parser.add_argument("run", type=str, help="run folder, or a model.safetensors file")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    return parser
+    def error(self, message: str) -> NoReturn:
+        unknown = re.match(r"unrecognized arguments: (-\S+)", message)
+        if unknown:
+            names = [name for name in self._option_string_actions if name.startswith("--")]
+            hint = pv.data.nearest(unknown[1], names)
+            message = f"there is no option {unknown[1]}{hint}"
+        message = re.sub(r"^argument (--[\w-]+)\S*:? (?=\w)", r"\1 ", message)
+        raise pv.UsageError(
+            f"{message.removesuffix('.')}. See {self.prog} --help".replace("?.", "?")
+        )
 
 
-def _option(parser: Any, name: str, **settings: Any) -> None:
+def _option(parser: Any, name: str, kind: Any, default: Any, text: str) -> None:
     """An option that may be written with dashes or underscores."""
     names = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
-    parser.add_argument(*names, **settings)
+    if kind is bool and not default:
+        parser.add_argument(*names, action="store_true", default=default, help=text)
+        return
+
+    def typed(value: str) -> Any:
+        try:
+            return pv.runs.typed(kind, value, "")
+        except pv.UsageError as error:
+            raise argparse.ArgumentTypeError(str(error).strip()) from error
+
+    parser.add_argument(
+        *names,
+        type=typed,
+        default=default,
+        metavar=name.upper(),
+        help=text if default is None else f"{text} (default: {default})",
+    )
 
 
-def _parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
-    from argparse import ArgumentError
-
-    try:
-        return parser.parse_args(arguments)
-    except ArgumentError as error:
-        words = " ".join(str(error).split()).replace("Parser key", "option")
-        raise pv.UsageError(f"{words}. See {parser.prog} --help") from error
-
-
-def _classes(part: str) -> dict[str, type]:
-    """The concrete classes of a room, by name: a new class is here as soon as it is written."""
-    room, base, _ = PARTS.get(part, ("networks", "Network", "MLP"))
-    module = getattr(pv, room)
-    found: dict[str, type] = {}
-    for name in module.__all__:
-        cls = getattr(module, name)
-        if inspect.isclass(cls) and issubclass(cls, getattr(module, base)):
-            if not inspect.isabstract(cls):
-                found[name] = cls
-    return found
-
-
-def _known(part: str, path: str) -> str:
-    """The full path of a class given by name or path.
-
-    Raises:
-        UsageError: no such class, with the nearest name.
-    """
-    known = _classes(part)
-    paths = {f"{cls.__module__}.{name}": name for name, cls in known.items()}
-    if path in paths:
-        return path
-    if path not in known:
-        raise pv.UsageError(
-            f"there is no {part} {path!r}{pv.data.nearest(path, list(known))}. Choose one of "
-            f"{', '.join(known)}"
+def _in_words(part: str) -> str:
+    """The classes of a part with their arguments, for the help."""
+    words = []
+    for name, cls in pv.runs.classes(part).items():
+        slots = pv.runs.slots(cls).items()
+        words.append(
+            f"{name}({', '.join(s if v.required else f'{s}={v.default}' for s, v in slots)})"
         )
-    return f"{known[path].__module__}.{path}"
+    return "; ".join(words)
 
 
-def _check_classes(arguments: list[str]) -> None:
-    """Refuse unknown class names before the parser tries to import them."""
-    for flag, value in _pairs(arguments):
-        part = flag.split(".")[-1]
-        if flag in PARTS or (part == "network" and flag.split(".")[0] in PARTS):
-            if not value.lstrip().startswith("{"):
-                _known(part, value)
+def _take_parts(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The flags of prior, likelihood and guide (``--guide.network.hidden``) apart from the rest.
+
+    They are open-ended: which there are depends on the classes chosen.
+    """
+    rest, flags, words = [], {}, iter(arguments)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        path = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and path.split(".")[0] in OF_A_MODEL:
+            value = value if equals else next(words, "--")
+            if value.startswith("--"):
+                raise pv.UsageError(f"{flag} needs a value; see pyrovae fit --help")
+            flags[path] = value
+        else:
+            rest.append(word)
+    return rest, flags
 
 
-def _pairs(arguments: list[str]) -> Iterator[tuple[str, str]]:
-    for position, argument in enumerate(arguments):
-        if argument.startswith("--") and "=" in argument:
-            flag, _, value = argument.removeprefix("--").partition("=")
-            yield flag, value
-        elif argument.startswith("--") and position + 1 < len(arguments):
-            yield argument.removeprefix("--"), arguments[position + 1]
+def _put(tree: dict[str, Any], path: str, value: str) -> None:
+    """Set one flag of a part in the config's tree."""
+    *above, last = path.split(".")
+    for name in above:
+        node = tree.get(name) or {}
+        tree[name] = {"class_path": node} if isinstance(node, str) else dict(node)
+        tree[name]["init_args"] = dict(tree[name].get("init_args") or {})
+        tree = tree[name]["init_args"]
+    if not above:  # another likelihood keeps the network that the config gives
+        node = tree.get(last)
+        slots = pv.runs.slots(pv.runs.find(last, value))
+        init = (node.get("init_args") or {}) if isinstance(node, Mapping) else {}
+        kept = {k: v for k, v in init.items() if k in slots and slots[k].part}
+        tree[last] = {"class_path": value, "init_args": kept}
+    else:
+        tree[last] = value
 
 
-def _read_config(path: str) -> dict[str, Any]:
+def _read_config(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        config = yaml.safe_load(Path(path).read_text())
+        config = yaml.safe_load(path.expanduser().read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or "it is not a YAML file"
         raise pv.UsageError(f"cannot read the config {path}: {reason}") from error
     if not isinstance(config, dict):
         raise pv.UsageError(f"the config {path} is not a mapping of options to values")
-    for part in PARTS:
-        value = config.get(part)
-        if value is not None:
-            config[part] = value = {"class_path": value} if isinstance(value, str) else value
-            value["class_path"] = _known(part, str(value.get("class_path")))
-            network = (value.get("init_args") or {}).get("network")
-            if isinstance(network, dict):
-                network["class_path"] = _known("network", str(network.get("class_path")))
+    for name, value in config.items():
+        if name in OPTIONS:
+            config[name] = pv.runs.typed(OPTIONS[name][0], value, f"{path}: {name}")
+        elif name not in OF_A_MODEL:
+            raise pv.runs.unknown(f"option for {path} to set:", name, [*OPTIONS, *OF_A_MODEL])
     return config
 
 
-def _fit_parser() -> ArgumentParser:
-    parser = _parser(fit, run=False)
-    parser.add_argument("--config", type=str, help="YAML file of options; flags win over it")
-    group = parser.add_argument_group("data")
-    _option(group, "data", type=str, default="mnist5k", help="a name or a path")
-    _option(group, "data_dir", type=str | None, default=None, help="where named sets are kept")
-    _option(group, "label", type=str | None, default=None, help="label column of a table")
-    _option(
-        group,
-        "binarise",
-        type=str,
-        default="auto",
-        help="dynamic, static, threshold or none; auto: dynamic for a named set of images under "
-        "a Bernoulli likelihood, else none",
-    )
-    _option(group, "validation", type=float, default=0.1, help="held-out fraction or number")
-    group = parser.add_argument_group("model")
-    _option(group, "latent_dim", type=int, default=20, help="size of z")
-    for part, (room, base, default) in PARTS.items():
-        init = {} if part == "prior" else {"init_args": {"network": DEFAULT_NETWORK}}
-        cls = getattr(pv, room)
-        parser.add_subclass_arguments(
-            getattr(cls, base),
-            part,
-            default={"class_path": f"pyrovae.{room}.{default}", **init},
-            help=f"one of {', '.join(_classes(part))}; its own arguments follow a dot",
-        )
-    group = parser.add_argument_group("training")
-    _option(group, "loss", type=str, default="trace", help="trace, or analytic (closed-form KL)")
-    _option(group, "epochs", type=int, default=40, help="passes over the data")
-    _option(group, "batch_size", type=int, default=128, help="data per step")
-    _option(group, "lr", type=float, default=1e-3, help="learning rate of Adam")
-    _option(group, "seed", type=int, default=0, help="of weights, order and noise")
-    _option(group, "device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    group = parser.add_argument_group("results")
-    _option(group, "num_particles", type=int, default=1000, help="for the log evidence")
-    _option(group, "out", type=str | None, default=None, help="run folder (default: runs/...)")
-    group.add_argument("--force", action="store_true", help="overwrite an existing run folder")
-    group.add_argument("--quiet", action="store_true", help="no progress")
+def _fit_parser() -> _Parser:
+    parser = _Parser(fit)
+    parser.add_argument("--config", help="YAML file of options; flags win over it")
+    for title, options in FIT.items():
+        group = parser.add_argument_group(title)
+        for name, option in options.items():
+            _option(group, name, *option)
+        if title == "model":
+            for part in OF_A_MODEL:  # only for the help: _take_parts sees them first
+                text = f"one of {_in_words(part)}; arguments follow a dot"
+                _option(group, part, str, pv.runs.PARTS[part][2], text)
     return parser
 
 
-def fit(arguments: list[str]) -> int:
+def _fit_options(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """The options, and prior, likelihood and guide: by default, as configured, as flagged."""
+    parser = _fit_parser()
+    rest, flags = _take_parts(arguments)
+    options = parser.parse_args(rest)
+    config = {} if options.config is None else _read_config(Path(options.config))
+    tree = {part: config.pop(part, None) for part in OF_A_MODEL}
+    for path in sorted(flags, key=lambda path: path.count(".")):
+        _put(tree, path, flags[path])
+    parts = {part: pv.runs.construct(tree[part], part, part) for part in OF_A_MODEL}
+    parser.set_defaults(**config)
+    options = parser.parse_args(rest)
+    if options.loss not in LOSSES:
+        raise pv.runs.unknown("loss", options.loss, LOSSES)
+    _at_least(1, options, "num_particles")
+    _at_least(0, options, "seed")
+    return options, parts
+
+
+def fit(arguments: list[str]) -> None:
     """train a VAE and leave a run folder with model, metrics, table and figures
 
     Any class of priors, likelihoods, guides and networks can be named, and its own arguments
@@ -255,112 +299,103 @@ def fit(arguments: list[str]) -> int:
       pyrovae fit --guide.network.hidden [300,300] --epochs 5
       pyrovae fit --config runs/mine/config.yaml --out runs/again
     """
-    _check_classes(arguments)
-    parser = _fit_parser()
-    options = _parse(parser, arguments)
-    if options.config is not None:
-        given = _read_config(options.config)
-        unknown = [key for key in given if key not in vars(options)]
-        if unknown:
-            raise pv.UsageError(
-                f"{options.config} has unknown option(s) {', '.join(map(str, unknown))}"
-                f"{pv.data.nearest(str(unknown[0]), list(vars(options)))}"
-            )
-        try:
-            parser.set_defaults(given)
-            options = _parse(parser, arguments)
-        except (TypeError, ValueError) as error:
-            raise pv.UsageError(f"{options.config}: {error}") from error
-    losses = {"trace": "Trace_ELBO", "analytic": "TraceMeanField_ELBO"}
-    if options.loss not in losses:
-        raise pv.UsageError(
-            f"there is no loss {options.loss!r}{pv.data.nearest(options.loss, list(losses))}. "
-            f"Choose trace or analytic"
-        )
+    options, parts = _fit_options(arguments)
     import pyro.infer
     import torch
 
     device = pv.training.choose_device(options.device)
-    parts = {name: _component(options[name]) for name in PARTS}
-    binary = type(parts["likelihood"]).__name__ == "Bernoulli"
     splits = pv.data.load(options.data, options.data_dir, label=options.label, seed=options.seed)
-    train, test, binarise = _binarised(splits, options, binary)
-    config = {k: v for k, v in options.as_dict().items() if k not in TRANSIENT and k not in PARTS}
+    train, test, binarise = _binarised(splits, options, parts["likelihood"])
+    config = {name: getattr(options, name) for name in OPTIONS if name not in TRANSIENT}
     config |= {"binarise": binarise}
     config |= {name: pv.runs.describe(part) for name, part in parts.items()}
-    out = options.out or _new_folder(splits.name)
-    folder = pv.runs.Folder.prepare(out, force=options.force, config=config)
-
     torch.manual_seed(options.seed)
     vae = pv.VAE(tuple(train.event_shape), options.latent_dim, **parts)
-    print(
-        f"{splits.description}\n{len(train):,} data to train on, device {device}, "
+    _check(vae, test)
+    folder = pv.runs.Folder.prepare(
+        options.out or _new_folder(splits.name),
+        force=options.force,
+        config=config,
+        # said once nothing can be refused any more
+        heading=f"{splits.description}\n{len(train):,} data to train on, device {device}, "
         f"seed {options.seed}, {sum(p.numel() for p in vae.parameters()):,} parameters",
-        file=sys.stderr,
     )
-    history = pv.fit(
-        vae,
-        train,
-        loss=getattr(pyro.infer, losses[options.loss])(),
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        lr=options.lr,
-        validation=_share(options.validation),
-        seed=options.seed,
-        device=device,
-        out=folder,
-        progress=not options.quiet,
-    )
+    try:
+        history = pv.fit(
+            vae,
+            train,
+            loss=getattr(pyro.infer, LOSSES[options.loss])(),
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            lr=options.lr,
+            validation=options.validation or None,
+            seed=options.seed,
+            device=device,
+            out=folder,
+            progress=not options.quiet,
+        )
+    except KeyboardInterrupt as stop:
+        if not str(stop):  # the second Ctrl-C
+            raise
+        raise KeyboardInterrupt(f"{stop}; the model is saved in {folder.path}") from stop
     found = pv.evaluate(vae, test, options.num_particles)
     folder.write_json("evaluation.json", found.to_dict())
     _figures(vae, test, splits.classes, history, found, folder.path)
     print(f"\ntest set, {found}\n\n{folder.path}")
-    return 0
 
 
-def _component(value: Any) -> Any:
-    return pv.runs.construct(value.as_dict() if hasattr(value, "as_dict") else value)
-
-
-def _share(value: float) -> float | int | None:
-    """A fraction below 1, a number of data from 1 on, None for 0."""
-    if value < 0:
-        raise pv.UsageError(f"validation is a fraction or a number of data, got {value}")
-    return None if value == 0 else value if value < 1 else int(value)
-
-
-def _binarised(splits: Any, options: Any, binary: bool) -> tuple[Any, Any, str]:
+def _binarised(splits: Any, options: Any, likelihood: Any) -> tuple[Any, Any, str]:
     mode = options.binarise
     if mode == "auto":
-        named = splits.name in pv.data.NAMES
-        mode = "dynamic" if binary and named and splits.train.maximum is not None else "none"
+        images = splits.name in pv.data.NAMES and splits.train.maximum is not None
+        mode = "dynamic" if images and isinstance(likelihood, pv.likelihoods.Bernoulli) else "none"
     # a test set is drawn once, so that its numbers can be compared
     return splits.train.binarised(mode, options.seed), splits.test.binarised(mode), mode
 
 
+def _check(vae: Any, data: Any) -> None:
+    """Refuse data that the likelihood does not hold before work is done on any."""
+    data.check_finite()
+    pair = pv.traces.as_pair(vae)
+    few = tuple(t.to(pair.device) for t in data[:2])
+    with pair.evaluating():
+        pv.traces.check_support(pair, few, data)
+
+
 def _new_folder(name: str) -> Path:
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"vae-{Path(name).stem}-{stamp}"
+    stem = f"vae-{Path(name).stem}-{stamp}"
+    names = itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2)))
+    return next(path for path in (Path("runs", name) for name in names) if not path.exists())
 
 
 def _figures(vae: Any, test: Any, classes: Any, history: Any, found: Any, path: Path) -> None:
-    figures = path / "figures"
     plots = pv.plots
+
+    def save(name: str, axes: Any) -> None:
+        plots.save(axes, path / "figures" / f"{name}.png")
+
     few = test.select(_first_of_each(test, 10)).fixed()
-    plots.save(plots.training_curves(history.rows), figures / "training.png")
-    x, mean = few.x.cpu(), pv.reconstruct(vae, few)
-    plots.save(plots.reconstructions(x, mean), figures / "reconstructions.png")
-    plots.save(plots.data_grid(pv.sample(vae, 64, mean=True)), figures / "samples.png")
+    x, mean = few.x.cpu(), cast(Any, pv.reconstruct(vae, few))
+    save("training", plots.training_curves(history.rows))
+    save("reconstructions", plots.reconstructions(x, mean))
+    save("samples", plots.data_grid(pv.sample(vae, 64, mean=True)))
     half = len(x) // 2
     if half:
-        between = pv.interpolate(vae, x[:half], x[half : 2 * half], steps=10)
-        plots.save(plots.interpolation(between), figures / "interpolation.png")
+        ends = few.select(range(half)), few.select(range(half, 2 * half))
+        save("interpolation", _paths(pv.interpolate(vae, *ends, steps=10)))
     codes, kl = found.codes["z"], found.kl_dimensions.get("z")
-    if codes.shape[1] > 1:
-        axes = plots.latent_map(codes, test.labels, classes=classes)
-        plots.save(axes, figures / "latent_map.png")
+    if codes.shape[1] > 1 and len(codes.unique(dim=0)) > 1:
+        save("latent_map", plots.latent_map(codes, test.labels, classes=classes))
     if kl is not None:
-        plots.save(plots.kl_bars(kl, active=found.active["z"]), figures / "kl.png")
+        save("kl", plots.kl_bars(kl, active=found.active["z"]))
+
+
+def _paths(values: Any) -> Any:
+    """Paths drawn with axes of 1 before the event, lest rows of vectors pass for images."""
+    rows, steps, *event = values.shape
+    ones = {1: 3, 2: 1 if min(event) >= 4 else 2}.get(len(event), 0)
+    return pv.plots.interpolation(values.reshape(rows, steps, *[1] * ones, *event))
 
 
 def _first_of_each(data: Any, n: int) -> Any:
@@ -374,82 +409,91 @@ def _first_of_each(data: Any, n: int) -> Any:
     return torch.tensor(chosen + rest)
 
 
-def _open(options: Any) -> tuple[Any, Any]:
-    """The run's pair, and the test data that it was trained beside (or ``--data``)."""
-    run = Path(options.run)
-    pair = pv.load(run)
-    config_file = (run if run.is_dir() else run.parent) / "config.yaml"
-    config = _read_config(str(config_file)) if config_file.is_file() else {}
+def _parser(command: Callable[..., Any], *, data: bool = True, figure: bool = True) -> _Parser:
+    """The options that the commands on a run share."""
+    parser = _Parser(command)
+    parser.add_argument("run", type=Path, help="run folder, or a model.safetensors file")
+    if data:
+        _option(parser, "data", str | None, None, "other data than the run's")
+        _option(parser, "data_dir", str | None, None, "where named sets are kept")
+        _option(parser, "binarise", str | None, None, "other than the run's")
+    if figure:
+        text = "a .png figure or a .npy array, by default a figure in the run folder"
+        _option(parser, "out", str | None, None, text)
+    _option(parser, "seed", int, 0, "of the draws")
+    _option(parser, "device", str, "auto", "auto, cpu, cuda, cuda:1, ...")
+    return parser
+
+
+def _open(options: Any) -> Any:
+    """The run's pair on the device."""
+    if getattr(options, "out", None) and Path(options.out).suffix not in (".png", ".npy"):
+        raise pv.UsageError(f"--out ends with .png or .npy, got {options.out}")
+    _at_least(0, options, "seed")
+    device = pv.training.choose_device(options.device)
+    return pv.load(options.run).to(device)
+
+
+def _folder(run: Path) -> Path:
+    return run if run.is_dir() else run.parent
+
+
+def _open_with_data(options: Any) -> tuple[Any, Any]:
+    """The run's pair, and the test data beside which it was trained (or those of ``--data``)."""
+    pair = _open(options)
+    file = _folder(options.run) / "config.yaml"
+    config = _read_config(file) if file.is_file() else {}
     name = options.data or config.get("data")
     if name is None:
-        raise pv.UsageError(f"{run} does not say what data it was trained on; pass --data")
-    mode = options.binarise or config.get("binarise", "none")
+        raise pv.UsageError(f"{options.run} does not say what data it was trained on; give --data")
+    table = str(name).endswith((".csv", ".parquet"))
     splits = pv.data.load(
         name,
         options.data_dir or config.get("data_dir"),
-        label=config.get("label"),
+        label=config.get("label") if table else None,
         seed=config.get("seed", 0),
     )
     if tuple(splits.test.event_shape) != pair.event_shape:
         raise pv.UsageError(
             f"the run models data of shape {pair.event_shape}, {name} has "
-            f"{tuple(splits.test.event_shape)}; pass data of the run's shape"
+            f"{tuple(splits.test.event_shape)}; give data of the run's shape"
         )
-    return pair, (splits, splits.test.binarised(mode))
+    test = splits.test.binarised(options.binarise or config.get("binarise", "none"))
+    _check(pair, test)
+    return pair, test
 
 
-def _run_parser(command: Callable[..., Any]) -> ArgumentParser:
-    parser = _parser(command)
-    _option(parser, "data", type=str | None, default=None, help="other data than the run's")
-    _option(parser, "data_dir", type=str | None, default=None, help="where named sets are kept")
-    _option(parser, "binarise", type=str | None, default=None, help="other than the run's")
-    _option(parser, "seed", type=int, default=0, help="of the draws")
-    return parser
-
-
-def _figure_parser(command: Callable[..., Any]) -> ArgumentParser:
-    parser = _run_parser(command)
-    _option(
-        parser,
-        "out",
-        type=str | None,
-        default=None,
-        help="a .png figure or a .npy array (default: a figure in the run folder)",
-    )
-    return parser
-
-
-def _write(options: Any, name: str, values: Any, axes: Callable[[], Any]) -> int:
+def _write(options: Any, name: str, values: Any, axes: Callable[[], Any]) -> None:
     """A figure, or the numbers behind it."""
     import numpy as np
 
-    run = Path(options.run)
-    default = (run if run.is_dir() else run.parent) / "figures" / f"{name}.png"
-    path = Path(options.out) if options.out else default
-    try:
-        if path.suffix == ".npy":
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, values.numpy())
-        elif path.suffix == ".png":
-            pv.plots.save(axes(), path)
-        else:
-            raise pv.UsageError(f"--out ends with .png or .npy, got {path}")
-    except OSError as error:
-        raise pv.UsageError(f"cannot write {path}: {error.strerror}") from error
+    path = Path(options.out or _folder(options.run) / "figures" / f"{name}.png")
+    if path.suffix == ".npy":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, values.numpy())
+    else:
+        pv.plots.save(axes(), path)
     print(path)
-    return 0
+
+
+def _at_least(least: int, options: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if not least <= value < 2**32:
+            flag = f"--{name.replace('_', '-')}"
+            raise pv.UsageError(f"{flag} must be at least {least} and below 2^32, got {value}")
 
 
 def _indices(data: Any, chosen: Sequence[int]) -> Any:
-    wrong = [i for i in chosen if not 0 <= i < len(data)]
-    if wrong:
-        raise pv.UsageError(f"the data have indices 0 to {len(data) - 1}, got {wrong}")
     import torch
 
-    return data.select(torch.tensor(list(chosen)))
+    wrong = [i for i in chosen if not 0 <= i < len(data)]
+    if wrong:
+        raise pv.UsageError(f"the test data have indices 0 to {len(data) - 1}, got {wrong[0]}")
+    return data.select(torch.tensor(list(chosen))).fixed()
 
 
-def evaluate(arguments: list[str]) -> int:
+def evaluate(arguments: list[str]) -> None:
     """ELBO, reconstruction, KL, log evidence, k-hat and active units of a run on test data
 
     Examples:
@@ -457,20 +501,20 @@ def evaluate(arguments: list[str]) -> int:
       pyrovae evaluate runs/mine --num-particles 5000 --json
       pyrovae evaluate runs/mine --data other.npy
     """
-    parser = _run_parser(evaluate)
-    _option(parser, "num_particles", type=int, default=1000, help="importance samples per datum")
+    parser = _parser(evaluate, figure=False)
+    _option(parser, "num_particles", int, 1000, "importance samples per datum")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options = _parse(parser, arguments)
-    pair, (_, test) = _open(options)
+    options = parser.parse_args(arguments)
+    _at_least(1, options, "num_particles")
+    pair, test = _open_with_data(options)
     found = pv.evaluate(pair, test, options.num_particles, seed=options.seed)
-    run = Path(options.run)
-    if run.is_dir():
-        pv.runs.Folder(run).write_json("evaluation.json", found.to_dict())
     print(json.dumps(found.to_dict(), indent=2) if options.json else found)
-    return 0
+    if options.run.is_dir() and not (options.data or options.binarise):
+        with contextlib.suppress(pv.UsageError):  # a run that may only be read
+            pv.runs.Folder(options.run).write_json("evaluation.json", found.to_dict())
 
 
-def sample(arguments: list[str]) -> int:
+def sample(arguments: list[str]) -> None:
     """draw new data from the prior
 
     Examples:
@@ -478,102 +522,100 @@ def sample(arguments: list[str]) -> int:
       pyrovae sample runs/mine --n 100 --mean false --out samples.png
       pyrovae sample runs/mine --n 10000 --mean false --out samples.npy
     """
-    parser = _figure_parser(sample)
-    _option(parser, "n", type=int, default=64, help="how many")
-    _option(parser, "mean", type=bool, default=True, help="E[x|z] instead of a draw of x")
-    options = _parse(parser, arguments)
-    values = pv.sample(pv.load(options.run), options.n, mean=options.mean, seed=options.seed)
-    return _write(options, "samples", values, lambda: pv.plots.data_grid(values))
+    parser = _parser(sample, data=False)
+    _option(parser, "n", int, 64, "how many")
+    _option(parser, "mean", bool, True, "E[x|z] instead of a draw of x")
+    options = parser.parse_args(arguments)
+    _at_least(1, options, "n")
+    values: Any = pv.sample(_open(options), options.n, mean=options.mean, seed=options.seed)
+    _write(options, "samples", values, lambda: pv.plots.data_grid(values))
 
 
-def reconstruct(arguments: list[str]) -> int:
+def reconstruct(arguments: list[str]) -> None:
     """data beside their reconstructions
 
     Examples:
       pyrovae reconstruct runs/mine
       pyrovae reconstruct runs/mine --n 5 --draws 3 --out reconstructions.png
     """
-    parser = _figure_parser(reconstruct)
-    _option(parser, "n", type=int, default=10, help="how many test data")
-    _option(parser, "draws", type=int, default=0, help="rows of draws below the mean")
-    options = _parse(parser, arguments)
-    pair, (_, test) = _open(options)
-    few = test.select(_first_of_each(test, _at_least_one("n", options.n))).fixed()
-    mean = pv.reconstruct(pair, few, seed=options.seed)
-    draws = None
+    parser = _parser(reconstruct)
+    _option(parser, "n", int, 10, "how many test data")
+    _option(parser, "draws", int, 0, "rows of draws below the mean")
+    options = parser.parse_args(arguments)
+    _at_least(1, options, "n")
+    _at_least(0, options, "draws")
+    pair, test = _open_with_data(options)
+    few = test.select(_first_of_each(test, options.n)).fixed()
+    mean: Any = pv.reconstruct(pair, few, seed=options.seed)
+    draws: Any = None
     if options.draws:
-        count = _at_least_one("draws", options.draws)
-        draws = pv.reconstruct(pair, few, draws=count, seed=options.seed)
-    n = len(few)
-    return _write(
+        draws = pv.reconstruct(pair, few, draws=options.draws, seed=options.seed)
+    _write(
         options,
         "reconstructions",
         mean if draws is None else draws,
-        lambda: pv.plots.reconstructions(few.x.cpu(), mean, draws, n=n),
+        lambda: pv.plots.reconstructions(few.x.cpu(), mean, draws, n=len(few)),
     )
 
 
-def interpolate(arguments: list[str]) -> int:
+def interpolate(arguments: list[str]) -> None:
     """decode the path between the codes of two test data
 
     Examples:
       pyrovae interpolate runs/mine
       pyrovae interpolate runs/mine --start 3 --end 17 --steps 12 --method spherical
     """
-    parser = _figure_parser(interpolate)
-    _option(parser, "start", type=int | None, default=None, help="index of a test datum")
-    _option(parser, "end", type=int | None, default=None, help="index of another")
-    _option(parser, "steps", type=int, default=10, help="points on the path")
-    _option(parser, "method", type=str, default="linear", help="linear or spherical")
-    options = _parse(parser, arguments)
-    pair, (_, test) = _open(options)
+    parser = _parser(interpolate)
+    _option(parser, "start", int | None, None, "index of a test datum")
+    _option(parser, "end", int | None, None, "index of another")
+    _option(parser, "steps", int, 10, "points on the path")
+    _option(parser, "method", str, "linear", "linear or spherical")
+    options = parser.parse_args(arguments)
     if (options.start is None) != (options.end is None):
         raise pv.UsageError("give both --start and --end, or neither")
+    _at_least(2, options, "steps")
+    pair, test = _open_with_data(options)
     if options.start is None:
-        ends = _first_of_each(test, 10)
-        half = len(ends) // 2
-        a, b = test.select(ends[:half]), test.select(ends[half : 2 * half])
+        ends = _first_of_each(test, 10).tolist()
+        starts, stops = ends[: (len(ends) + 1) // 2], ends[len(ends) // 2 :]
     else:
-        a, b = _indices(test, [options.start]), _indices(test, [options.end])
-    values = pv.interpolate(pair, a.fixed(), b.fixed(), options.steps, method=options.method)
-    return _write(options, "interpolation", values, lambda: pv.plots.interpolation(values))
+        starts, stops = [options.start], [options.end]
+    values: Any = pv.interpolate(
+        pair, _indices(test, starts), _indices(test, stops), options.steps, method=options.method
+    )
+    _write(options, "interpolation", values, lambda: _paths(values))
 
 
-def traverse(arguments: list[str]) -> int:
+def traverse(arguments: list[str]) -> None:
     """vary one latent unit at a time, the active ones first
 
     Examples:
       pyrovae traverse runs/mine
       pyrovae traverse runs/mine --index 7 --dims [0,3] --steps 11 --span 3
     """
-    parser = _figure_parser(traverse)
-    _option(parser, "index", type=int, default=0, help="the test datum to vary")
-    _option(parser, "dims", type=list[int] | None, default=None, help="units, e.g. [0,3]")
-    _option(parser, "steps", type=int, default=9, help="values of each unit")
-    _option(parser, "span", type=float, default=2.0, help="from -span to span")
-    options = _parse(parser, arguments)
-    pair, (_, test) = _open(options)
-    _indices(test, [options.index])
+    parser = _parser(traverse)
+    _option(parser, "index", int, 0, "the test datum to vary")
+    _option(parser, "dims", list[int] | None, None, "units, e.g. [0,3]")
+    _option(parser, "steps", int, 9, "values of each unit")
+    _option(parser, "span", float, 2.0, "from -span to span")
+    options = parser.parse_args(arguments)
+    _at_least(1, options, "steps")
+    pair, test = _open_with_data(options)
+    # the datum to vary first; the others tell which units are active
     order = [options.index, *(i for i in range(min(len(test), 1000)) if i != options.index)]
     images, dims, values = pv.traverse(
         pair,
-        _indices(test, order).fixed(),
-        dims=options.dims,
-        steps=_at_least_one("steps", options.steps),
+        _indices(test, order),
+        dims=options.dims or None,
+        steps=options.steps,
         span=options.span,
     )
-    return _write(
+    _write(
         options, "traversal", images, lambda: pv.plots.traversal(images, dims=dims, values=values)
     )
 
 
-def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        raise pv.UsageError(f"{name} must be at least 1, got {value}")
-    return value
-
-
-def info(arguments: list[str]) -> int:
+def info(arguments: list[str]) -> None:
     """what a run is, or what a data set looks like
 
     Examples:
@@ -581,49 +623,52 @@ def info(arguments: list[str]) -> int:
       pyrovae info --data digits
       pyrovae info --data table.csv
     """
-    parser = _parser(info, run=False)
-    parser.add_argument("run", nargs="?", type=str | None, default=None, help="run folder")
-    _option(parser, "data", type=str | None, default=None, help="a data set's name or path")
-    _option(parser, "data_dir", type=str | None, default=None, help="where named sets are kept")
-    options = _parse(parser, arguments)
+    parser = _Parser(info)
+    parser.add_argument("run", nargs="?", type=Path, help="run folder")
+    _option(parser, "data", str | None, None, "a data set's name or path")
+    _option(parser, "data_dir", str | None, None, "where named sets are kept")
+    _option(parser, "label", str | None, None, "label column of a table")
+    options = parser.parse_args(arguments)
     if (options.run is None) == (options.data is None):
         raise pv.UsageError("give a run folder, or --data with a name or path")
-    print(_describe_data(options) if options.data else _describe_run(Path(options.run)))
-    return 0
+    print(_describe_data(options) if options.data else _describe_run(options.run))
 
 
 def _describe_run(run: Path) -> str:
     pair = pv.load(run)
-    folder = run if run.is_dir() else run.parent
     lines = [f"{run}", f"parameters: {sum(p.numel() for p in pair.parameters()):,}", str(pair)]
     for name in ("config.yaml", "environment.json", "evaluation.json"):
-        if (folder / name).is_file():
-            lines += ["", f"{name}:", (folder / name).read_text().rstrip()]
+        file = _folder(run) / name
+        if file.is_file():
+            lines += ["", f"{name}:", file.read_text(errors="replace").rstrip()]
     return "\n".join(lines)
 
 
 def _describe_data(options: Any) -> str:
-    splits = pv.data.load(options.data, options.data_dir)
+    splits = pv.data.load(options.data, options.data_dir, label=options.label)
     x = splits.train.x
     finite = x[x.isfinite()]
-    kinds = {
-        "0 or 1": bool(((finite == 0) | (finite == 1)).all()),
-        "whole numbers": bool((finite == finite.round()).all()),
-        "numbers in [0, 1]": bool((finite.min() >= 0) & (finite.max() <= 1)),
-    }
-    kind = next((name for name, holds in kinds.items() if holds), "real numbers")
-    return "\n".join(
-        [
-            splits.description,
-            f"train {len(splits.train):,}, test {len(splits.test):,}, shape "
-            f"{list(x.shape[1:])}, {len(splits.classes or ())} classes",
+    lines = [
+        splits.description,
+        f"train {len(splits.train):,}, test {len(splits.test):,}, shape {list(x.shape[1:])}, "
+        f"{len(splits.classes or ())} classes",
+    ]
+    if finite.numel():
+        kinds = {
+            "0 or 1": bool(((finite == 0) | (finite == 1)).all()),
+            "whole numbers": bool((finite == finite.round()).all()),
+            "numbers in [0, 1]": bool((finite.min() >= 0) & (finite.max() <= 1)),
+        }
+        kind = next((name for name, holds in kinds.items() if holds), "real numbers")
+        lines.append(
             f"values: {kind}, from {finite.min():.4g} to {finite.max():.4g}, mean "
-            f"{finite.mean():.4g}, {x.numel() - finite.numel():,} missing or infinite",
-        ]
-    )
+            f"{finite.mean():.4g}"
+        )
+    lines.append(f"missing or infinite: {x.numel() - finite.numel():,}")
+    return "\n".join(lines)
 
 
-COMMANDS: Mapping[str, Callable[[list[str]], int]] = {
+COMMANDS: Mapping[str, Callable[[list[str]], None]] = {
     command.__name__: command
     for command in (fit, evaluate, sample, reconstruct, interpolate, traverse, info)
 }

@@ -41,8 +41,9 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     >>> nearest("mnits", ["digits", "mnist"])
     "; did you mean 'mnist'?"
     """
-    found = difflib.get_close_matches(word, list(choices), n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    by_lower = {choice.lower(): choice for choice in choices}
+    found = difflib.get_close_matches(word.lower(), list(by_lower), n=1)
+    return f"; did you mean {by_lower[found[0]]!r}?" if found else ""
 
 
 _MODES = ("none", "dynamic", "threshold", "static")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyrovae import traces
 from pyrovae.data import StreamedData, TensorData, UsageError
-from pyrovae.traces import Pair, Structure, Traces, as_pair
+from pyrovae.traces import Pair, Structure, Traces
 
 __all__ = ["Evaluation", "Gap", "elbo", "evaluate", "gap", "log_evidence", "pareto_khat"]
 
@@ -174,7 +174,7 @@ def evaluate(
     >>> bool((found.log_evidence.mean() >= found.elbo.mean()).item()), found.units
     (True, 2)
     """
-    program, data, shape = _prepare(pair, x, seed, plate)
+    program, data, shape = traces.prepare(pair, x, seed, plate)
     gathered: dict[str, list[Tensor]] = {}
     dimensions: dict[str, Tensor] = {}
     notes = []
@@ -227,9 +227,7 @@ def evaluate(
         codes=codes,
         active={name: _varies(code) for name, code in codes.items()},
         bits_per_dimension=(
-            -log_evidence / (elements * math.log(2))
-            if bits and log_evidence is not None
-            else None
+            -log_evidence / (elements * math.log(2)) if bits and log_evidence is not None else None
         ),
         num_particles=num_particles,
         notes=tuple(notes),
@@ -254,7 +252,7 @@ def elbo(
     >>> elbo(VAE((4,), 2), torch.ones(10, 4)).shape
     torch.Size([10])
     """
-    program, data, shape = _prepare(pair, x, seed, plate)
+    program, data, shape = traces.prepare(pair, x, seed, plate)
     chunks = _chunks(program, data, shape, num_particles, chunk_bytes, seed)
     return torch.cat([_mean([p.elbo for p in parts]).cpu() for parts in chunks])
 
@@ -281,7 +279,7 @@ def log_evidence(
     >>> log_evidence(VAE((4,), 2), torch.ones(10, 4), num_particles=50).shape
     torch.Size([10])
     """
-    program, data, shape = _prepare(pair, x, seed, plate)
+    program, data, shape = traces.prepare(pair, x, seed, plate)
     shape.refuse_globals()
     chunks = _chunks(program, data, shape, num_particles, chunk_bytes, seed)
     return torch.cat(
@@ -327,7 +325,9 @@ class Gap:
         lines = [f"{len(self.elbo):,} data, nats per datum{'mean':>12} {'s.e.':>8}"]
         width = len(lines[0]) - 18
         for name, value in rows.items():
-            lines.append(f"{name:<{width}} {float(value.mean()):>8.3f} {_standard_error(value):>8.3f}")
+            lines.append(
+                f"{name:<{width}} {float(value.mean()):>8.3f} {_standard_error(value):>8.3f}"
+            )
         worse = "network" if self.amortisation.mean() > self.approximation.mean() else "family"
         lines.append(f"the larger part is due to the guide's {worse}")
         return "\n".join(lines)
@@ -364,13 +364,12 @@ def gap(
     Raises:
         UsageError: a global latent, a site without a pathwise gradient, a flow.
     """
-    program, data, shape = _prepare(pair, x, seed, plate)
+    program, data, shape = traces.prepare(pair, x, seed, plate)
     shape.refuse_globals()
     if shape.enumerated or not shape.broadcasts:
         raise UsageError("the gap report needs latents that are drawn, in a pair that broadcasts")
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     size = max(1, CHUNK // (4 * shape.row_bytes * max(refine_particles, num_particles)))
-    modes = [p for p in program.tensors().values() if p.requires_grad]
     with program.evaluating():
         torch.manual_seed(seed)
         for batch in data.batches(min(size, len(data))):
@@ -384,14 +383,8 @@ def gap(
 
             start = measure().elbo.mean(0)
             refinement.particles, refinement.draws = refine_particles, {}
-            for parameter in modes:
-                parameter.requires_grad_(False)
-            try:
-                with torch.enable_grad():
-                    _climb(refined, batch, shape, refinement, refine_particles, steps)
-            finally:
-                for parameter in modes:
-                    parameter.requires_grad_(True)
+            with torch.enable_grad():
+                _climb(refined, batch, shape, refinement, refine_particles, steps)
             end = measure().elbo.mean(0)
             refinement.noise = False  # independent draws, as importance sampling needs
             weights = measure().log_weights
@@ -424,10 +417,11 @@ def _climb(
     )
 
     def closure() -> Tensor:
-        optimizer.zero_grad()
         torch.manual_seed(0)  # sites that are not Gaussian keep their noise too
         loss = -traces.draw(refined, batch, particles, shape).elbo.mean(0).sum()
-        loss.backward()
+        # not backward(): the networks' own gradients stay as they are
+        for shift, grad in zip(shifts, torch.autograd.grad(loss, shifts), strict=True):
+            shift.grad = grad
         return loss
 
     optimizer.step(closure)
@@ -475,19 +469,6 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     return torch.where(constant, 0.0, k).to(log_weights.dtype)
 
 
-def _prepare(
-    pair: Any, x: Any, seed: int, plate: str | None
-) -> tuple[Pair, TensorData | StreamedData, Structure]:
-    """The pair (NaN = missing), the data where the pair is, and the structure."""
-    program = as_pair(pair)
-    data = program.serve(x).fixed(seed)
-    if isinstance(data, TensorData):
-        program = traces.completing(program, data[:])
-    few = next(iter(data.batches(min(len(data), 5))))
-    program.example(few)
-    return program, data, traces.structure(program, few, plate)
-
-
 def _chunks(
     pair: Pair,
     data: TensorData | StreamedData,
@@ -505,11 +486,9 @@ def _chunks(
     at_once = min(num_particles, max(1, rows // size))
     with pair.evaluating():
         torch.manual_seed(seed)
-        if isinstance(data, TensorData):
-            traces.check_support(pair, data[:1], data)
         validating = True
         for batch in data.batches(min(size, len(data))):
-            # the data have been checked above, the programs are on their first chunk
+            # the data have been checked by now, the programs are on their first chunk
             with pyro.validation_enabled(validating):
                 parts = traces.slices(pair, batch, num_particles, at_once, shape)
                 light = [part.light() for part in parts]

@@ -28,7 +28,9 @@ Values = Tensor | dict[str, Tensor]
 BATCH = 512
 
 
-def sample(pair: Any, n: int = 64, *, like: Any = None, mean: bool = False, seed: int = 0) -> Values:
+def sample(
+    pair: Any, n: int = 64, *, like: Any = None, mean: bool = False, seed: int = 0
+) -> Values:
     """Draw ``n`` data from the model: z from the prior, x from p(x|z).
 
     Args:
@@ -135,13 +137,11 @@ def reconstruct(
         ``[N, *event_shape]``, or ``[draws, N, *event_shape]``; a dict of them by site where the
         model observes several.
     """
-    program = as_pair(pair)
-    data = program.serve(x).fixed(seed)
-    shape, parts = None, []
+    program, data, shape = traces.prepare(pair, x, seed)
+    parts = []
     with program.evaluating():
         torch.manual_seed(seed)
         for batch in data.batches(BATCH):
-            shape = shape or traces.structure(program, tuple(a[:5] for a in batch))
             drawn = []
             for _ in range(draws or num_particles):
                 guide = traces.draw(program, batch, 1, shape).guide
@@ -153,9 +153,7 @@ def reconstruct(
     return _unwrap({n: torch.cat([p[n] for p in parts], dim=int(draws > 0)) for n in parts[0]})
 
 
-def interpolate(
-    pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "linear"
-) -> Values:
+def interpolate(pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "linear") -> Values:
     """Decode the path between the codes of ``a`` and ``b``.
 
     Args:
@@ -182,9 +180,7 @@ def interpolate(
     if not start:
         raise UsageError("the guide has no continuous latent in the plate over the data")
     if len(ends[0]) != len(ends[1]):
-        raise UsageError(
-            f"a and b must hold as many data, got {len(ends[0])} and {len(ends[1])}"
-        )
+        raise UsageError(f"a and b must hold as many data, got {len(ends[0])} and {len(ends[1])}")
     t = torch.linspace(0, 1, steps)
     between = {n: paths[method](start[n], end[n], t).flatten(0, 1) for n in start}
     n = steps * len(ends[0])

@@ -10,16 +10,14 @@ from torch import Tensor
 
 from pyrovae import traces
 from pyrovae.data import UsageError
-from pyrovae.traces import Args, Pair, Structure, as_pair
+from pyrovae.traces import Args, Pair, Structure
 
 __all__ = ["exact_log_evidence"]
 
 FAR = 60.0  # nats below the largest value that quadrature may leave out
 
 
-def exact_log_evidence(
-    pair: Any, x: Any, *, points: int = 120, plate: str | None = None
-) -> Tensor:
+def exact_log_evidence(pair: Any, x: Any, *, points: int = 120, plate: str | None = None) -> Tensor:
     """log p(x) per datum, ``[N]``, nats, without sampling.
 
     Where log p(x, z) is quadratic in z (a linear-Gaussian pair) the integral is closed: with
@@ -42,13 +40,11 @@ def exact_log_evidence(
     >>> torch.allclose(exact_log_evidence(vae, x), log_evidence(vae, x, 20000), atol=0.02)
     True
     """
-    program = as_pair(pair)
-    data = program.serve(x).fixed()
-    results, shape = [], None
+    program, data, shape = traces.prepare(pair, x, plate=plate)
+    shape.refuse_globals()
+    results = []
     with program.evaluating():
         for batch in data.batches(16):
-            shape = shape or traces.structure(program, tuple(a[:5] for a in batch), plate)
-            shape.refuse_globals()
             sizes = _sizes(program, batch, shape)
             exact = _quadratic(program, batch, shape, sizes)
             if exact is None:

@@ -5,33 +5,47 @@ from __future__ import annotations
 import csv
 import datetime
 import importlib
+import inspect
 import json
 import os
 import platform
-import re
-import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import uuid
+from argparse import ArgumentError
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from pyrovae.data import UsageError
+from pyrovae.data import UsageError, nearest
 from pyrovae.networks import Component
 from pyrovae.traces import as_pair
 
 __all__ = ["Folder", "describe", "environment", "load", "save"]
 
+# What is named by its class: the module, the base class, the class by default.
+PARTS = {
+    "model": ("vae", "VAE", "VAE"),
+    "prior": ("priors", "Prior", "StandardNormal"),
+    "likelihood": ("likelihoods", "Likelihood", "Bernoulli"),
+    "guide": ("guides", "Guide", "MeanField"),
+    "network": ("networks", "Network", "MLP"),
+}
 WEIGHTS = "model.safetensors"
-OWN = ("config.yaml", "metrics.csv", WEIGHTS, "environment.json", "evaluation.json", "figures")
+FIGURES = ("training", "reconstructions", "samples", "interpolation", "latent_map", "kl")
+OWN = (
+    *("config.yaml", "metrics.csv", WEIGHTS, "environment.json", "evaluation.json"),
+    *(f"figures/{name}.png" for name in (*FIGURES, "traversal")),
+)
 
 
 def describe(value: Any) -> Any:
@@ -58,25 +72,136 @@ def _description(owner: Any) -> Any:
         return None
 
 
-def construct(description: Any) -> Any:
-    """The component that :func:`describe` described.
+def unknown(what: str, name: object, choices: Iterable[str]) -> UsageError:
+    """The error of a name that is none of the choices, with the nearest of them."""
+    choices = list(choices)
+    hint = nearest(str(name), choices) or "."
+    return UsageError(f"there is no {what} {name!r}{hint} Choose one of {', '.join(choices)}")
+
+
+def classes(part: str) -> dict[str, type]:
+    """The concrete classes of a part, by name: a new class is here as soon as it is written."""
+    room, base, _ = PARTS[part]
+    module = importlib.import_module(f"pyrovae.{room}")
+    named = {name: getattr(module, name) for name in module.__all__}
+    return {
+        name: cls
+        for name, cls in named.items()
+        if inspect.isclass(cls)
+        and issubclass(cls, getattr(module, base))
+        and not inspect.isabstract(cls)
+    }
+
+
+def find(part: str | None, name: Any) -> Any:
+    """A class of a part (None: of any) by its name or full path; nothing else is ever imported.
 
     Raises:
-        UsageError: a class that is not one of pyrovae's own.
+        UsageError: no such class, with the nearest name.
     """
-    if not isinstance(description, Mapping):
-        return description
-    path = str(description.get("class_path"))
-    if not re.fullmatch(r"pyrovae(\.[a-z_]+)+\.[A-Za-z]+", path):
-        raise UsageError(f"{path!r} is not a class of pyrovae; only those are built from a file")
-    module, name = path.rsplit(".", 1)
+    known = {k: c for one in ([part] if part else PARTS) for k, c in classes(one).items()}
+    paths = {f"{cls.__module__}.{cls.__name__}": cls for cls in known.values()}
+    if not isinstance(name, str) or name not in known | paths:
+        raise unknown(part or "component", name, known)
+    return (known | paths)[name]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One argument of a component: its type, its default, and which part it is, if one."""
+
+    kind: Any
+    default: Any
+    part: str | None
+
+    @property
+    def required(self) -> bool:
+        """Whether there is no default."""
+        return self.default is inspect.Parameter.empty
+
+
+def slots(cls: Any) -> dict[str, Slot]:
+    """The arguments of a component's constructor."""
+    hints = get_type_hints(cls.__init__)
+    bases = {
+        getattr(importlib.import_module(f"pyrovae.{room}"), base): part
+        for part, (room, base, _) in PARTS.items()
+    }
+    found = {}
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        kind = hints.get(name, Any)
+        part = next((bases[k] for k in (kind, *get_args(kind)) if k in bases), None)
+        found[name] = Slot(kind, parameter.default, part)
+    return found
+
+
+def typed(kind: Any, value: Any, where: str) -> Any:
+    """A flag's text, or a value out of a file, as the type that was annotated.
+
+    Raises:
+        UsageError: it is not of that type.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=kind)
     try:
-        cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"this version of pyrovae has no class {path}") from error
-    if not (isinstance(cls, type) and issubclass(cls, Component)):
-        raise UsageError(f"{path!r} is not a component of pyrovae")
-    return cls(**{k: construct(v) for k, v in description.get("init_args", {}).items()})
+        if isinstance(value, str):
+            return parser.parse_args([f"--value={value}"]).value
+        return parser.parse_object({"value": value}).value
+    except (ArgumentError, TypeError, ValueError) as error:
+        kinds = [kind] if kind in _WORDS else [k for k in get_args(kind) if k is not type(None)]
+        words = " or ".join(_WORDS.get(k, str(k)) for k in kinds or [kind])
+        raise UsageError(f"{where} must be {words}, got {value!r}") from error
+
+
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    list[int]: "a list of whole numbers such as [3,5]",
+}
+
+
+def construct(
+    given: Any, part: str | None = None, where: str = "the component", default: Any = None
+) -> Any:
+    """The component that a description means: that of :func:`describe`, or one made by hand.
+
+    Args:
+        given: the name of a class; or its name or path as ``class_path``, with ``init_args``.
+        part: which part it must be.
+        where: what to call it in errors.
+        default: the component that is used where nothing else is given.
+
+    Raises:
+        UsageError: a class, argument or value that is not known.
+    """
+    given = {"class_path": given} if isinstance(given, str) else given or {}
+    init = (given.get("init_args") or {}) if isinstance(given, Mapping) else None
+    if not isinstance(init, Mapping) or set(given) - {"class_path", "init_args"}:
+        raise UsageError(
+            f"{where} must be the name of a class, or have the keys class_path and init_args, "
+            f"got {given!r}"
+        )
+    usual = type(default).__name__ if part is None or default is not None else PARTS[part][2]
+    cls = find(part, given.get("class_path", usual))
+    known = slots(cls)
+    for name in init:
+        if name not in known:
+            raise unknown(f"argument of {cls.__name__} ({where})", name, known)
+    arguments = default.arguments() if type(default) is cls else {}
+    for name, slot in known.items():
+        path, value = f"{where}.{name}", init.get(name)
+        if slot.part and (value is not None or slot.required or slot.default is not None):
+            own = None if slot.required else slot.default
+            arguments[name] = construct(value, slot.part, path, own)
+        elif name in init:
+            arguments[name] = typed(slot.kind, value, path)
+        elif slot.required:
+            raise UsageError(f"{cls.__name__} needs {name}; give {path}")
+    return cls(**arguments)
 
 
 def save(pair: Any, path: str | Path) -> Path:
@@ -122,9 +247,9 @@ def load(path: str | Path, into: Any = None) -> Any:
         raise UsageError(f"there is no saved model at {file}; give a run folder or its {WEIGHTS}")
     try:
         with safe_open(str(file), "pt") as opened:
-            notes = json.loads((opened.metadata() or {}).get("pyrovae", "{}"))
+            notes = dict(json.loads((opened.metadata() or {}).get("pyrovae", "{}")))
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
         raise UsageError(
             f"{file} is not a readable safetensors file ({error}); it is corrupt or cut off: "
             f"take another copy, or train again"
@@ -136,7 +261,7 @@ def load(path: str | Path, into: Any = None) -> Any:
                 f"{file} holds the parameters of a pair of your own code, which no file can "
                 f"carry; build the pair and call pv.load(path, into=pair)"
             )
-        pair = construct(notes["model"])
+        pair = construct(notes["model"], "model", f"{file}: model")
     as_pair(pair).fill(tensors, str(file))
     return pair
 
@@ -144,22 +269,19 @@ def load(path: str | Path, into: Any = None) -> Any:
 @contextmanager
 def _writing(file: Path) -> Iterator[Path]:
     """A temporary neighbour that replaces ``file`` once it is complete and on disk."""
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    except OSError as error:
-        raise UsageError(f"cannot write {file}: {error.strerror}; choose another path") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o644)
         temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot write {file}: {reason}; choose another path") from error
+    finally:
+        with suppress(OSError):  # a parent that is no folder
+            temporary.unlink()
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
@@ -192,18 +314,24 @@ class Folder:
 
     path: Path
     config: dict[str, Any] | None = None
+    heading: str = ""  # said on stderr when the folder is made
 
     @classmethod
     def prepare(
-        cls, path: str | Path, *, force: bool = False, config: dict[str, Any] | None = None
+        cls,
+        path: str | Path,
+        *,
+        force: bool = False,
+        config: dict[str, Any] | None = None,
+        heading: str = "",
     ) -> Folder:
         """Check that the folder can be made, and leave no trace of having checked.
 
         Raises:
             UsageError: it is there already (without ``force``), is a file, or cannot be written.
         """
-        path = Path(path)
-        if path.is_file() or (path.exists() and not path.is_dir()):
+        path = Path(path).expanduser()
+        if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file; choose another folder for the run")
         if path.is_dir() and any(path.iterdir()) and not force:
             raise UsageError(
@@ -219,20 +347,18 @@ class Folder:
                 f"cannot write to {ancestor} ({error.strerror}); choose another folder for the "
                 f"run (out, --out)"
             ) from error
-        return cls(path, config)
+        return cls(path, config, heading)
 
     def create(self) -> None:
         """Make the folder; an earlier run's files in it, and nothing else, are removed."""
         self.path.mkdir(parents=True, exist_ok=True)
         for name in OWN:
-            old = self.path / name
-            if old.is_dir():
-                shutil.rmtree(old)
-            else:
-                old.unlink(missing_ok=True)
+            (self.path / name).unlink(missing_ok=True)
         if self.config is not None:
-            text = yaml.safe_dump(self.config, sort_keys=False)
-            (self.path / "config.yaml").write_text(text)
+            with _writing(self.path / "config.yaml") as temporary:
+                temporary.write_text(yaml.safe_dump(self.config, sort_keys=False))
+        if self.heading:
+            print(self.heading, file=sys.stderr)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """One more line of ``metrics.csv``."""
@@ -250,5 +376,6 @@ class Folder:
         self.write_json("environment.json", environment(device))
 
     def write_json(self, name: str, content: Any) -> None:
+        """One file of the run."""
         with _writing(self.path / name) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence, transform_to
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import pyrovae.distributions  # noqa: F401  (registers closed-form divergences)
 from pyrovae.data import StreamedData, TensorData, UsageError, as_data
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "generate",
     "log_density",
     "parameters",
+    "prepare",
     "rebuild",
     "simulate",
     "slices",
@@ -114,7 +116,7 @@ class Pair:
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Pyro as this pair sees it: its own parameter store, modules' parameters local."""
+        """Pyro as this pair sees it: a parameter store of its own."""
         memory, store = self.memory, pyro.get_param_store()
         if memory.active:
             yield
@@ -124,7 +126,7 @@ class Pair:
         try:
             store.clear()
             store.set_state(memory.store)
-            with pyro.settings.context(module_local_params=True), _Restores(memory.pending):
+            with _Restores(memory.pending):
                 yield
         finally:
             memory.store = store.get_state()
@@ -494,8 +496,11 @@ def check_support(pair: Pair, args: Args, data: TensorData) -> None:
     Raises:
         UsageError: data outside a support, with their range and what would fit.
     """
-    with pyro.validation_enabled(False), pair.scope():
-        sites = _sites(_run(pair, args)[0]).values()
+    try:
+        with pyro.validation_enabled(False), pair.scope():
+            sites = _sites(_run(pair, args)[0]).values()
+    except (ValueError, RuntimeError, NotImplementedError):
+        return  # check says what is wrong with the programs
     for site in sites:
         where = next((k for k, a in enumerate(args) if site["value"] is a), None)
         if not site["is_observed"] or where is None:
@@ -582,7 +587,7 @@ def structure(pair: Any, args: Args, plate: str | None = None) -> Structure:
     size = len(args[0])
     few = tuple(a[: min(size, 5)] if isinstance(a, Tensor) and len(a) == size else a for a in args)
     with pair.evaluating():
-        model_trace, guide_trace = check(pair, few)
+        model_trace, guide_trace = _check_few(pair, few, args)
         model, guide = _sites(model_trace), _sites(guide_trace)
         frames = _frames(model, guide)
         nesting = max((-frame.dim for frame in frames.values()), default=0)
@@ -617,6 +622,42 @@ def structure(pair: Any, args: Args, plate: str | None = None) -> Structure:
             ),
         )
         return _probe_particles(pair, few, found)
+
+
+def _check_few(pair: Pair, few: Args, args: Args) -> tuple[Any, Any]:
+    try:
+        return check(pair, few)
+    except UsageError as error:
+        try:
+            check(pair, args)
+        except UsageError:
+            raise error from None
+        raise UsageError(
+            f"the pair runs on {len(args[0])} data but not on {len(few[0])}: a plate has a size of "
+            f"its own. Data are gone through in batches of any size: give the programs the batch, "
+            f"with pyro.plate('data', len(x)) or, for N data in all, pyro.plate('data', N, "
+            f"subsample_size=len(x))"
+        ) from error
+
+
+def prepare(
+    pair: Any, x: Any, seed: int = 0, plate: str | None = None
+) -> tuple[Pair, TensorData | StreamedData, Structure]:
+    """What every verb starts with: the pair (NaN in ``x`` means missing), the data where the
+    pair is, any binarisation drawn once, and the pair's structure on them.
+
+    Raises:
+        UsageError: data outside a support, and whatever :func:`structure` raises.
+    """
+    program = as_pair(pair)
+    data = program.serve(x).fixed(seed)
+    few = next(iter(data.batches(min(len(data), 5))))
+    with program.evaluating():
+        if isinstance(data, TensorData):
+            program = completing(program, data[:])
+            check_support(program, few, data)
+    program.example(few)
+    return program, data, structure(program, few, plate)
 
 
 def _frames(*traces: dict[str, Any]) -> dict[str, Any]:
@@ -723,8 +764,10 @@ def _slice(guide_trace: Any, start: int, stop: int, shape: Structure) -> Any:
             return narrow(value, particle - extra - constraint.event_dim)
 
         value = narrow(site["value"], particle - site["fn"].event_dim)
-        if count == 1 and name in shape.globals:
-            value = value.reshape(value.shape[value.dim() - site["fn"].event_dim :])
+        if count == 1:
+            dims = [-f.dim for f in site["cond_indep_stack"] if f.vectorized]
+            depth = max((d for d in dims if d < -particle), default=0) + site["fn"].event_dim
+            value = value.reshape(value.shape[max(0, value.dim() - depth) :])
         part = {**site, "value": value}
         if "reduced" in site:
             part["reduced"] = site["reduced"][start:stop]
@@ -879,7 +922,9 @@ def _by_dimension(q: Any, p: Any, closed: bool) -> Tensor | None:
     bases = []
     for site in (q, p):
         fn = site["fn"]
-        if site.get("opaque") or not (isinstance(fn, dist.Independent) and fn.reinterpreted_batch_ndims == 1):
+        if site.get("opaque") or not (
+            isinstance(fn, dist.Independent) and fn.reinterpreted_batch_ndims == 1
+        ):
             return None
         bases.append(fn.base_dist)
     if q["mask"] is not None or bases[0].event_dim or bases[1].event_dim:
@@ -999,9 +1044,7 @@ def generate(
     return {name: (site["fn"], site["value"]) for name, site in sites.items()}
 
 
-def simulate(
-    pair: Any, args: Args, latents: Sequence[str]
-) -> tuple[dict[str, Tensor], Args]:
+def simulate(pair: Any, args: Args, latents: Sequence[str]) -> tuple[dict[str, Tensor], Args]:
     """Draw latents and data from the model: the named latents' values, and ``args`` with every
     argument that an observed site observes replaced by that site's draw.
 
@@ -1025,9 +1068,7 @@ def simulate(
     return {name: observing[name]["value"] for name in latents}, tuple(simulated)
 
 
-def log_density(
-    pair: Any, args: Args, latents: Mapping[str, Tensor], shape: Structure
-) -> Tensor:
+def log_density(pair: Any, args: Args, latents: Mapping[str, Tensor], shape: Structure) -> Tensor:
     """log p(x, z) of the local sites at given latents ``[particles, batch, ...]``:
     ``[particles, batch]``, with gradients if they are enabled."""
     pair = as_pair(pair)

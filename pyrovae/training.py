@@ -68,10 +68,10 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.zeros(1, device=chosen)
+        float(torch.zeros(1, device=chosen))
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise UsageError(
             f"device {str(device)!r} is not usable here ({reason}); there is {', '.join(there)}. "
             f"Use device='auto' or one of these"
@@ -235,7 +235,7 @@ class _Trainer:
         """Everything that can be refused before the first step is."""
         if isinstance(self.data, TensorData):
             self.data.check_finite()
-        few = next(iter(self.data.batches(min(self.batch_size, 16), generator=self._fresh())))
+        few = next(iter(self.data.batches(self.batch_size, generator=self._fresh())))
         self.pair.example(few)
         with self.pair.evaluating():
             if isinstance(self.data, TensorData):

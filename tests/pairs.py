@@ -62,7 +62,7 @@ class PPCA(nn.Module):
     def diagonal_gap(self) -> float:
         """KL(best diagonal q || p(z|x)), the same for every x."""
         precision = self.w.T @ self.w / self.noise**2 + torch.eye(self.w.shape[1]).to(self.w)
-        return float(0.5 * (precision.diagonal().log().sum() - precision.logdet()))
+        return float(0.5 * (precision.diagonal().log().sum() - precision.logdet()).detach())
 
     def kl(self, x: Tensor, diagonal: bool) -> Tensor:
         """KL(q || p(z)) by the textbook formula."""

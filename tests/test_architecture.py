@@ -1,0 +1,90 @@
+"""The rooms keep their order, and the declarative VAE is a leaf."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "pyrovae"
+ORDER = [
+    "data", "networks", "distributions", "priors", "likelihoods", "guides", "vae", "traces",
+    "runs", "training", "evaluation", "oracles", "generation", "calibration", "plots", "cli",
+]  # fmt: skip
+
+
+def internal(node: ast.AST) -> list[str]:
+    """Rooms of the package that an import statement opens."""
+    if isinstance(node, ast.ImportFrom) and node.module:
+        if node.module == "pyrovae":
+            return [alias.name for alias in node.names]
+        if node.module.startswith("pyrovae."):
+            return [node.module.split(".")[1]]
+    if isinstance(node, ast.Import):
+        names = [a.name for a in node.names if a.name.startswith("pyrovae.")]
+        return [name.split(".")[1] for name in names]
+    return []
+
+
+def test_every_room_has_its_place() -> None:
+    rooms = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    assert rooms == set(ORDER)
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_imports_go_one_way(room: str) -> None:
+    tree = ast.parse((PACKAGE / f"{room}.py").read_text())
+    for node in ast.walk(tree):
+        for opened in internal(node):
+            assert ORDER.index(opened) < ORDER.index(room), f"{room} imports {opened}"
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_no_internal_import_hides_in_a_function(room: str) -> None:
+    tree = ast.parse((PACKAGE / f"{room}.py").read_text())
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            for node in ast.walk(function):
+                assert not internal(node), f"{room}.{getattr(function, 'name', 'lambda')}"
+
+
+def test_poutine_and_matplotlib_have_one_user() -> None:
+    for room in set(ORDER) - {"traces"}:
+        assert "poutine" not in (PACKAGE / f"{room}.py").read_text(), room
+    for room in set(ORDER) - {"plots"}:
+        assert "matplotlib" not in (PACKAGE / f"{room}.py").read_text(), room
+
+
+def test_plain_functions_need_no_vae() -> None:
+    """Everything works on two functions when vae.py cannot be imported."""
+    program = """
+import sys
+sys.modules["pyrovae.vae"] = None  # any import of it fails
+import torch, pyro, pyro.distributions as dist, pyrovae as pv
+torch.manual_seed(0)
+decoder, encoder = torch.nn.Linear(2, 4), torch.nn.Linear(4, 4)
+def model(x):
+    pyro.module("decoder", decoder)
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+def guide(x):
+    pyro.module("encoder", encoder)
+    with pyro.plate("data", len(x)):
+        loc, raw = encoder(x).chunk(2, -1)
+        pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
+x = torch.randn(64, 4)
+pair = pv.Pair(model, guide)
+pv.fit(pair, x, epochs=2, batch_size=16, progress=False)
+found = pv.evaluate(pair, x, 50)
+assert found.log_evidence.mean() > found.elbo.mean()
+assert pv.sample(pair, 3).shape == (3, 4) and pv.reconstruct(pair, x).shape == (64, 4)
+assert pv.interpolate(pair, x[:2], x[2:4], 5).shape == (2, 5, 4)
+assert pv.traverse(pair, x)[0].shape[1:] == (9, 4)
+assert pv.calibrate(pair, x, simulations=100).ranks.shape == (100, 2)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,221 @@
+"""One contract per kind, one row per class: a new class adds a row here and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+from collections.abc import Callable
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import pyrovae as pv
+from pyrovae import guides, likelihoods, networks, priors, runs
+from pyrovae.networks import Component
+
+SMALL = networks.MLP([8])
+EVENT = (1, 6, 5)
+
+PRIORS: dict[str, Callable[[], priors.Prior]] = {
+    "StandardNormal": priors.StandardNormal,
+}
+LIKELIHOODS: dict[str, Callable[[], likelihoods.Likelihood]] = {
+    "Bernoulli": lambda: likelihoods.Bernoulli(SMALL),
+    "Normal": lambda: likelihoods.Normal(SMALL),
+    "Normal per dimension": lambda: likelihoods.Normal(SMALL, scale="per_dimension"),
+    "Normal network": lambda: likelihoods.Normal(SMALL, scale="network"),
+    "Normal fixed": lambda: likelihoods.Normal(SMALL, scale=0.3),
+}
+GUIDES: dict[str, Callable[[], guides.Guide]] = {
+    "MeanField": lambda: guides.MeanField(SMALL),
+}
+NETWORKS: dict[str, Callable[[], networks.Network]] = {
+    "MLP": lambda: networks.MLP([8, 7], "Tanh"),
+    "MLP linear": lambda: networks.MLP([]),
+    "ConvNet": lambda: networks.ConvNet([4, 6], hidden=9),
+    "ConvNet deep": lambda: networks.ConvNet([4, 4, 4], hidden=9, activation="SiLU"),
+}
+
+
+def rows(table: dict[str, Callable[[], object]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("make", table.values(), ids=table.keys())
+
+
+@pytest.mark.parametrize(
+    ("room", "table"),
+    [(priors, PRIORS), (likelihoods, LIKELIHOODS), (guides, GUIDES), (networks, NETWORKS)],
+    ids=["priors", "likelihoods", "guides", "networks"],
+)
+def test_every_class_has_a_row(room: object, table: dict[str, Callable[[], object]]) -> None:
+    classes = [getattr(room, name) for name in room.__all__]
+    concrete = {c for c in classes if inspect.isclass(c) and not inspect.isabstract(c)}
+    concrete.discard(Component)
+    assert concrete == {type(make()) for make in table.values()}
+
+
+@rows({**PRIORS, **LIKELIHOODS, **GUIDES, **NETWORKS})
+def test_signature_is_configuration(make: Callable[[], Component]) -> None:
+    """Described as plain data and built again: the same description, the same shapes."""
+    first = make()
+    again = runs.construct(runs.describe(first))
+    assert runs.describe(again) == runs.describe(first)
+    assert set(runs.describe(first)["init_args"]) == set(first.arguments())
+    assert type(again) is type(first)
+
+
+@rows(PRIORS)
+def test_prior(make: Callable[[], priors.Prior]) -> None:
+    prior = make()
+    prior.build(3)
+    fn = prior()
+    assert fn.batch_shape == () and fn.event_shape == (3,)
+    assert fn.log_prob(fn.sample((5,))).shape == (5,)
+
+
+@rows(LIKELIHOODS)
+@pytest.mark.parametrize("batch", [(7,), (4, 7)], ids=["batch", "particles"])
+def test_likelihood(make: Callable[[], likelihoods.Likelihood], batch: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    likelihood = make()
+    likelihood.build((3,), EVENT)
+    z = torch.randn(*batch, 3)
+    fn = likelihood(z)
+    assert fn.batch_shape == batch and fn.event_shape == EVENT
+    x = fn.sample()
+    log_prob = fn.log_prob(x)
+    assert log_prob.shape == batch
+    # each datum's density is its own: the first is that of the first z alone
+    alone = likelihood(z.reshape(-1, 3)[:1]).log_prob(x.reshape(-1, *EVENT)[:1])
+    torch.testing.assert_close(log_prob.flatten()[:1], alone, rtol=1e-4, atol=1e-4)
+    assert all(p.grad_fn is None for p in likelihood.parameters())
+
+
+@rows(GUIDES)
+def test_guide(make: Callable[[], guides.Guide]) -> None:
+    guide = make()
+    guide.build(EVENT, (3,))
+    fn = guide(torch.randn(7, *EVENT))
+    assert fn.batch_shape == (7,) and fn.event_shape == (3,)
+    z = fn.rsample()
+    assert z.requires_grad and fn.log_prob(z).shape == (7,)
+    # extreme inputs overflow nothing
+    extreme = guide(torch.full((2, *EVENT), 1e6))
+    assert torch.isfinite(extreme.log_prob(extreme.sample())).all()
+
+
+@rows(NETWORKS)
+@pytest.mark.parametrize(
+    "image", list(itertools.product((1, 3), (7, 8), (5, 28))), ids=lambda s: "x".join(map(str, s))
+)
+def test_network_fits_any_image(
+    make: Callable[[], networks.Network], image: tuple[int, int, int]
+) -> None:
+    x = torch.randn(2, *image)
+    encoder = make().build(image, {"loc": (4,), "raw_scale": (4,)})
+    assert [t.shape for t in encoder(x)] == [(2, 4), (2, 4)]
+    decoder = make().build((4,), {"loc": image, "raw": (5, *image)})
+    assert [t.shape for t in decoder(torch.randn(2, 4))] == [(2, *image), (2, 5, *image)]
+
+
+def test_convnet_reaches_every_pixel() -> None:
+    """No output pixel is constant, no input pixel ignored, at even and odd sizes."""
+    torch.manual_seed(0)
+    for image in ((1, 28, 28), (2, 27, 50), (1, 9, 6)):
+        make = networks.ConvNet([4, 4], hidden=16, activation="Tanh")
+        z = torch.randn(64, 3)
+        (out,) = make.build((3,), {"logits": image})(z)
+        assert (out.std(0) > 0).all()
+        x = torch.randn(2, *image, requires_grad=True)
+        make.build(image, {"loc": (3,)})(x)[0].sum().backward()
+        assert (x.grad.abs().sum(0) > 0).all()
+
+
+def test_bernoulli_density_and_gradient_equal_torchs() -> None:
+    torch.manual_seed(0)
+    logits = (torch.randn(3, 2, *EVENT, dtype=torch.float64) * 10).requires_grad_()
+    x = (torch.rand(2, *EVENT) < 0.5).double()
+    usual = dist.Bernoulli(logits=logits).to_event(3)
+    fast = pv.distributions.IndependentBernoulli(dist.Bernoulli(logits=logits), 3)
+    torch.testing.assert_close(fast.log_prob(x), usual.log_prob(x))
+    ours = torch.autograd.grad(fast.log_prob(x).sum(), logits)
+    theirs = torch.autograd.grad(usual.log_prob(x).sum(), logits)
+    torch.testing.assert_close(ours, theirs)
+    with pytest.raises(ValueError, match="support"):
+        fast.log_prob(x + 0.5)
+
+
+def test_bernoulli_with_very_large_logits() -> None:
+    logits = torch.tensor([[300.0, -300.0, 80.0, -5.0]])
+    fn = pv.distributions.IndependentBernoulli(dist.Bernoulli(logits=logits), 1)
+    expected = dist.Bernoulli(logits=logits.double()).to_event(1)
+    for x in (torch.tensor([[1.0, 0, 1, 0]]), torch.tensor([[0.0, 1, 0, 1]])):
+        torch.testing.assert_close(fn.log_prob(x).double(), expected.log_prob(x.double()))
+
+
+def test_module_of_your_own() -> None:
+    event = (1, 6, 5)
+    decoder = nn.Sequential(nn.Linear(3, 30), nn.Unflatten(1, event))
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(30, 6), nn.Unflatten(1, (2, 3)))
+
+    class Split(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = encoder
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            loc, raw = self.body(x).unbind(1)
+            return {"raw_scale": raw, "loc": loc}
+
+    vae = pv.VAE(
+        event, 3, likelihood=likelihoods.Bernoulli(decoder), guide=guides.MeanField(Split())
+    )
+    x = torch.bernoulli(torch.rand(4, *event))
+    assert pv.log_evidence(vae, x, 10).shape == (4,)
+    assert len(list(vae.parameters())) == 4
+
+
+@pytest.mark.parametrize(
+    ("network", "match"),
+    [
+        (nn.Linear(3, 30), r"\(2, 30\); expected logits \(2, 1, 6, 5\)"),
+        (nn.Linear(4, 30), "fails on an input of shape"),
+        (nn.Sequential(nn.Linear(3, 31), nn.Unflatten(1, (1, 31))), "nn.Unflatten"),
+    ],
+)
+def test_network_that_does_not_fit(network: nn.Module, match: str) -> None:
+    with pytest.raises(pv.UsageError, match=match):
+        pv.VAE(EVENT, 3, likelihood=likelihoods.Bernoulli(network))
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: pv.VAE((4,), 0), "at least 1, got 0"),
+        (lambda: pv.VAE((4,), 2.0), "whole number"),
+        (lambda: pv.VAE((), 2), "shape of one datum"),
+        (lambda: pv.VAE((4,), 2, prior=likelihoods.Bernoulli()), "prior must be a"),
+        (lambda: pv.VAE((4,), 2, likelihood="Bernoulli"), "likelihood must be a"),
+        (lambda: pv.VAE((4,), 2, guide=networks.MLP()), "guide must be a"),
+        (lambda: likelihoods.Normal(SMALL, scale="shard"), "did you mean 'shared'"),
+        (lambda: likelihoods.Normal(SMALL, scale=-1.0), "positive"),
+        (lambda: likelihoods.Bernoulli([400]), "networks.MLP"),
+        (lambda: networks.MLP([0]), "positive whole"),
+        (lambda: networks.MLP([4], "Relu").build((2,), {"a": (1,)}), "did you mean 'ReLU'"),
+        (lambda: networks.ConvNet([]), "at least one"),
+        (lambda: pv.VAE((4,), 2, likelihood=likelihoods.Bernoulli(networks.ConvNet())), "use MLP"),
+    ],
+)
+def test_mistakes_speak(make: Callable[[], object], match: str) -> None:
+    with pytest.raises(pv.UsageError, match=match):
+        make()
+
+
+def test_a_component_belongs_to_one_model() -> None:
+    likelihood = likelihoods.Bernoulli(SMALL)
+    pv.VAE((4,), 2, likelihood=likelihood)
+    with pytest.raises(pv.UsageError, match="already belongs"):
+        pv.VAE((4,), 2, likelihood=likelihood)
+    pv.VAE((4,), 2, likelihood=likelihoods.Bernoulli(copy.deepcopy(SMALL)))

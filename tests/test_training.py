@@ -1,0 +1,249 @@
+"""fit: what it learns, repeats, refuses and leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pairs import PPCA
+from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import pyrovae as pv
+
+X = torch.bernoulli(torch.rand(96, 6, generator=torch.Generator().manual_seed(0)))
+
+
+def vae(seed: int = 0) -> pv.VAE:
+    torch.manual_seed(seed)
+    return pv.VAE((6,), 2, likelihood=pv.likelihoods.Bernoulli(pv.networks.MLP([8])))
+
+
+def fit(pair: object, x: object = X, **settings: object) -> pv.History:
+    return pv.fit(pair, x, **{"epochs": 2, "batch_size": 32, "progress": False, **settings})
+
+
+def weights(pair: nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in pair.parameters()]
+
+
+def test_ppca_reaches_the_maximum_likelihood() -> None:
+    """Trained on data with known covariance, the evidence is that of the closed-form optimum."""
+    truth = PPCA("exact", d=5, k=2)
+    x = pv.sample(truth, 2000, like=torch.zeros(1, 5))
+
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(5, 2) * 0.1)
+            self.raw = nn.Parameter(torch.zeros(()))
+            self.encoder = nn.Linear(5, 2)
+            self.log_scale = nn.Parameter(torch.zeros(2))
+
+        def model(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+                fn = dist.Normal(z @ self.w.T, self.raw.exp()).to_event(1)
+                pyro.sample("x", fn, obs=x)
+
+        def guide(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                fn = dist.Normal(self.encoder(x), self.log_scale.exp()).to_event(1)
+                pyro.sample("z", fn)
+
+    torch.manual_seed(0)
+    pair = Linear()
+    pv.fit(pair, x, epochs=60, batch_size=100, lr=0.01, loss=TraceMeanField_ELBO(), progress=False)
+    values = torch.linalg.eigvalsh(x.T @ x / len(x)).flip(0)
+    sigma2 = values[2:].mean()
+    best = -0.5 * (values[:2].log().sum() + 3 * sigma2.log() + 5 * (1 + math.log(2 * math.pi)))
+    found = pv.evaluate(pair, x, 200)
+    assert abs(float(found.elbo.mean() - best)) < 0.02
+    assert abs(float(found.log_evidence.mean() - best)) < 0.02
+    assert found.active_units == 2
+
+
+@pytest.mark.parametrize("loss", [Trace_ELBO, TraceMeanField_ELBO], ids=lambda c: c.__name__)
+def test_the_same_seed_gives_the_same_weights(loss: Callable[[], object]) -> None:
+    first, second, third = vae(), vae(), vae()
+    before = torch.get_rng_state()
+    fit(first, loss=loss(), validation=0.2)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(99)
+    second.load_state_dict(vae().state_dict())
+    fit(second, loss=loss(), validation=0.2)
+    fit(third, loss=loss(), validation=0.2, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(weights(first), weights(third), strict=True))
+
+
+def test_watching_does_not_change_training(tmp_path: Path) -> None:
+    """Progress, metrics, validation data and callbacks leave the weights alone."""
+    first, second = vae(), vae()
+    fit(first)
+    seen = []
+    fit(second, validation=X[:8], callbacks=[lambda h: seen.append(h.last["epoch"])],
+        out=tmp_path / "run", progress=True)  # fmt: skip
+    assert seen == [1, 2]
+    assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
+
+
+def test_two_models_in_one_process_do_not_influence_each_other() -> None:
+    alone = vae()
+    fit(alone)
+    other = vae(seed=5)
+    fit(other, epochs=3, lr=0.1)
+    after = vae()
+    fit(after)
+    assert all(torch.equal(a, b) for a, b in zip(weights(alone), weights(after), strict=True))
+    start = weights(vae(seed=5))
+    assert all(not torch.equal(a, b) for a, b in zip(weights(other), start, strict=True))
+
+
+def test_what_data_may_be() -> None:
+    """Tensor, array, Dataset and loader give the same first step where order is the same."""
+    reference = weights_after(X)
+    for x in (X.numpy(), X.double(), TensorDataset(X), pv.data.TensorData(X)):
+        assert all(torch.equal(a, b) for a, b in zip(reference, weights_after(x), strict=True))
+    loader = DataLoader(TensorDataset(X), batch_size=24)
+    pair = vae()
+    history = fit(pair, loader)
+    assert history.last["step"] == 8 and history.last["elbo"] > -6 * math.log(2) - 5
+    with pytest.raises(pv.UsageError, match="streamed data cannot be split"):
+        fit(vae(), loader, validation=0.1)
+
+
+def weights_after(x: object) -> list[Tensor]:
+    pair = vae()
+    fit(pair, x, epochs=1)
+    return weights(pair)
+
+
+@pytest.mark.parametrize(
+    "loss", [RenyiELBO(alpha=0.5, num_particles=3), TraceGraph_ELBO()], ids=["Renyi", "Graph"]
+)
+def test_losses_without_a_differentiable_form_train(loss: object) -> None:
+    pair = vae()
+    start = pv.elbo(pair, X, 50).mean()
+    fit(pair, loss=loss, epochs=30, lr=0.01)
+    assert pv.elbo(pair, X, 50).mean() > start + 0.05
+
+
+def test_score_function_and_enumeration_train() -> None:
+    """A discrete latent: sampled with the score function, and summed out exactly."""
+    for infer, loss in (({}, Trace_ELBO(num_particles=5)), ({"enumerate": "parallel"},
+                        TraceEnum_ELBO(max_plate_nesting=1))):  # fmt: skip
+        torch.manual_seed(0)
+        encoder, locs = nn.Linear(1, 2), nn.Parameter(torch.tensor([-0.5, 0.5]))
+
+        def model(x: Tensor, locs: Tensor = locs) -> None:
+            with pyro.plate("data", len(x)):
+                y = pyro.sample("y", dist.Bernoulli(0.5))
+                pyro.sample("x", dist.Normal(locs[y.long()], 0.5), obs=x)
+
+        def guide(x: Tensor, encoder: nn.Module = encoder, infer: dict = infer) -> None:
+            with pyro.plate("data", len(x)):
+                logits = encoder(x[:, None])
+                pyro.sample("y", dist.Bernoulli(logits=logits[:, 0]), infer=infer)
+
+        x = torch.cat([torch.full((100,), -2.0), torch.full((100,), 2.0)])
+        pv.fit(pv.Pair(model, guide), x, loss=loss, epochs=60, batch_size=50, lr=0.05,
+               progress=False)  # fmt: skip
+        assert (locs.detach().sort().values - torch.tensor([-2.0, 2.0])).abs().max() < 0.3
+
+
+def test_metrics_and_folder(tmp_path: Path) -> None:
+    pair = vae()
+    history = fit(pair, validation=0.25, out=tmp_path / "run")
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["epoch"]) for row in rows] == [1, 2]
+    for name in ("elbo", "reconstruction", "kl", "validation_elbo", "loss", "images_per_second"):
+        assert float(rows[-1][name]) == pytest.approx(history.last[name])
+    last = history.last
+    assert last["elbo"] == pytest.approx(last["reconstruction"] - last["kl"])
+    again = pv.load(tmp_path / "run")
+    assert torch.equal(pv.elbo(pair, X), pv.elbo(again, X))
+    with pytest.raises(pv.UsageError, match="exists already"):
+        fit(vae(), out=tmp_path / "run")
+    fit(vae(), out=tmp_path / "run", force=True)
+
+
+def test_a_callback_can_end_training() -> None:
+    history = fit(vae(), epochs=50, callbacks=[lambda h: len(h.rows) == 3])
+    assert len(history.rows) == 3
+
+
+def test_dynamic_binarisation_draws_anew() -> None:
+    grey = torch.full((64, 6), 0.5)
+    seen: list[Tensor] = []
+
+    class Watching(pv.VAE):
+        def guide(self, x: Tensor) -> Tensor:
+            if self.training:
+                seen.append(x.clone())
+            return super().guide(x)
+
+    data = pv.data.TensorData(grey).binarised("dynamic")
+    pv.fit(Watching((6,), 2), data, epochs=2, batch_size=64, progress=False)
+    first, second = seen[-2:]
+    assert set(first.unique().tolist()) == {0.0, 1.0} and not torch.equal(first, second)
+    assert abs(float(torch.stack([first, second]).mean()) - 0.5) < 4 * 0.5 / math.sqrt(768)
+
+
+def test_unstable_training_stops_with_a_reason() -> None:
+    class Explodes(pv.VAE):
+        def guide(self, x: Tensor) -> Tensor:
+            with pyro.plate("data", len(x)):
+                loc = self.posterior.body(x)[0] * 1e30
+                return pyro.sample("z", dist.Normal(loc * 1e30, 1.0).to_event(1))
+
+    with pytest.raises((pv.training.Diverged, pv.UsageError)):
+        fit(Explodes((6,), 2))
+
+
+def test_validation_of_distributions_stays_as_it_was() -> None:
+    fit(vae())
+    with pytest.raises(ValueError, match="scale"):
+        dist.Normal(0.0, torch.tensor(-1.0))
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: fit(vae(), X * 0.5), "grey pixels. Binarise"),
+        (lambda: fit(vae(), X * 3), "--likelihood Normal"),
+        (lambda: fit(vae(), torch.where(X > 0, math.nan, X)), "NaN or infinite"),
+        (lambda: fit(vae(), X[:0]), "no data"),
+        (lambda: fit(vae(), X, batch_size=97), "larger than the 96"),
+        (lambda: fit(vae(), X, batch_size=0), "batch_size must be"),
+        (lambda: fit(vae(), X, epochs=0), "epochs must be"),
+        (lambda: fit(vae(), X, lr=-1.0), "lr must be"),
+        (lambda: fit(vae(), X, lr=math.nan), "lr must be"),
+        (lambda: fit(vae(), X, validation=1.5), "hold out"),
+        (lambda: fit(vae(), X, device="cuda:9"), "not usable here"),
+        (lambda: fit(vae(), X[:, :5]), r"batch of shape \(32, 5\)"),
+        (lambda: fit(vae(), "mnist5k"), "is a name, not data"),
+        (lambda: fit(nn.Linear(2, 2), X), "expected a pair"),
+        (lambda: fit(vae(), np.array(["a", "b"])), "not real numbers"),
+        (lambda: fit(vae(), X, out="/proc/pyrovae/run"), "cannot write"),
+    ],
+)
+def test_mistakes_speak(call: Callable[[], object], match: str) -> None:
+    with pytest.raises(pv.UsageError, match=match):
+        call()
+
+
+def test_support_is_checked_on_all_data() -> None:
+    x = X.clone()
+    x[-1, -1] = 0.25  # one grey pixel in the last datum
+    with pytest.raises(pv.UsageError, match="0 or 1, the data range from 0 to 1"):
+        fit(vae(), x)
