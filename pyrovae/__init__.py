@@ -9,7 +9,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pyrovae import data, guides, likelihoods, networks, plots, priors
-    from pyrovae.data import UsageError
     from pyrovae.calibration import Calibration, calibrate, predictive_check
     from pyrovae.evaluation import Evaluation, Gap, elbo, evaluate, gap, log_evidence
     from pyrovae.generation import (
@@ -24,12 +23,13 @@ if TYPE_CHECKING:
     )
     from pyrovae.oracles import exact_log_evidence
     from pyrovae.runs import load, save
+    from pyrovae.tensors import UsageError
     from pyrovae.traces import Pair
     from pyrovae.training import History, fit
     from pyrovae.vae import VAE
 
 _ROOMS = {
-    "data": ("UsageError",),
+    "data": (),
     "calibration": ("Calibration", "calibrate", "predictive_check"),
     "cli": (),
     "distributions": (),
@@ -51,6 +51,7 @@ _ROOMS = {
     "plots": (),
     "priors": (),
     "runs": ("load", "save"),
+    "tensors": ("UsageError",),
     "traces": ("Pair",),
     "training": ("History", "fit"),
     "vae": ("VAE",),

@@ -11,8 +11,8 @@ from scipy import stats
 from torch import Tensor
 
 from pyrovae import traces
-from pyrovae.data import UsageError
 from pyrovae.generation import _example, reconstruct
+from pyrovae.tensors import UsageError
 from pyrovae.traces import as_pair
 
 __all__ = ["Calibration", "PredictiveCheck", "calibrate", "predictive_check"]
@@ -88,7 +88,7 @@ def calibrate(
     if (draws + 1) % bins:
         raise UsageError(f"bins must divide draws + 1: {bins} does not divide {draws + 1}")
     program = as_pair(pair)
-    given = _example(program, None) if like is None else program.serve(like)[:]
+    given = _example(program, None) if like is None else program.some(like, 10_000)
     shape = traces.structure(program, tuple(a[:1].repeat_interleave(2, 0) for a in given))
     shape.refuse_globals()
     ranks = []
@@ -106,7 +106,7 @@ def calibrate(
             names = ()
             for name in shape.latents:
                 value = guide[name].value
-                if value is None or guide[name].is_discrete:
+                if guide[name].is_discrete:
                     continue
                 below = (value.flatten(2) if value.dim() > 2 else value[..., None]) < truth[
                     name

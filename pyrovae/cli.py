@@ -68,58 +68,51 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
-            _dispatch(arguments)
+            if not arguments or arguments[0] in ("-h", "--help", "help"):
+                print(_overview())
+            elif arguments[0] in ("-V", "--version"):
+                print(f"pyrovae {pv.__version__}")
+            elif arguments[0] in COMMANDS:
+                COMMANDS[arguments[0]](arguments[1:])
+            else:
+                raise pv.runs.unknown("command", arguments[0], COMMANDS)
             sys.stdout.flush()
-        sys.exit(0)
-    except Exception as error:
+        code = 0
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
-        sys.exit(_explain(error))
-    except KeyboardInterrupt as stop:
-        if debug:
-            raise
-        _say(str(stop) or "interrupted")
-        sys.exit(130)
-
-
-def _dispatch(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_overview())
-    elif arguments[0] in ("-V", "--version"):
-        print(f"pyrovae {pv.__version__}")
-    elif arguments[0] in COMMANDS:
-        COMMANDS[arguments[0]](arguments[1:])
-    else:
-        raise pv.runs.unknown("command", arguments[0], COMMANDS)
+        code = _explain(error)
+    sys.exit(code)
 
 
 def _say(message: str) -> None:
     print(f"pyrovae: {message}", file=sys.stderr)
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: BaseException) -> int:
     """One line about what went wrong, and the exit code."""
-    words = textwrap.shorten(str(error), 600)
-    if isinstance(error, OSError) and error.filename:
-        words = f"cannot use {error.filename}: {error.strerror}; choose another path"
+    words, code = textwrap.shorten(str(error), 600), 2
+    if isinstance(error, KeyboardInterrupt):
+        _say(words or "interrupted")
+        return 130
     if isinstance(error, BrokenPipeError):  # | head: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    if isinstance(error, (pv.UsageError, pv.training.Diverged, OSError)):
-        _say(f"error: {words}")
-        return 2
-    if re.search("out of memory|can't allocate|Storage size|MemoryError", repr(error)):
-        _say(
-            "error: there is not enough memory for this; lower --batch-size, --num-particles, "
+    if isinstance(error, OSError) and error.filename:
+        words = f"cannot use {error.filename}: {error.strerror}; choose another path"
+    elif re.search("out of memory|can't allocate|Storage size|MemoryError", repr(error)):
+        words = (
+            "there is not enough memory for this; lower --batch-size, --num-particles, "
             "--latent-dim or the network's sizes"
         )
-        return 2
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    _say(
-        f"internal error: {type(error).__name__}: {words} (at {last.name}, line {last.lineno}). "
-        f"This is a defect of pyrovae; --debug shows the traceback"
-    )
-    return 1
+    elif not isinstance(error, (pv.UsageError, pv.training.Diverged, OSError)):
+        last, code = traceback.extract_tb(error.__traceback__)[-1], 1
+        words = (
+            f"internal error: {type(error).__name__}: {words} (at {last.name}, line "
+            f"{last.lineno}). This is a defect of pyrovae; --debug shows the traceback"
+        )
+    _say(f"error: {words}")
+    return code
 
 
 def _overview() -> str:
@@ -379,7 +372,7 @@ def _figures(vae: Any, test: Any, classes: Any, history: Any, found: Any, path: 
     x, mean = few.x.cpu(), cast(Any, pv.reconstruct(vae, few))
     save("training", plots.training_curves(history.rows))
     save("reconstructions", plots.reconstructions(x, mean))
-    save("samples", plots.data_grid(pv.sample(vae, 64, mean=True)))
+    save("samples", plots.data_grid(cast(Any, pv.sample(vae, 64, mean=True))))
     half = len(x) // 2
     if half:
         ends = few.select(range(half)), few.select(range(half, 2 * half))
@@ -648,24 +641,21 @@ def _describe_data(options: Any) -> str:
     splits = pv.data.load(options.data, options.data_dir, label=options.label)
     x = splits.train.x
     finite = x[x.isfinite()]
-    lines = [
-        splits.description,
-        f"train {len(splits.train):,}, test {len(splits.test):,}, shape {list(x.shape[1:])}, "
-        f"{len(splits.classes or ())} classes",
-    ]
+    kinds = {
+        "nothing": not finite.numel(),
+        "0 or 1": bool(((finite == 0) | (finite == 1)).all()),
+        "whole numbers": bool((finite == finite.round()).all()),
+        "numbers in [0, 1]": bool(((finite >= 0) & (finite <= 1)).all()),
+        "real numbers": True,
+    }
+    text = (
+        f"{splits.description}\ntrain {len(splits.train):,}, test {len(splits.test):,}, shape "
+        f"{list(x.shape[1:])}, {len(splits.classes or ())} classes\n"
+        f"values: {next(kind for kind, holds in kinds.items() if holds)}"
+    )
     if finite.numel():
-        kinds = {
-            "0 or 1": bool(((finite == 0) | (finite == 1)).all()),
-            "whole numbers": bool((finite == finite.round()).all()),
-            "numbers in [0, 1]": bool((finite.min() >= 0) & (finite.max() <= 1)),
-        }
-        kind = next((name for name, holds in kinds.items() if holds), "real numbers")
-        lines.append(
-            f"values: {kind}, from {finite.min():.4g} to {finite.max():.4g}, mean "
-            f"{finite.mean():.4g}"
-        )
-    lines.append(f"missing or infinite: {x.numel() - finite.numel():,}")
-    return "\n".join(lines)
+        text += f", from {finite.min():.4g} to {finite.max():.4g}, mean {finite.mean():.4g}"
+    return f"{text}, {x.numel() - finite.numel():,} missing or infinite"
 
 
 COMMANDS: Mapping[str, Callable[[list[str]], None]] = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import traces
-from pyrovae.data import StreamedData, TensorData, UsageError
+from pyrovae.tensors import StreamedData, TensorData, UsageError
 from pyrovae.traces import Pair, Structure, Traces
 
 __all__ = ["Evaluation", "Gap", "elbo", "evaluate", "gap", "log_evidence", "pareto_khat"]
@@ -501,11 +501,10 @@ def _mean(parts: list[Tensor]) -> Tensor:
 
 
 def _code(site: traces.Site, parts: list[Traces]) -> Tensor | None:
-    means = [p.guide[site.name].mean for p in parts]
-    values = [p.guide[site.name].value for p in parts] if means[0] is None else means
-    if site.is_discrete or values[0] is None:
+    if site.is_discrete:
         return None
-    return torch.cat([v for v in values if v is not None]).mean(0)
+    sites = [p.guide[site.name] for p in parts]
+    return torch.cat([s.value if s.mean is None else s.mean for s in sites]).mean(0)
 
 
 def _varies(code: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pyrovae import traces
-from pyrovae.data import UsageError, nearest
 from pyrovae.evaluation import evaluate
+from pyrovae.tensors import UsageError, nearest
 from pyrovae.traces import Args, Pair, Structure, as_pair
 
 __all__ = [
@@ -78,7 +79,7 @@ def decode(pair: Any, latents: Any, *, like: Any = None) -> Values:
 
 
 def _example(pair: Pair, like: Any) -> Args:
-    return pair.example(None if like is None else pair.serve(like)[:1])
+    return pair.example(None if like is None else pair.some(like, 1))
 
 
 def _shape(pair: Pair, one: Args) -> Structure:
@@ -184,7 +185,7 @@ def interpolate(pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "lin
     t = torch.linspace(0, 1, steps)
     between = {n: paths[method](start[n], end[n], t).flatten(0, 1) for n in start}
     n = steps * len(ends[0])
-    out = _generate(program, n, program.example(ends[0][:1]), between, mean=True)
+    out = _generate(program, n, program.example(program.some(ends[0], 1)), between, mean=True)
     out = {n: v.reshape(-1, steps, *v.shape[1:]) for n, v in out.items()}
     return _unwrap({n: v[0] if single else v for n, v in out.items()})
 
@@ -228,7 +229,7 @@ def traverse(
     latents = codes[0].repeat(len(dims), steps, 1)
     for row, dim in enumerate(dims):
         latents[row, :, dim] = values
-    one = program.example(program.serve(x)[:1])
+    one = program.example(program.some(x, 1))
     out = _generate(program, len(dims) * steps, one, {name: latents.flatten(0, 1)}, mean=True)
     images = next(iter(out.values()))
     return images.reshape(len(dims), steps, *images.shape[1:]), list(dims), values
@@ -345,10 +346,8 @@ def _observed(
     for name in shape.observed:
         fn, value = sites[name]
         if mean:
-            try:
+            with contextlib.suppress(NotImplementedError):
                 value = fn.mean
-            except NotImplementedError:
-                pass
         out[name] = value
     return out
 

@@ -4,16 +4,14 @@ over one datum; the network gives its parameters.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyrovae.data import UsageError, nearest
 from pyrovae.distributions import IndependentBernoulli
 from pyrovae.networks import MLP, Conditional, Network, Shapes
+from pyrovae.tensors import UsageError, nearest
 
 __all__ = ["Bernoulli", "Likelihood", "Normal"]
 
@@ -63,6 +61,7 @@ class Normal(Likelihood):
     torch.Size([3])
     """
 
+    fixed_scale: Tensor
     MINIMUM = 1e-4  # a density without a floor diverges on pixels that never vary
 
     def __init__(
@@ -83,7 +82,7 @@ class Normal(Likelihood):
 
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
         names = ["loc", "raw_scale"] if self.scale == "network" else ["loc"]
-        return {name: event_shape for name in names}
+        return dict.fromkeys(names, event_shape)
 
     def build(self, context_shape: tuple[int, ...], event_shape: tuple[int, ...]) -> None:
         super().build(context_shape, event_shape)
@@ -95,8 +94,8 @@ class Normal(Likelihood):
 
     def forward(self, context: Tensor) -> dist.TorchDistribution:
         loc, *raw = self.outputs(context)
-        if raw or isinstance(self.scale, str):
+        if isinstance(self.scale, str):
             scale = F.softplus(raw[0] if raw else self.raw_scale) + self.MINIMUM
         else:
-            scale: Any = self.fixed_scale
+            scale = self.fixed_scale
         return dist.Normal(loc, scale).to_event(len(self.event_shape))

@@ -8,6 +8,7 @@ without touching the other. An ``nn.Module`` of your own fits wherever a ``Netwo
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyrovae.data import UsageError, nearest
+from pyrovae.tensors import UsageError, nearest
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-__all__ = ["Component", "Conditional", "ConvNet", "MLP", "Network"]
+__all__ = ["MLP", "Component", "Conditional", "ConvNet", "Network"]
 
 
 class Component:
@@ -100,7 +101,7 @@ class MLP(Network):
         split = Split(outputs)
         widths = [math.prod(inputs), *self.hidden]
         layers: list[nn.Module] = [nn.Flatten()]
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), activation(self.activation)]
         return nn.Sequential(*layers, nn.Linear(widths[-1], sum(split.sizes)), split)
 
@@ -157,7 +158,7 @@ class ConvNet(Network):
         height, width = self._sizes((inputs[1], inputs[2]))[-1]
         layers: list[nn.Module] = []
         channels = [inputs[0], *self.channels]
-        for before, after in zip(channels[:-1], channels[1:], strict=True):
+        for before, after in itertools.pairwise(channels):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1)]
             layers += [activation(self.activation)]
         layers += [nn.Flatten(), nn.Linear(channels[-1] * height * width, self.hidden)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import traces
-from pyrovae.data import UsageError
+from pyrovae.tensors import UsageError
 from pyrovae.traces import Args, Pair, Structure
 
 __all__ = ["exact_log_evidence"]

@@ -29,7 +29,18 @@ Floats = NDArray[np.float64]
 # Okabe and Ito's colours, then Tol's muted ones with black for his pale grey: safe for the
 # colour-blind.
 _INK, _BLUE, _ORANGE, _GREEN, _GREY = "#222222", "#0072B2", "#D55E00", "#009E73", "#B0B0B0"
-_CLASSES = "#332288 #88CCEE #117733 #DDCC77 #CC6677 #AA4499 #44AA99 #882255 #999933 #000000".split()
+_CLASSES = [
+    "#332288",
+    "#88CCEE",
+    "#117733",
+    "#DDCC77",
+    "#CC6677",
+    "#AA4499",
+    "#44AA99",
+    "#882255",
+    "#999933",
+    "#000000",
+]
 _PAPER = 0.92  # the grey between images, so that white-edged ones stay apart
 _HALO = [withStroke(linewidth=2.5, foreground="white")]
 

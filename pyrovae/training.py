@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import signal
 import sys
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae import runs, traces
-from pyrovae.data import StreamedData, TensorData, UsageError, as_data
+from pyrovae.tensors import StreamedData, TensorData, UsageError, as_data
 from pyrovae.traces import Pair, Structure, as_pair
 
 __all__ = ["Diverged", "History", "fit"]
@@ -154,9 +153,9 @@ def fit(
             f"batch_size {batch_size} is larger than the {len(data)} training data; use "
             f"batch_size={len(data)} or less"
         )
-    folder = out
-    if out is not None and not isinstance(out, runs.Folder):
-        folder = runs.Folder.prepare(out, force=force)
+    folder = out if isinstance(out, runs.Folder) else None
+    if out is not None and folder is None:
+        folder = runs.Folder.prepare(cast("str | Path", out), force=force)
 
     program.to(chosen)
     data = as_data(program.serve(data), device=chosen)
@@ -296,7 +295,8 @@ class _Trainer:
                 if folder is not None:
                     folder.append(row)
                 bar.end_epoch(row)
-                if any([callback(history) for callback in callbacks]) or history.interrupted:
+                stop = [callback(history) for callback in callbacks]
+                if any(stop) or history.interrupted:
                     return
 
     def _epoch(self, epoch: int, history: History, bar: _Progress) -> None:

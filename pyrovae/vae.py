@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyro
 from torch import Tensor, nn
 
-from pyrovae.data import UsageError
 from pyrovae.guides import Guide, MeanField
 from pyrovae.likelihoods import Bernoulli, Likelihood
 from pyrovae.networks import Component
 from pyrovae.priors import Prior, StandardNormal
+from pyrovae.tensors import UsageError
 
 __all__ = ["VAE"]
 
@@ -94,7 +94,7 @@ class VAE(Component, nn.Module):
         }
 
 
-def _part(name: str, kind: type[T], value: T) -> T:
+def _part(name: str, kind: Any, value: T) -> T:
     if not isinstance(value, kind):
         raise UsageError(
             f"{name} must be a {kind.__module__}.{kind.__name__} object such as "
@@ -103,5 +103,6 @@ def _part(name: str, kind: type[T], value: T) -> T:
     return value
 
 
-def _example(kind: type) -> str:
-    return next((c.__name__ for c in kind.__subclasses__()), kind.__name__)
+def _example(kind: Any) -> str:
+    names = [str(cls.__name__) for cls in kind.__subclasses__()]
+    return (names or [kind.__name__])[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -40,13 +41,13 @@ def test_sequential_particles_agree(make: Callable[[], Bed]) -> None:
     bed = make()
     shape = traces.structure(bed.pair, bed.args)
     one_by_one = list(
-        traces.slices(bed.pair, bed.args, 3, 3, traces.dataclasses.replace(shape, broadcasts=False))
+        traces.slices(bed.pair, bed.args, 3, 3, dataclasses.replace(shape, broadcasts=False))
     )
     assert len(one_by_one) == 3
     for part in one_by_one:
         assert part.log_weights.shape == (1, len(bed.args[0]))
         for name in shape.latents:
-            assert part.guide[name].value is not None
+            assert part.guide[name].log_prob.shape == (1, len(bed.args[0]))
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 7])

@@ -50,6 +50,7 @@ def make(idx_dir: Path, out: Path) -> None:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Make mnist5k.npz from the four MNIST IDX files.")
     parser.add_argument("idx_dir", type=Path, help="the folder of the four unpacked IDX files")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("mnist5k.npz"))

@@ -1,0 +1,37 @@
+"""Any pair and a batch -> per-site log p, log q, values and distributions.
+
+Everything that pyrovae knows of a model and a guide it learns here, by running the guide and
+replaying the model against it. Particles are one outer plate, so the guide runs once however
+many are drawn. Log probabilities are unscaled (a subsampled plate's N/B belongs to training),
+masked as the program says, and summed over every plate but the one over the data: what is left
+is ``[particles, batch]`` for a local site and ``[particles]`` for a global one.
+"""
+
+from pyrovae.traces.draws import draw, generate, log_density, simulate, slices
+from pyrovae.traces.handlers import Refinement, completing
+from pyrovae.traces.pair import Args, Pair, as_pair
+from pyrovae.traces.structure import check, check_support, parameters, prepare, structure, unreached
+from pyrovae.traces.terms import Site, Structure, Traces, rebuild
+
+__all__ = [
+    "Args",
+    "Pair",
+    "Refinement",
+    "Site",
+    "Structure",
+    "Traces",
+    "as_pair",
+    "check",
+    "check_support",
+    "completing",
+    "draw",
+    "generate",
+    "log_density",
+    "parameters",
+    "prepare",
+    "rebuild",
+    "simulate",
+    "slices",
+    "structure",
+    "unreached",
+]

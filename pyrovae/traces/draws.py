@@ -1,0 +1,147 @@
+"""Runs of a pair: the guide with the model replayed against it, or the model on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyro
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.tensors import UsageError
+from pyrovae.traces.pair import Args, as_pair
+from pyrovae.traces.structure import structure
+from pyrovae.traces.terms import (
+    Structure,
+    Traces,
+    _measure,
+    _replay,
+    _run,
+    _sites,
+    _slice,
+    _term,
+    _within,
+)
+
+
+def draw(pair: Any, args: Args, num_particles: int = 1, shape: Structure | None = None) -> Traces:
+    """Run guide and model on one batch, with gradients if they are enabled.
+
+    Args:
+        pair: a model and a guide.
+        args: the batch as a tuple, as the programs take it.
+        num_particles: vectorised where the pair broadcasts, one by one where it does not.
+        shape: the pair's :func:`structure`, found anew when not given.
+
+    Raises:
+        UsageError: whatever :func:`structure` raises; a plate that subsamples by itself.
+
+    >>> from pyrovae.vae import VAE
+    >>> traces = draw(VAE((4,), 2), (torch.ones(5, 4),), num_particles=3)
+    >>> traces.log_weights.shape, traces.guide["z"].value.shape
+    (torch.Size([3, 5]), torch.Size([3, 5, 2]))
+    """
+    return next(slices(pair, args, num_particles, num_particles, shape))
+
+
+def slices(
+    pair: Any, args: Args, num_particles: int, at_once: int, shape: Structure | None = None
+) -> Iterator[Traces]:
+    """The particles of :func:`draw`, ``at_once`` of them at a time: the guide runs once for all,
+    the model is replayed slice by slice, so that a slice bounds the memory."""
+    if num_particles < 1:
+        raise UsageError(f"num_particles must be at least 1, got {num_particles}")
+    pair = as_pair(pair)
+    shape = shape or structure(pair, args)
+    enumerating = bool(shape.enumerated)
+    with pair.scope():
+        if num_particles == 1 or not shape.broadcasts:
+            for _ in range(num_particles):
+                traces = _run(pair, args, 1, shape.nesting, enumerating)
+                yield _whole(_measure(*traces, shape), args)
+        elif at_once >= num_particles or enumerating:
+            traces = _run(pair, args, num_particles, shape.nesting, enumerating)
+            yield _whole(_measure(*traces, shape, num_particles), args)
+        else:
+            plate = pyro.plate("_particles", num_particles, dim=-shape.nesting - 1)
+            guide_trace = poutine.trace(plate(pair.guide)).get_trace(*args)
+            for site in _sites(guide_trace).values():
+                guide_trace.nodes[site["name"]]["reduced"] = _term(site, shape)
+            for start in range(0, num_particles, at_once):
+                stop = min(start + at_once, num_particles)
+                part = _slice(guide_trace, start, stop, shape)
+                model = pair.model
+                if stop - start > 1:
+                    model = pyro.plate("_particles", stop - start, dim=-shape.nesting - 1)(model)
+                traces = _replay(model, part, args), part
+                yield _whole(_measure(*traces, shape, stop - start), args)
+
+
+def _whole(traces: Traces, args: Args) -> Traces:
+    batch = traces.log_joint.shape[-1]
+    if batch != len(args[0]):
+        raise UsageError(
+            f"the plate {traces.shape.plate!r} draws {batch} of the {len(args[0])} data by itself; "
+            f"give the programs the minibatch instead: pyro.plate('data', N, "
+            f"subsample_size=len(x)), and pass batches of x"
+        )
+    return traces
+
+
+def generate(
+    pair: Any, args: Args, latents: Mapping[str, Tensor] | None = None
+) -> dict[str, tuple[Any, Tensor]]:
+    """Run the model with its observed sites sampled: ``{site: (distribution, value)}``.
+
+    Args:
+        pair: a model and a guide.
+        args: a batch of the right shapes; observed values in it are not used.
+        latents: values of latent sites ``[batch, ...]``, drawn from the model where absent.
+    """
+    pair = as_pair(pair)
+    with pair.scope():
+        model = poutine.uncondition(pair.model)
+        if latents:
+            model = poutine.condition(model, data=dict(latents))
+        sites = _sites(poutine.trace(model).get_trace(*args))
+    return {name: (site["fn"], site["value"]) for name, site in sites.items()}
+
+
+def simulate(pair: Any, args: Args, latents: Sequence[str]) -> tuple[dict[str, Tensor], Args]:
+    """Draw latents and data from the model: the named latents' values, and ``args`` with every
+    argument that an observed site observes replaced by that site's draw.
+
+    Raises:
+        UsageError: a site that observes something else than an argument as it is.
+    """
+    pair = as_pair(pair)
+    with pair.scope(), pyro.validation_enabled(False):
+        observing = _sites(poutine.trace(poutine.uncondition(pair.model)).get_trace(*args))
+        given = _sites(_run(pair, args)[0])
+    simulated = list(args)
+    for name, site in given.items():
+        if site["is_observed"]:
+            where = next((k for k, a in enumerate(args) if a is site["value"]), None)
+            if where is None:
+                raise UsageError(
+                    f"the observed site {name!r} does not observe one of the model's arguments as "
+                    f"it is, so simulated data cannot be handed to the guide"
+                )
+            simulated[where] = observing[name]["value"]
+    return {name: observing[name]["value"] for name in latents}, tuple(simulated)
+
+
+def log_density(pair: Any, args: Args, latents: Mapping[str, Tensor], shape: Structure) -> Tensor:
+    """log p(x, z) of the local sites at given latents ``[particles, batch, ...]``:
+    ``[particles, batch]``, with gradients if they are enabled."""
+    pair = as_pair(pair)
+    particles = len(next(iter(latents.values())))
+    model = poutine.condition(pair.model, data=dict(latents))
+    if shape.nesting > 1:
+        raise UsageError("exact evidence needs latents in the plate over the data alone")
+    with pair.scope():
+        plate = pyro.plate("_particles", particles, dim=-shape.nesting - 1)
+        sites = _sites(poutine.trace(plate(model)).get_trace(*args))
+    terms = [_term(s, shape) for s in sites.values() if _within(s, shape.plate)]
+    return sum(terms[1:], start=terms[0])

@@ -1,0 +1,367 @@
+"""What running a pair on a few data shows: its sites, plates, parameters and mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.util import check_site_shape
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyrovae.tensors import StreamedData, TensorData, UsageError
+from pyrovae.traces.handlers import completing
+from pyrovae.traces.pair import Args, Pair, _devices, _list, as_pair
+from pyrovae.traces.terms import (
+    Structure,
+    _log_prob,
+    _measure,
+    _replay,
+    _run,
+    _sites,
+    _slice,
+    _within,
+)
+
+
+def prepare(
+    pair: Any, x: Any, seed: int = 0, plate: str | None = None
+) -> tuple[Pair, TensorData | StreamedData, Structure]:
+    """What every verb starts with: the pair (NaN in ``x`` means missing), the data where the
+    pair is, any binarisation drawn once, and the pair's structure on them.
+
+    Raises:
+        UsageError: data outside a support, and whatever :func:`structure` raises.
+    """
+    program = as_pair(pair)
+    data = program.serve(x).fixed(seed)
+    few = next(iter(data.batches(min(len(data), 5))))
+    with program.evaluating():
+        if isinstance(data, TensorData):
+            program = completing(program, data[:])
+            check_support(program, few, data)
+    program.example(few)
+    return program, data, structure(program, few, plate)
+
+
+def structure(pair: Any, args: Args, plate: str | None = None) -> Structure:
+    """Learn a pair's structure from a few data, in evaluation mode and without side effects.
+
+    The plate over the data is the one that follows the size of the batch; ``plate`` names it
+    where several do.
+
+    Raises:
+        UsageError: whatever :func:`check` raises; no plate or several over the data; a discrete
+            site that cannot be summed out exactly.
+    """
+    pair = as_pair(pair)
+    size = len(args[0])
+    few = tuple(a[: min(size, 5)] if isinstance(a, Tensor) and len(a) == size else a for a in args)
+    with pair.evaluating():
+        model_trace, guide_trace = _check_few(pair, few, args)
+        model, guide = _sites(model_trace), _sites(guide_trace)
+        frames = _frames(model, guide)
+        nesting = max((-frame.dim for frame in frames.values()), default=0)
+        frame = _data_plate(pair, few, frames, model, plate)
+        enumerated = tuple(
+            n
+            for n, s in {**guide, **model}.items()
+            if not s["is_observed"] and _enumerates(s, nesting, frame)
+        )
+        latents = tuple(n for n in guide if n in model)
+        order = [n for n in model if n in latents]
+        found = Structure(
+            latents=latents,
+            observed=tuple(n for n, s in model.items() if s["is_observed"]),
+            auxiliary=tuple(n for n in guide if n not in model),
+            enumerated=enumerated,
+            globals=tuple(
+                n
+                for n, s in {**guide, **model}.items()
+                if not s["is_observed"] and not _within(s, frame.name)
+            ),
+            plate=frame.name,
+            dim=frame.dim,
+            nesting=nesting,
+            size=frame.full_size if frame.full_size not in (None, frame.size) else None,
+            broadcasts=True,
+            row_bytes=1,
+            closed_form=tuple(
+                name
+                for name in latents
+                if set(order[: order.index(name)]) <= set(latents[: latents.index(name)])
+            ),
+        )
+        return _probe_particles(pair, few, found)
+
+
+def check(pair: Pair, args: Args) -> tuple[Any, Any]:
+    """Run the pair once and compare its sites; returns the two traces.
+
+    Raises:
+        UsageError: the sites of model and guide differ (Pyro only warns), no observed site,
+            a shape that the plates do not explain.
+    """
+    try:
+        with pyro.validation_enabled():
+            model_trace, guide_trace = _run(pair, args)
+            model, guide = _sites(model_trace), _sites(guide_trace)
+            for site in (*model.values(), *guide.values()):
+                if not site["infer"].get("is_auxiliary") or "log_prob" not in site:
+                    site["log_prob"] = site["fn"].log_prob(site["value"])
+                check_site_shape(site, math.inf)
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        if isinstance(error, UsageError):
+            raise
+        shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
+        raise UsageError(
+            f"the pair does not run on a batch of shape {shapes}: {error}. The data must lie in "
+            f"the sites' support, every batch dimension in a pyro.plate, every event dimension "
+            f"in .to_event(n)"
+        ) from error
+    _check_names(model, guide)
+    return model_trace, guide_trace
+
+
+def _check_few(pair: Pair, few: Args, args: Args) -> tuple[Any, Any]:
+    try:
+        return check(pair, few)
+    except UsageError as error:
+        try:
+            check(pair, args)
+        except UsageError:
+            raise error from None
+        raise UsageError(
+            f"the pair runs on {len(args[0])} data but not on {len(few[0])}: a plate has a size of "
+            f"its own. Data are gone through in batches of any size: give the programs the batch, "
+            f"with pyro.plate('data', len(x)) or, for N data in all, pyro.plate('data', N, "
+            f"subsample_size=len(x))"
+        ) from error
+
+
+def _check_names(model: dict[str, Any], guide: dict[str, Any]) -> None:
+    exact = {n for n, s in model.items() if s["infer"].get("enumerate") == "parallel"}
+    latent = [n for n, s in model.items() if not s["is_observed"]]
+    sampled = [n for n, s in guide.items() if not s["is_observed"]]
+    auxiliary = [n for n in sampled if guide[n]["infer"].get("is_auxiliary") and n not in latent]
+    missing = [n for n in latent if n not in sampled and n not in exact]
+    extra = [n for n in sampled if n not in latent and n not in auxiliary]
+    if missing or extra:
+        observed = [n for n in extra if n in model]
+        why = (
+            f" ({', '.join(observed)} is observed in the model)"
+            if observed
+            else " (was an obs= forgotten?)"
+            if missing
+            else ""
+        )
+        raise UsageError(
+            f"model and guide must sample the same latent sites{why}. Model: {_list(latent)}; "
+            f"guide: {_list(sampled)}. Missing from the guide: {_list(missing)}; only in the "
+            f"guide: {_list(extra)}. Rename them, or declare a guide's helper with "
+            f'infer={{"is_auxiliary": True}}'
+        )
+    if all(not s["is_observed"] for s in model.values()):
+        raise UsageError(
+            f"the model observes nothing: none of its sites {_list(list(model))} has obs=. Give "
+            f"the data to one, e.g. pyro.sample('x', p_x, obs=x)"
+        )
+
+
+def check_support(pair: Pair, args: Args, data: TensorData) -> None:
+    """Check all the data, once, against the supports of the sites that observe them as they are.
+
+    Raises:
+        UsageError: data outside a support, with their range and what would fit.
+    """
+    try:
+        with pyro.validation_enabled(False), pair.scope():
+            sites = _sites(_run(pair, args)[0]).values()
+    except (ValueError, RuntimeError, NotImplementedError):
+        return  # check says what is wrong with the programs
+    for site in sites:
+        where = next((k for k, a in enumerate(args) if site["value"] is a), None)
+        if not site["is_observed"] or where is None:
+            continue
+        support = site["fn"].support
+        for batch in data.batches(1024, generator=torch.Generator(data.device).manual_seed(0)):
+            value = batch[where]
+            while hasattr(support, "base_constraint"):
+                support = support.base_constraint
+            known = value[~value.isnan()]  # what is missing lies in every support
+            try:
+                inside = bool(support.check(known if support.event_dim == 0 else value).all())
+            except RuntimeError:
+                break  # a support that differs from datum to datum is checked as they are used
+            if not inside:
+                raise UsageError(_outside(site, support, known))
+
+
+def _outside(site: Any, support: Any, value: Tensor) -> str:
+    fn = site["fn"]
+    while isinstance(fn, dist.Independent):
+        fn = fn.base_dist
+    low, high, name = float(value.min()), float(value.max()), type(fn).__name__
+    words = (
+        f"the data do not lie in the support of site {site['name']!r}: {name} takes "
+        f"{_SUPPORTS.get(str(support), str(support))}, the data range from {low:.4g} to {high:.4g}"
+    )
+    if low >= 0 and high <= 1:
+        return (
+            f"{words} with values between, such as grey pixels. Binarise them "
+            f"(data.binarised('dynamic'), --binarise dynamic), or choose a likelihood for real "
+            f"numbers such as Normal (--likelihood Normal)"
+        )
+    return f"{words}. Choose a likelihood that holds them, such as Normal (--likelihood Normal)"
+
+
+def _frames(*traces: dict[str, Any]) -> dict[str, Any]:
+    return {
+        frame.name: frame
+        for trace in traces
+        for site in trace.values()
+        for frame in site["cond_indep_stack"]
+        if frame.vectorized
+    }
+
+
+def _data_plate(
+    pair: Pair, args: Args, frames: dict[str, Any], model: dict[str, Any], plate: str | None
+) -> Any:
+    if plate is not None:
+        if plate not in frames:
+            raise UsageError(f"there is no plate {plate!r}; the pair has {_list(list(frames))}")
+        return frames[plate]
+    size = len(args[0])
+    following = [frame for frame in frames.values() if frame.size == size]
+    if len(following) > 1 and size > 1:
+        fewer = tuple(a[:-1] if isinstance(a, Tensor) and len(a) == size else a for a in args)
+        after = _frames(*map(_sites, _run(pair, fewer)))
+        following = [f for f in following if f.name in after and after[f.name].size == size - 1]
+    observed = [site for site in model.values() if site["is_observed"]]
+    around = [f for f in following if any(_within(site, f.name) for site in observed)]
+    if len(around) != 1:
+        raise UsageError(
+            f"{'no plate follows' if not around else 'several plates follow'} the size of the "
+            f"batch ({size} here); the plates are "
+            f"{_list([f'{f.name} of size {f.size}' for f in frames.values()])}. Put the "
+            f"observed site in pyro.plate('data', len(x))"
+            + (", or name the plate over the data with plate=" if around else "")
+        )
+    return around[0]
+
+
+def _enumerates(site: Any, nesting: int, frame: Any) -> bool:
+    how = site["infer"].get("enumerate")
+    if how is None:
+        return False
+    if how != "parallel":
+        raise UsageError(
+            f"site {site['name']!r} is enumerated {how}; diagnostics sum discrete sites out in "
+            f'parallel: use infer={{"enumerate": "parallel"}}'
+        )
+    plates = [f.name for f in site["cond_indep_stack"] if f.vectorized]
+    if plates != [frame.name]:
+        raise UsageError(
+            f"the enumerated site {site['name']!r} lies in the plates {_list(plates)}; exact "
+            f"per-datum sums need it in the plate {frame.name!r} alone"
+        )
+    return True
+
+
+def _probe_particles(pair: Pair, args: Args, found: Structure) -> Structure:
+    """Whether two particles drawn at once give what each gives alone, and what a row costs."""
+    size = len(args[0])
+    try:
+        with _Allocations() as allocations:
+            model_trace, guide_trace = _run(pair, args, 2, found.nesting, bool(found.enumerated))
+            together = _measure(model_trace, guide_trace, found, 2)
+        for k in () if found.enumerated else range(2):  # enumerating is broadcasting already
+            one = _slice(guide_trace, k, k + 1, found)
+            alone = _measure(_replay(pair.model, one, args), _replay(pair.guide, one, args), found)
+            pairs = [(together.elbo[k], alone.elbo[0]), (together.log_joint[k], alone.log_joint[0])]
+            if not all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in pairs):
+                raise ValueError("particles influence each other")
+        return dataclasses.replace(found, row_bytes=max(1, allocations.total // (2 * size)))
+    except (ValueError, RuntimeError, IndexError) as error:
+        if found.enumerated:
+            raise UsageError(
+                f"the enumerated sites {_list(found.enumerated)} need programs that broadcast to "
+                f"the left (index with Vindex, flatten leading dimensions): {error}"
+            ) from error
+        with _Allocations() as allocations:
+            _measure(*_run(pair, args), found)
+        row = max(1, allocations.total // size)
+        return dataclasses.replace(found, broadcasts=False, row_bytes=row)
+
+
+class _Allocations(TorchDispatchMode):
+    """Counts the bytes of every new tensor made under it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+        self.kept: dict[int, Tensor] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        known = {t.untyped_storage().data_ptr() for t in args if isinstance(t, Tensor)}
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in known | self.kept.keys():
+                    self.kept[storage.data_ptr()] = tensor  # alive, so no address comes twice
+                    self.total += storage.nbytes()
+        return out
+
+
+def parameters(pair: Any, args: Args) -> dict[str, Tensor]:
+    """The leaves that the pair's log probabilities depend on, by name, in a fixed order.
+
+    Found by walking the autograd graph of one run, so that a module that neither program
+    registered is trained all the same.
+
+    Raises:
+        UsageError: no parameter at all.
+    """
+    pair = as_pair(pair)
+    with torch.random.fork_rng(_devices()), torch.enable_grad(), pair.scope():
+        model_trace, guide_trace = _run(pair, args)
+        sites = [*_sites(model_trace).values(), *_sites(guide_trace).values()]
+        total = sum((_log_prob(s).sum() for s in sites), start=torch.zeros(()))
+    leaves: list[Tensor] = []
+    stack, seen = [total.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
+        stack.extend(parent for parent, _ in node.next_functions)
+    if not leaves:
+        raise UsageError(
+            "neither program depends on a parameter, so there is nothing to train: use an "
+            "nn.Module with parameters that require gradients, or pyro.param"
+        )
+    names = {id(tensor): name for name, tensor in pair.tensors().items()}
+    order = {id(tensor): place for place, tensor in enumerate(pair.tensors().values())}
+    leaves.sort(key=lambda leaf: order.get(id(leaf), len(order)))
+    return {names.get(id(leaf), f"parameter_{k}"): leaf for k, leaf in enumerate(leaves)}
+
+
+def unreached(pair: Any, reached: dict[str, Tensor]) -> list[str]:
+    """Names of trainable parameters of the pair's modules that no log probability depends on."""
+    known = {id(leaf) for leaf in reached.values()}
+    return [
+        name
+        for name, tensor in as_pair(pair).tensors().items()
+        if tensor.requires_grad and id(tensor) not in known
+    ]
+
+
+_SUPPORTS = {"Boolean()": "0 or 1", "Real()": "real numbers"}

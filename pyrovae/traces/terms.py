@@ -1,0 +1,430 @@
+"""Two traces -> terms: per-site log p, log q and KL, one number per particle and datum."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+import pyrovae.distributions  # noqa: F401  (registers closed-form divergences)
+from pyrovae.tensors import UsageError
+from pyrovae.traces.pair import Args, Pair, Program
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What running a pair shows about its shape.
+
+    Attributes:
+        latents: sites that guide and model share, in the guide's order.
+        observed: the model's observed sites.
+        auxiliary: sites of the guide alone, declared ``infer={"is_auxiliary": True}``.
+        enumerated: discrete sites summed out exactly.
+        globals: latent sites outside the plate over the data.
+        plate: name of the plate over the data.
+        dim: its dimension, counted from the right (-1 is the last batch dimension).
+        nesting: how many batch dimensions plates use.
+        size: the plate's full size where it subsamples (N for a batch of B), else None.
+        broadcasts: whether many particles can be drawn in one vectorised run.
+        row_bytes: memory that one particle of one datum takes, an upper bound.
+        closed_form: latents whose KL may be taken in closed form: whatever comes before them in
+            the model comes before them in the guide too.
+    """
+
+    latents: tuple[str, ...]
+    observed: tuple[str, ...]
+    auxiliary: tuple[str, ...]
+    enumerated: tuple[str, ...]
+    globals: tuple[str, ...]
+    plate: str
+    dim: int
+    nesting: int
+    size: int | None
+    broadcasts: bool
+    row_bytes: int
+    closed_form: tuple[str, ...]
+
+    def refuse_globals(self) -> None:
+        """Raise where a per-datum weight has no meaning."""
+        if self.globals:
+            raise UsageError(
+                f"the latent site(s) {', '.join(self.globals)} lie outside the plate "
+                f"{self.plate!r}: all data share one draw, so no single datum has an importance "
+                f"weight of its own. pv.elbo and pv.evaluate count such a site once; for log p(x) "
+                f"per datum, condition on its value or move it into the plate"
+            )
+
+
+@dataclass(frozen=True)
+class Site:
+    """One sample site of one program.
+
+    ``log_prob``: ``[particles, batch]``, or ``[particles]`` for a global site, in nats. ``value``:
+    ``[particles, batch, ...]`` or ``[particles, ...]``. Over an enumerated site's values
+    ``log_prob`` is the expectation; ``value`` has the enumeration's dimensions in front.
+    ``mean`` is that of the distribution, shaped like ``value``, where it has one.
+    """
+
+    name: str
+    fn: Any
+    value: Tensor
+    log_prob: Tensor
+    is_observed: bool
+    is_global: bool
+    event_shape: tuple[int, ...]
+    is_discrete: bool
+    mean: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Traces:
+    """A run of the guide and the model's replay: some particles of one batch.
+
+    Attributes:
+        model: the model's sites, by name.
+        guide: the guide's sites, by name.
+        shape: the pair's structure.
+        log_joint: ``[particles, batch]``, log p(x, z) - log q(z|x) over the local sites, with
+            enumerated ones summed out.
+        log_ratio: the same with enumerated ones averaged under q: its mean is the local ELBO.
+        kl: per latent ``[particles, batch]`` (``[particles]`` when global): closed form where
+            valid, else log q - log p at the particle.
+        kl_dimensions: per latent whose guide and prior factorise, ``[particles, batch, dims]``.
+    """
+
+    model: dict[str, Site]
+    guide: dict[str, Site]
+    shape: Structure
+    log_joint: Tensor
+    log_ratio: Tensor
+    kl: dict[str, Tensor]
+    kl_dimensions: dict[str, Tensor]
+
+    @property
+    def log_weights(self) -> Tensor:
+        """``[particles, batch]``, nats: log p(x, z) - log q(z|x). Their mean is the ELBO, their
+        log-mean-exp the importance-sampled log evidence.
+
+        Raises:
+            UsageError: a global latent; its data have no weights of their own.
+        """
+        self.shape.refuse_globals()
+        return self.log_joint
+
+    @property
+    def reconstruction(self) -> Tensor:
+        """``[particles, batch]``, nats: log p(x|z) of the observed sites."""
+        return self._per_datum({s.name: s.log_prob for s in self.model.values() if s.is_observed})
+
+    @property
+    def elbo(self) -> Tensor:
+        """``[particles, batch]``, nats: log p(x, z) - log q(z|x). What is global is shared out
+        evenly, so that the sum over all data counts it once."""
+        outside = {n: s.log_prob for n, s in self.model.items() if s.is_global}
+        for name, site in self.guide.items():
+            if site.is_global:
+                outside[name] = outside.get(name, 0.0) - site.log_prob
+        return self.log_ratio + self._per_datum(outside)
+
+    def light(self) -> Traces:
+        """The same without distributions and observed values: what may pile up over chunks."""
+
+        def strip(sites: dict[str, Site]) -> dict[str, Site]:
+            empty = torch.empty(0)
+            return {
+                name: dataclasses.replace(site, fn=None, value=empty)
+                if site.is_observed
+                else dataclasses.replace(site, fn=None)
+                for name, site in sites.items()
+            }
+
+        return dataclasses.replace(self, model=strip(self.model), guide=strip(self.guide))
+
+    @property
+    def total_kl(self) -> Tensor:
+        """``[particles, batch]``, nats: the latents' KL terms added up."""
+        return self._per_datum(self.kl)
+
+    def _per_datum(self, terms: dict[str, Tensor]) -> Tensor:
+        size = self.shape.size or self.log_joint.shape[1]
+        total = torch.zeros_like(self.log_joint)
+        for term in terms.values():
+            total = total + (term if term.dim() == 2 else term[:, None] / size)
+        return total
+
+
+def _sites(trace: Any) -> dict[str, Any]:
+    return {n: s for n, s in prune_subsample_sites(trace).nodes.items() if s["type"] == "sample"}
+
+
+def _within(site: Any, plate: str) -> bool:
+    return any(frame.name == plate for frame in site["cond_indep_stack"])
+
+
+def _run(
+    pair: Pair, args: Args, particles: int = 1, nesting: int = 0, enumerating: bool = False
+) -> tuple[Any, Any]:
+    """(model trace, guide trace), particles in the dimension left of all plates."""
+    guide, model = pair.guide, pair.model
+    if particles > 1:
+        plate = pyro.plate("_particles", particles, dim=-nesting - 1)
+        guide, model = plate(guide), plate(model)
+    if enumerating:
+        guide = poutine.enum(guide, first_available_dim=-nesting - 2)
+        model = poutine.enum(model)  # goes on to the left of the guide's dimensions
+    guide_trace = poutine.trace(guide).get_trace(*args)
+    return _replay(model, guide_trace, args), guide_trace
+
+
+def _replay(program: Program, trace: Any, args: Args) -> Any:
+    return poutine.trace(poutine.replay(program, trace=trace)).get_trace(*args)
+
+
+def _measure(model_trace: Any, guide_trace: Any, shape: Structure, particles: int = 1) -> Traces:
+    """Reduce two traces to per-site, per-particle, per-datum terms."""
+    model, guide = _sites(model_trace), _sites(guide_trace)
+
+    log_p = {name: _term(site, shape) for name, site in model.items()}
+    log_q = {name: _term(site, shape) for name, site in guide.items()}
+    local_p = [t for n, t in log_p.items() if _within(model[n], shape.plate)]
+    local_q = {n: t for n, t in log_q.items() if _within(guide[n], shape.plate)}
+    joint = sum(local_p[1:], start=local_p[0])
+    log_joint = joint - sum(t for n, t in local_q.items() if n not in shape.enumerated)
+    log_ratio = log_joint
+
+    kl: dict[str, Tensor] = {}
+    kl_dimensions: dict[str, Tensor] = {}
+    for name in (*shape.latents, *shape.auxiliary):
+        kl[name] = log_q[name] - log_p.get(name, torch.zeros(()))
+        if name not in shape.latents:
+            continue
+        local, q, p = _within(guide[name], shape.plate), guide[name], model[name]
+        closed = name in shape.closed_form and name not in shape.enumerated
+        exact = _closed_form(q, p) if closed else None
+        if exact is not None:
+            kl[name] = _reduce(exact, local, shape)
+        per_dimension = _by_dimension(q, p, closed) if local and shape.nesting == 1 else None
+        if per_dimension is not None:
+            kl_dimensions[name] = per_dimension[(None,) * max(0, 3 - per_dimension.dim())]
+
+    if shape.enumerated:
+        weights, log_marginal = _enumeration_weights(joint, log_q, model, guide, shape)
+        only_model = [n for n in shape.enumerated if n not in guide]
+        if only_model:
+            kl["+".join(only_model)] = log_marginal - sum(log_p[n] for n in only_model)
+        axes = tuple(range(weights.dim() - 2))
+        log_ratio = log_joint - weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
+        log_joint = log_joint.logsumexp(axes)
+
+        def expected(term: Tensor) -> Tensor:
+            if term.dim() < 2:
+                return term
+            return torch.where(weights > 0, weights * term, 0.0).sum(axes)
+
+        kl = {n: expected(t) for n, t in kl.items()}
+        log_p = {n: expected(t) for n, t in log_p.items()}
+        log_q = {n: expected(t) for n, t in log_q.items()}
+        log_ratio = expected(log_ratio)
+        kl_dimensions = {}
+
+    batch = log_joint.shape[-1]
+
+    def full(term: Tensor) -> Tensor:
+        return term.expand((particles, batch) if term.dim() == 2 else (particles,))
+
+    def sites(trace: dict[str, Any], log_prob: dict[str, Tensor]) -> dict[str, Site]:
+        return {name: _site(site, full(log_prob[name]), shape) for name, site in trace.items()}
+
+    return Traces(
+        model=sites(model, log_p),
+        guide=sites(guide, log_q),
+        shape=shape,
+        log_joint=full(log_joint),
+        log_ratio=full(log_ratio),
+        kl={name: full(term) for name, term in kl.items()},
+        kl_dimensions=kl_dimensions,
+    )
+
+
+def _site(site: Any, log_prob: Tensor, shape: Structure) -> Site:
+    fn, local, mean = site["fn"], _within(site, shape.plate), None
+    if not site["is_observed"] and not site.get("opaque"):
+        try:
+            mean = _place(fn.mean, fn.event_dim, local, shape)
+        except (NotImplementedError, RuntimeError, AttributeError):
+            mean = None
+    return Site(
+        name=site["name"],
+        fn=fn,
+        value=_place(site["value"], fn.event_dim, local, shape),
+        log_prob=log_prob,
+        is_observed=site["is_observed"],
+        is_global=not local,
+        event_shape=tuple(fn.event_shape),
+        is_discrete=fn.support.is_discrete,
+        mean=mean,
+    )
+
+
+def _log_prob(site: Any) -> Tensor:
+    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    masked: Tensor = scale_and_mask(log_prob, 1.0, site["mask"])
+    return masked
+
+
+def _term(site: Any, shape: Structure) -> Tensor:
+    if "reduced" in site:
+        reduced: Tensor = site["reduced"]
+        return reduced
+    return _reduce(_log_prob(site), _within(site, shape.plate), shape)
+
+
+def _reduce(term: Tensor, local: bool, shape: Structure) -> Tensor:
+    """``[*enumerated, particles, *plates]`` -> ``[*enumerated, particles(, batch)]``."""
+    term = term[(None,) * max(0, shape.nesting + 1 - term.dim())]
+    for dim in range(-shape.nesting, 0):
+        if dim != shape.dim or not local:
+            term = term.sum(dim, keepdim=True)
+    batch = (term.shape[shape.dim],) if local else ()
+    return term.reshape(term.shape[: term.dim() - shape.nesting] + batch)
+
+
+def _place(value: Tensor, event: int, local: bool, shape: Structure) -> Tensor:
+    """``[*enumerated, particles, *plates, *event]`` with the data's dimension after particles."""
+    value = value[(None,) * max(0, shape.nesting + 1 + event - value.dim())]
+    first = value.dim() - event - shape.nesting
+    if local:
+        value = value.movedim(shape.dim - event, first)
+    kept = [d for d in range(first + local, value.dim() - event) if value.shape[d] > 1]
+    event_sizes = value.shape[value.dim() - event :]
+    return value.reshape(
+        *value.shape[: first + local], *(value.shape[d] for d in kept), *event_sizes
+    )
+
+
+def _closed_form(q: Any, p: Any) -> Tensor | None:
+    """KL(q || p) of two sites where a closed form is registered and their masks agree."""
+    if q["mask"] is not p["mask"] or q.get("opaque"):
+        return None
+    try:
+        kl: Tensor = kl_divergence(q["fn"], p["fn"])
+    except NotImplementedError:
+        return None
+    masked: Tensor = scale_and_mask(kl, 1.0, q["mask"])
+    return masked
+
+
+def _by_dimension(q: Any, p: Any, closed: bool) -> Tensor | None:
+    """KL of each coordinate, where both distributions factorise over one event dimension."""
+    bases = []
+    for site in (q, p):
+        fn = site["fn"]
+        if site.get("opaque") or not (
+            isinstance(fn, dist.Independent) and fn.reinterpreted_batch_ndims == 1
+        ):
+            return None
+        bases.append(fn.base_dist)
+    if q["mask"] is not None or bases[0].event_dim or bases[1].event_dim:
+        return None
+    if closed:
+        try:
+            kl: Tensor = kl_divergence(*bases)
+            return kl
+        except NotImplementedError:
+            pass
+    difference: Tensor = bases[0].log_prob(q["value"]) - bases[1].log_prob(q["value"])
+    return difference
+
+
+def _enumeration_weights(
+    joint: Tensor, log_q: dict[str, Tensor], model: Any, guide: Any, shape: Structure
+) -> tuple[Tensor, Tensor]:
+    """q of every combination of enumerated values ``[*enumerated, particles, batch]``, and the
+    part of log q that is the model's own conditional of the sites that no guide has."""
+    axes = []
+    for name in shape.enumerated:
+        if name not in guide:
+            site = model[name]
+            axes.append(site["value"].dim() - site["fn"].event_dim)
+    log_conditional = torch.zeros(())
+    if axes:
+        # the n-th dimension from the right of a value is the n-th of the plates' layout; the
+        # plates are by now one dimension
+        dims = [-(axis - shape.nesting + 1) for axis in axes]
+        log_conditional = joint - joint.logsumexp(dims, keepdim=True)
+    log_weights = log_conditional + sum(
+        (log_q[n] for n in shape.enumerated if n in guide), start=torch.zeros(())
+    )
+    return (log_weights.exp() + torch.zeros_like(joint)), log_conditional
+
+
+def _slice(guide_trace: Any, start: int, stop: int, shape: Structure) -> Any:
+    """The guide's trace with the particles ``start:stop`` alone; a single one stands without the
+    particles' dimension, as a run of one particle would have drawn it."""
+    count, particle, sliced = stop - start, -shape.nesting - 1, guide_trace.copy()
+
+    def narrow(value: Tensor, dim: int) -> Tensor:
+        if value.dim() < -dim:
+            return value
+        if value.shape[dim] > 1:
+            value = value.narrow(dim, start, count)
+        return value.squeeze(dim) if count == 1 else value
+
+    for name, site in _sites(guide_trace).items():
+        fn = site["fn"]
+        value = narrow(site["value"], particle - fn.event_dim)
+        if count == 1:
+            dims = [-f.dim for f in site["cond_indep_stack"] if f.vectorized]
+            depth = max((d for d in dims if d < -particle), default=0) + fn.event_dim
+            value = value.reshape(value.shape[max(0, value.dim() - depth) :])
+        part = {**site, "value": value}
+        if "reduced" in site:
+            part["reduced"] = site["reduced"][start:stop]
+        change = functools.partial(_narrow_parameter, narrow, particle - _independent(fn))
+        try:
+            part["fn"] = rebuild(fn, change)
+        except NotImplementedError:
+            part["opaque"] = True  # its parameters still hold all particles
+        sliced.nodes[name] = part
+    return sliced
+
+
+def _narrow_parameter(
+    narrow: Callable[[Tensor, int], Tensor], dim: int, name: str, constraint: Any, value: Tensor
+) -> Tensor:
+    return narrow(value, dim - constraint.event_dim)
+
+
+def _independent(fn: Any) -> int:
+    return fn.reinterpreted_batch_ndims if isinstance(fn, dist.Independent) else 0
+
+
+def rebuild(fn: Any, change: Callable[[str, Any, Tensor], Tensor]) -> Any:
+    """``fn`` with every parameter replaced by ``change(name, constraint, value)``.
+
+    Raises:
+        NotImplementedError: a distribution that is not given by its parameters alone.
+    """
+    if isinstance(fn, dist.Independent):
+        return rebuild(fn.base_dist, change).to_event(fn.reinterpreted_batch_ndims)
+    given = [n for n in fn.arg_constraints if isinstance(vars(fn).get(n), Tensor)]
+    for names in (("logits", "probs"), ("scale_tril", "covariance_matrix", "precision_matrix")):
+        # torch caches the other forms of a parameter once they are asked for; one is enough
+        forms = [n for n in names if n in given]
+        given = [n for n in given if n not in forms[1:]]
+    if not given or isinstance(fn, dist.TransformedDistribution):
+        raise NotImplementedError(f"{type(fn).__name__} is not given by its parameters alone")
+    constraints = fn.arg_constraints
+    changed = {name: change(name, constraints[name], vars(fn)[name]) for name in given}
+    return type(fn)(**changed, validate_args=False)
