@@ -2,7 +2,8 @@
 
 Every function draws on the axes it is given, or else on new ones, and returns them. Nothing is
 shown and no setting is changed: a notebook shows what is returned, `save` writes it to a file.
-Arguments are tensors, arrays or nested lists. Log-probabilities are natural: their unit is nats.
+Arguments are tensors, arrays or nested lists, and a shape that cannot be drawn is a `UsageError`.
+Log-probabilities are natural: their unit is nats.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
@@ -26,23 +26,11 @@ from pyrovae.data import UsageError
 Values = Tensor | NDArray[Any] | Sequence[Any] | float
 Floats = NDArray[np.float64]
 
-# Okabe and Ito's colours, then Tol's muted ones with black for his pale grey: safe for the
-# colour-blind.
-_INK, _BLUE, _ORANGE, _GREEN, _GREY = "#222222", "#0072B2", "#D55E00", "#009E73", "#B0B0B0"
-_CLASSES = [
-    "#332288",
-    "#88CCEE",
-    "#117733",
-    "#DDCC77",
-    "#CC6677",
-    "#AA4499",
-    "#44AA99",
-    "#882255",
-    "#999933",
-    "#000000",
-]
+# safe for the colour-blind: Okabe and Ito's colours, then Tol's muted ones with black for pale grey
+_INK, _BLUE, _ORANGE, _GREEN, _GREY = "#222222", "#0072B2", "#D55E00", "#009E73", "#A8A8A8"
+_CLASSES = [f"#{code}" for code in ("332288", "88CCEE", "117733", "DDCC77", "CC6677")]
+_CLASSES += [f"#{code}" for code in ("AA4499", "44AA99", "882255", "999933", "000000")]
 _PAPER = 0.92  # the grey between images, so that white-edged ones stay apart
-_HALO = [withStroke(linewidth=2.5, foreground="white")]
 
 
 def _array(values: Values, name: str, *shapes: str) -> Floats:
@@ -52,45 +40,51 @@ def _array(values: Values, name: str, *shapes: str) -> Floats:
             values = values.detach().to("cpu", torch.float64).numpy()
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"{name} cannot be drawn: not an array of numbers ({error})") from error
-    for shape in shapes:
-        axes = shape.split()
+        raise UsageError(f"{name} is not an array of numbers ({error}): convert it") from error
+    for axes in map(str.split, shapes):
         fits = array.ndim >= len(axes) - 1 if axes[-1:] == ["..."] else array.ndim == len(axes)
         if fits and array.size:
             return array
-    wanted = " or ".join("[" + ", ".join(shape.split()) + "]" for shape in shapes)
+    wanted = " or ".join(f"[{', '.join(shape.split())}]" for shape in shapes)
     raise UsageError(
-        f"{name} has shape {list(array.shape)}, and is drawn only as {wanted}, not empty: "
-        f"index or reshape it first"
+        f"{name} has shape {list(array.shape)}, but is drawn as {wanted}, not empty: index or "
+        f"reshape it first"
     )
 
 
-def _same(name: str, array: NDArray[Any], shape: tuple[int, ...], other: str) -> None:
-    if array.shape != shape:
+def _same(name: str, shape: Sequence[int], wanted: Sequence[int], other: str) -> None:
+    if tuple(shape) != tuple(wanted):
         raise UsageError(
-            f"{name} has shape {list(array.shape)}, which does not go with {other}: give it the "
-            f"shape {list(shape)}"
+            f"{name} has shape {list(shape)}, which does not go with {other}: give it the shape "
+            f"{list(wanted)}"
         )
 
 
-def _axes(ax: Axes | None, width: float, height: float) -> Axes:
+def _axes(ax: Any, width: float, height: float, panels: int = 1) -> Any:
     """`ax`, or that of a new figure, in inches, which pyplot keeps so that notebooks show it."""
     if ax is not None:
         return ax
-    import matplotlib.pyplot as plt  # only here: it looks for a screen
+    import matplotlib.pyplot as plt  # only here and in save: it looks for a screen
 
-    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+    return plt.subplots(1, panels, figsize=(width, height), layout="constrained")[1]
 
 
-def _dress(ax: Axes, title: str, x: str, y: str) -> Axes:
+def _dress(ax: Axes, title: str, x: str, y: str, legend_above: int = 0) -> Axes:
     ax.set(title=title, xlabel=x, ylabel=y)
     ax.spines[["top", "right"]].set_visible(False)
+    if legend_above:
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=legend_above, frameon=False)
     return ax
 
 
 def _is_image(event: tuple[int, ...]) -> bool:
     """[C, H, W] with 1 or 3 channels, or [H, W] from 4 by 4 on: narrower ones are series."""
     return (len(event) == 3 and event[0] in (1, 3)) or (len(event) == 2 and min(event) >= 4)
+
+
+def _extremes(x: Floats) -> tuple[float, float]:
+    finite = x[np.isfinite(x)]
+    return (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
 
 
 def image_grid(
@@ -101,14 +95,11 @@ def image_grid(
     value_range: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Images in rows of `nrow`, laid out as by torchvision's make_grid (a single one padded too).
+    """Images, `nrow` to a row with `padding` pixels around each, as torchvision's make_grid lays.
 
-    Args:
-        images: [N, C, H, W] with C 1 (drawn as ink on paper: larger is darker) or 3, or [N, H, W].
-        nrow: images per row.
-        padding: pixels around each image.
-        value_range: values drawn as the extremes; None means (0, 1) where the images lie in it,
-            otherwise their own extremes.
+    They are [N, C, H, W] with C 1 (drawn as ink on paper: larger is darker) or 3, or [N, H, W].
+    The ends of `value_range` are drawn as the extremes; None means (0, 1) where the images lie in
+    it, otherwise their own extremes.
 
     >>> image_grid(torch.rand(10, 1, 28, 28), nrow=5).images[0].get_array().shape
     (62, 152)
@@ -123,13 +114,9 @@ def image_grid(
         )
     if nrow < 1 or padding < 0:
         raise UsageError(f"nrow must be at least 1 and padding 0, got {nrow} and {padding}")
-    finite = x[np.isfinite(x)]
-    if value_range is not None:
-        low, high = value_range
-    elif finite.size == 0 or (finite.min() >= 0 and finite.max() <= 1):
+    low, high = value_range or _extremes(x)
+    if value_range is None and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
-    else:
-        low, high = finite.min(), finite.max()
     if channels == 3:
         x = ((x - low) / ((high - low) or 1)).clip(0, 1)
     columns = min(nrow, n)
@@ -140,10 +127,11 @@ def image_grid(
     grid = cells.reshape(rows, columns, *cells.shape[1:]).transpose(0, 2, 1, 3, 4)
     grid = grid.reshape(rows * cells.shape[1], columns * cells.shape[2], channels)
     grid = np.pad(grid, ((0, padding), (0, padding), (0, 0)), constant_values=fill)
+    if channels == 1:
+        grid = grid[..., 0]
     scale = min(0.75, 10 / columns)
     ax = _axes(ax, max(2, scale * columns), max(1, scale * rows * height / width))
-    ax.imshow(grid.squeeze(2) if channels == 1 else grid, "gray_r", vmin=low, vmax=high)
-    ax.images[-1].set_interpolation("nearest")
+    ax.imshow(grid, "gray_r", vmin=low, vmax=high, interpolation="nearest")
     ax.set(xticks=[], yticks=[], facecolor=str(_PAPER))
     ax.spines[:].set_visible(False)
     return ax
@@ -159,8 +147,7 @@ def data_grid(
     """Data x [N, *event] of any kind.
 
     Images ([N, C, H, W] with C 1 or 3, or [N, H, W] from 4 by 4 pixels on) as an `image_grid`; one
-    number per datum as a histogram; all else, vectors and series, flattened to one heat map row
-    per datum.
+    number per datum as a histogram; all else flattened to a heat map with a row per datum.
     """
     array = _array(x, "x", "N ...")
     if _is_image(array.shape[1:]):
@@ -170,7 +157,7 @@ def data_grid(
     if flat.shape[1] == 1:
         ax.hist(flat[:, 0], bins="auto", range=value_range, color=_BLUE, edgecolor="white")
         return _dress(ax, f"{len(flat)} data", "value", "number of data")
-    low, high = value_range or (None, None)
+    low, high = value_range or _extremes(flat)
     heat = ax.imshow(flat, "viridis", aspect="auto", vmin=low, vmax=high, interpolation="nearest")
     ax.figure.colorbar(heat, ax=ax, label="value")
     for axis in (ax.xaxis, ax.yaxis):
@@ -180,27 +167,22 @@ def data_grid(
 
 def _strips(cells: Floats, rows: Sequence[str], columns: Sequence[str], ax: Axes | None) -> Axes:
     """`cells` [R, S, *event] as R labelled rows of S images; vectors become coloured barcodes."""
-    count, steps, *rest = cells.shape
-    flat = cells.reshape(count * steps, *rest)
-    image = _is_image(tuple(rest))
-    if not image:
-        features = flat.reshape(len(flat), -1, 1)
-        thick = -(-16 // features.shape[1])  # the gaps between are 2: keep barcodes much larger
-        flat = features.repeat(thick, axis=1).repeat(16, axis=2)
-    finite = flat[np.isfinite(flat)]
-    span = None if image or not finite.size else (finite.min(), finite.max())
-    if ax is None and not image:
+    count, steps, *event = cells.shape
+    flat = cells.reshape(count * steps, *event)
+    if _is_image(tuple(event)):
+        ax = image_grid(flat, nrow=steps, ax=ax)
+    else:
+        flat = flat.reshape(len(flat), -1, 1)
+        thick = -(-16 // flat.shape[1])  # the gaps between are 2: barcodes must be much larger
+        flat = flat.repeat(thick, axis=1).repeat(16, axis=2)
         ax = _axes(ax, max(3, 0.75 * steps + 1), max(1.8, 1.3 * count))
-    ax = image_grid(flat, nrow=steps, value_range=span, ax=ax)
-    if not image:
+        ax = image_grid(flat, nrow=steps, value_range=_extremes(flat), ax=ax)
         ax.images[-1].set_cmap("viridis")
         ax.set_aspect("auto")
         ax.figure.colorbar(ax.images[-1], ax=ax, label="value")
     height, width = flat.shape[-2] + 2, flat.shape[-1] + 2
-    if rows:
-        ax.set_yticks(np.arange(count) * height + (height + 1) / 2, rows)
-    if columns:
-        ax.set_xticks(np.arange(steps) * width + (width + 1) / 2, columns)
+    ax.set_yticks(np.arange(len(rows)) * height + (height + 1) / 2, rows)
+    ax.set_xticks(np.arange(len(columns)) * width + (width + 1) / 2, columns)
     ax.tick_params(length=0)
     return ax
 
@@ -216,47 +198,44 @@ def reconstructions(
     """The first `n` data x [N, *event] above their reconstructions, of the same shape.
 
     `draws` [K, N, *event] add K rows. Data other than images are drawn side by side, as many of
-    them as show (about 400 features in all): dots for x, lines for reconstruction and draws.
+    them as show (about 250 features in all): dots for x, lines for reconstruction and draws.
     """
     data = _array(x, "x", "N ...")
     mean = _array(reconstruction, "reconstruction", "N ...")
-    _same("reconstruction", mean, data.shape, "x")
-    extra = np.empty((0, *data.shape))
-    if draws is not None:
-        extra = _array(draws, "draws", "K N ...")
-        _same("draws", extra, (len(extra), *data.shape), "x")
+    _same("reconstruction", mean.shape, data.shape, "x")
+    extra = np.empty((0, *data.shape)) if draws is None else _array(draws, "draws", "K N ...")
+    _same("draws", extra.shape[1:], data.shape, "x (after the first axis)")
     rows = np.concatenate([data[None], mean[None], extra])[:, : max(1, n)]
     if _is_image(data.shape[1:]):
         names = ["data", "reconstruction", *(f"draw {k + 1}" for k in range(len(extra)))]
         return _strips(rows, names, [], ax)
     size = math.prod(data.shape[1:])
-    rows = rows[:, : max(1, 400 // size)].reshape(len(rows), -1, size)
-    shown = rows.shape[1]
+    rows = rows[:, : max(1, 250 // size)].reshape(len(rows), -1, size)
+    shown, step = rows.shape[1], size + 1
     # a nan after each datum breaks the lines between data
     series = np.pad(rows, ((0, 0), (0, 0), (0, 1)), constant_values=np.nan).reshape(len(rows), -1)
     ax = _axes(ax, 9, 3)
-    for k, line in enumerate(series[2:]):
-        ax.plot(line, "-_", color=_GREY, lw=0.8, label=None if k else "draws")
-    ax.plot(series[1], "-_", color=_ORANGE, lw=1.5, label="reconstruction")
-    ax.plot(series[0], "o", color=_BLUE, ms=3.5 if series.shape[1] < 200 else 2, label="data")
-    ax.set_xticks(np.arange(shown) * (size + 1) + (size - 1) / 2, [str(i) for i in range(shown)])
+    line = "_" if size == 1 else "-"
+    for k, draw in enumerate(series[2:]):
+        ax.plot(draw, line, color=_GREY, lw=0.8, label=None if k else "draws")
+    ax.plot(series[1], line, color=_ORANGE, lw=1.5, ms=12, label="reconstruction")
+    ax.plot(series[0], "o", color=_BLUE, ms=4 if step * shown < 200 else 2.5, label="data")
+    ax.set_xticks(np.arange(shown) * step + (size - 1) / 2, [str(i) for i in range(shown)])
     for edge in range(1, shown):
-        ax.axvline(edge * (size + 1) - 1, color=str(_PAPER), lw=1, zorder=0)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0.2)
-    return _dress(ax, "", f"datum ({size} features each)", "value")
+        ax.axvline(edge * step - 1, color=str(_PAPER), lw=1, zorder=0)
+    return _dress(ax, "", f"datum (features of each: {size})", "value", legend_above=3)
 
 
 def interpolation(images: Values, *, ax: Axes | None = None) -> Axes:
     """A path from A to B: [steps, *event] in one row, or [rows, steps, *event].
 
-    [n, 1 or 3, H, W] are steps with channels; [n, H, W] from 4 by 4 on are steps, not rows of
-    vectors.
+    [n, 1 or 3, H, W] are steps with channels, and [n, H, W] from 4 by 4 on steps without.
     """
     cells = _array(images, "images", "steps ...")
     if cells.ndim <= 2 or _is_image(cells.shape[1:]):
         cells = cells[None]
-    steps = cells.shape[1]
-    return _strips(cells, [], ["A", *[""] * (steps - 2), "B"] if steps > 1 else ["A"], ax)
+    ends = ["A", *[""] * (cells.shape[1] - 2), "B"][: cells.shape[1]]
+    return _strips(cells, [], ends, ax)
 
 
 def traversal(
@@ -266,48 +245,38 @@ def traversal(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """One latent coordinate varied per row: [rows, steps, *event].
+    """One latent coordinate varied per row: decoded images [rows, steps, *event].
 
-    Args:
-        images: what is decoded.
-        dims: the coordinate of each row, [rows]; 0, 1, ... when None.
-        values: what the coordinate is set to in each column, [steps].
+    `dims` [rows] are the coordinates varied, 0, 1, ... when None; `values` [steps] what they are
+    set to.
     """
     cells = _array(images, "images", "rows steps ...")
-    rows, steps = cells.shape[:2]
-    which = np.arange(rows) if dims is None else _array(dims, "dims", "rows")
-    _same("dims", which, (rows,), "the rows of images")
-    columns = []
+    which = np.arange(len(cells)) if dims is None else _array(dims, "dims", "rows")
+    _same("dims", which.shape, cells.shape[:1], "the rows of images")
+    settings = np.empty(0)
     if values is not None:
-        settings = _array(values, "values", "steps")
-        _same("values", settings, (steps,), "the steps of images")
-        columns = [f"{value + 0.0:.1f}" for value in settings.round(1)]  # + 0.0: no "-0.0"
-    return _strips(cells, [f"z{int(k)}" for k in which], columns, ax)
+        settings = _array(values, "values", "steps").round(1) + 0.0  # + 0.0: no "-0.0"
+        _same("values", settings.shape, cells.shape[1:2], "the steps of images")
+    return _strips(cells, [f"z{int(k)}" for k in which], [f"{v:.1f}" for v in settings], ax)
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]], *, axes: Any = None) -> NDArray[Any]:
-    """ELBO, reconstruction and KL by epoch, in nats per datum, in three panels.
+    """ELBO, reconstruction and KL by epoch, in nats per datum, in three panels (`axes`: three).
 
-    Args:
-        rows: per epoch, a mapping with ``epoch``, ``elbo``, ``reconstruction``, ``kl`` and, if
-            there were held-out data, ``validation_elbo`` and so on; None and nan are gaps.
-        axes: three Axes.
-
-    From 10 epochs on, the first twentieth may leave the view, so that it does not squash the rest.
+    Each of `rows` has ``epoch``, ``elbo``, ``reconstruction``, ``kl`` and, if there were held-out
+    data, ``validation_elbo`` and so on; None and nan are gaps. From 10 epochs on, the first
+    twentieth may leave the view, so that it does not squash the rest.
     """
     terms = {"elbo": "ELBO", "reconstruction": "reconstruction", "kl": "KL"}
-    missing = sorted({"epoch", *terms}.difference(*rows)) if rows else ["any row"]
+    needed = ["epoch", *terms]
+    missing = [name for name in needed if not rows or any(name not in row for row in rows)]
     if missing:
         raise UsageError(
-            f"the training curves lack {', '.join(missing)}: give one mapping per epoch with "
-            f"epoch, {', '.join(terms)}, as a history's rows are"
+            f"training curves need rows with {', '.join(needed)}; there are {len(rows)}, without "
+            f"{', '.join(missing)} in some: give a history's rows"
         )
-    if axes is None:
-        import matplotlib.pyplot as plt
-
-        axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")[1]
-    panels: NDArray[Any] = np.asarray(axes, dtype=object)
-    _same("axes", panels, (3,), "three panels")
+    panels: NDArray[Any] = np.asarray(_axes(axes, 11, 3.2, panels=3), dtype=object)
+    _same("axes", panels.shape, (3,), "three panels")
     epochs = _array([row["epoch"] for row in rows], "epoch", "epochs")
     skipped = math.ceil(len(rows) / 20) if len(rows) >= 10 else 0
     for ax, (term, title) in zip(panels, terms.items(), strict=True):
@@ -318,14 +287,13 @@ def training_curves(rows: Sequence[Mapping[str, Any]], *, axes: Any = None) -> N
             if seen.any():
                 marker = "o" if seen.sum() <= 30 else ""
                 ax.plot(epochs[seen], y[seen], color=colour, marker=marker, ms=4, label=label)
-            settled.append(y[skipped:][seen[skipped:]])
-        kept = np.concatenate(settled)
-        if skipped and kept.size and np.ptp(kept) > 0:
-            margin = 0.06 * np.ptp(kept)
-            ax.set_ylim(kept.min() - margin, kept.max() + margin)
+            settled.append(y[skipped:])
+        low, high = _extremes(np.concatenate(settled))
+        if skipped and low < high and np.isfinite(settled).any():
+            ax.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.grid(axis="y", color=str(_PAPER))
-        _dress(ax, title, "epoch", "nats per datum")
+        _dress(ax, f"{title} (nats per datum)", "epoch", "")
     if panels[0].lines:
         panels[0].legend(frameon=False)
     return panels
@@ -340,85 +308,63 @@ def latent_map(
     classes: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Codes [N, d] in the plane, coloured by label.
+    """Codes [N, d], such as posterior means, in the plane, coloured by label.
 
     Two coordinates (`dims`, or the only two) are drawn with rings at 1, 2 and 3 standard deviations
     of a standard normal prior; more without `dims` by their principal components; a single one
-    spread over the height.
-
-    Args:
-        codes: one point per datum, such as posterior means.
-        labels: [N]; up to 10 distinct ones have a legend, more a colour bar.
-        dims: the two coordinates to draw.
-        names: of all d coordinates; z0, z1, ... when None.
-        classes: of class i, for labels that are whole numbers.
+    spread over the height. `labels` are [N]: up to 10 distinct ones have a legend, in which
+    `classes` [i] names label i, more a colour bar. `names` [d] are those of the coordinates.
     """
     points = _array(codes, "codes", "N d")
-    (n, d), known = points.shape, [] if names is None else list(names)
-    known = known or [f"z{k}" for k in range(d)]
-    if len(known) != d:
-        raise UsageError(f"{len(known)} names for {d} latent coordinates: give one each")
+    n, d = points.shape
+    names = [f"z{k}" for k in range(d)] if names is None else list(names)
+    _same("names", [len(names)], [d], "codes")
     if not np.isfinite(points).all():
         raise UsageError("codes hold nan or infinite values and cannot be placed: leave those out")
-    if dims is not None and not (len(dims) == 2 and all(-d <= k < d for k in dims)):
-        raise UsageError(f"dims={dims} are not two of the {d} latent coordinates: 0 to {d - 1}")
-    if d == 2 and dims is None:
-        dims = (0, 1)
+    if dims is not None and (len(dims) != 2 or not set(dims) <= set(range(d))):
+        raise UsageError(f"dims={dims} are not two latent coordinates: choose from 0 to {d - 1}")
     ax = _axes(ax, 6.2, 5)
-    if dims is not None:
-        points = points[:, list(dims)]
-        axis_names = [known[k] for k in dims]
+    if dims is not None or d == 2:
+        across, up = dims or (0, 1)
+        points, names = points[:, [across, up]], [names[across], names[up]]
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         for radius in (1, 2, 3):
-            ring = Circle((0, 0), radius, fill=False, ec=_INK, ls=(0, (4, 3)), lw=0.8, zorder=3)
-            ax.add_patch(ring)
-            note = ax.text(0, -radius, f"{radius} sd", size=7, ha="center", va="center", zorder=4)
-            note.set_path_effects(_HALO)
+            ax.add_patch(Circle((0, 0), radius, fill=False, ec=_INK, ls="--", lw=0.8, zorder=3))
+            ax.text(0, radius, f"{radius} sd", size=8, ha="center", va="center", bbox=box, zorder=4)
     elif d == 1:
-        points = np.column_stack([points, np.arange(n) * 0.618034 % 1])
-        axis_names = [known[0], ""]
+        # the golden ratio's multiples spread evenly, and look scattered
+        points, names = np.column_stack([points, np.arange(n) * 0.618034 % 1]), [*names, ""]
         ax.set_yticks([])
     else:
-        from sklearn.decomposition import PCA
+        from sklearn.decomposition import PCA  # here, since it is slow to import
 
-        if n < 2 or not np.ptp(points, axis=0).any():
-            raise UsageError(
-                "all codes are the same, so they have no principal components: "
-                "choose two coordinates with dims=(0, 1)"
-            )
+        if not np.ptp(points, axis=0).any():
+            raise UsageError("codes are all the same and have no principal components: give dims")
         pca = PCA(2).fit(points)
-        points = pca.transform(points)
-        axis_names = [
-            f"component {k + 1} ({share:.0%} of variance)"
-            for k, share in enumerate(pca.explained_variance_ratio_)
-        ]
-    style: dict[str, Any] = {"s": float(np.clip(8000 / n, 4, 30)), "alpha": 0.75, "linewidths": 0}
+        points, shares = pca.transform(points), pca.explained_variance_ratio_
+        names = [f"component {k + 1} ({share:.0%} of variance)" for k, share in enumerate(shares)]
+    style: dict[str, Any] = {"s": np.clip(20000 / n, 6, 36), "alpha": 0.75, "linewidths": 0}
     if labels is None:
         ax.scatter(*points.T, color=_BLUE, **style)
     else:
-        label = _array(labels, "labels", "N")
-        _same("labels", label, (n,), "codes")
-        _colour(ax, points, label, classes, style)
+        _coloured(ax, points, _array(labels, "labels", "N"), classes, style)
     if d > 1:
         ax.set_aspect("equal", adjustable="datalim")
-    return _dress(ax, "", *axis_names)
+    return _dress(ax, "", names[0], names[1])
 
 
-def _colour(
-    ax: Axes,
-    points: Floats,
-    label: Floats,
-    classes: Sequence[str] | None,
-    style: dict[str, Any],
+def _coloured(
+    ax: Any, points: Floats, label: Floats, classes: Sequence[str] | None, style: dict[str, Any]
 ) -> None:
+    _same("labels", label.shape, points.shape[:1], "codes")
     kinds = np.unique(label)
     if classes is not None and not set(kinds) <= set(range(len(classes))):
         raise UsageError(
-            f"labels go from {kinds[0]:g} to {kinds[-1]:g} but there are {len(classes)} classes: "
+            f"labels go from {kinds[0]:g} to {kinds[-1]:g}, but there are {len(classes)} classes: "
             f"name all of them, in the order of whole-numbered labels from 0"
         )
     if len(kinds) > len(_CLASSES):
-        marks = ax.scatter(*points.T, c=label, cmap="viridis", **style)
-        bar = ax.figure.colorbar(marks, ax=ax, label="label")
+        bar = ax.figure.colorbar(ax.scatter(*points.T, c=label, **style), ax=ax, label="label")
         if classes is not None:
             bar.set_ticks(range(len(classes)), labels=list(classes))
         return
@@ -430,7 +376,7 @@ def _colour(
         ax.scatter(*points[label == kind].T, color=colour, label=name, **style)
     legend = ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     for handle in legend.legend_handles:
-        cast(Any, handle).set(sizes=[40], alpha=1)
+        handle.set(sizes=[40], alpha=1)
 
 
 def kl_bars(kl: Values, *, active: Values | None = None, ax: Axes | None = None) -> Axes:
@@ -442,10 +388,9 @@ def kl_bars(kl: Values, *, active: Values | None = None, ax: Axes | None = None)
     '2 of 3 latent dimensions active'
     """
     heights = _array(kl, "kl", "d")
-    order = np.argsort(-heights)
-    d = len(order)
+    d, order = len(heights), np.argsort(-heights)
     on = np.ones(d, bool) if active is None else _array(active, "active", "d").astype(bool)
-    _same("active", on, (d,), "kl")
+    _same("active", on.shape, (d,), "kl")
     ax = _axes(ax, float(np.clip(0.2 * d + 1.5, 4.5, 12)), 3.2)
     for mask, colour, label in ((on, _BLUE, "active"), (~on, _GREY, "inactive")):
         at = np.flatnonzero(mask[order])
@@ -453,10 +398,11 @@ def kl_bars(kl: Values, *, active: Values | None = None, ax: Axes | None = None)
             ax.bar(at, heights[order][at], color=colour, label=label)
     every = math.ceil(d / 50)
     ax.set_xticks(range(0, d, every), [str(k) for k in order[::every]], size=9 if d <= 20 else 7)
+    title = "KL per latent dimension"
     if active is not None:
         ax.legend(frameon=False)
-    title = "KL per latent dimension" if active is None else f"{on.sum()} of {d} latent dimensions"
-    return _dress(ax, title + (" active" if active is not None else ""), "latent dimension", "nats")
+        title = f"{on.sum()} of {d} latent dimensions active"
+    return _dress(ax, title, "latent dimension", "KL (nats)")
 
 
 def gap_bars(
@@ -469,33 +415,25 @@ def gap_bars(
 ) -> Axes:
     """What the ELBO lacks: log p(x) = ELBO + amortisation gap + approximation gap.
 
-    Numbers, or one per datum [n], of which 20 are drawn; all in nats. Bars begin at the datum's
-    ELBO, which its label gives; the line marks log p(x), where they should end.
+    Numbers, or one per datum [n], of which 20 are drawn (the means are of all); in nats. Bars begin
+    at the datum's ELBO, which its label gives; the mark is at log p(x), where they should end.
     """
-    given = {
-        "elbo": elbo,
-        "log_evidence": log_evidence,
-        "approximation": approximation,
-        "amortisation": amortisation,
-    }
-    arrays = [np.atleast_1d(_array(value, name, "", "n")) for name, value in given.items()]
-    for name, array in zip(given, arrays, strict=True):
-        _same(name, array, arrays[0].shape, "elbo")
-    base, evidence, family, encoder = (array[:20] for array in arrays)
+    given = {"elbo": elbo, "log_evidence": log_evidence}
+    given |= {"approximation": approximation, "amortisation": amortisation}
+    arrays = {name: np.atleast_1d(_array(v, name, "", "n")) for name, v in given.items()}
+    for name, array in arrays.items():
+        _same(name, array.shape, arrays["elbo"].shape, "elbo")
+    base, evidence, family, encoder = (array[:20] for array in arrays.values())
+    means = {name: f"{name} gap, mean {array.mean():.2f}" for name, array in arrays.items()}
     at = np.arange(len(base))
-    ax = _axes(ax, 6.5, 1.6 + 0.24 * len(base))
-    gaps = (
-        (encoder, 0 * encoder, _ORANGE, "amortisation gap"),
-        (family, encoder, _BLUE, "approximation gap"),
-    )
-    for width, left, colour, name in gaps:
-        ax.barh(at, width, 0.7, left, color=colour, label=f"{name} (mean {width.mean():.2f})")
+    ax = _axes(ax, 6.5, 1.9 + 0.24 * len(base))
+    ax.barh(at, encoder, 0.7, color=_ORANGE, label=means["amortisation"])
+    ax.barh(at, family, 0.7, encoder, color=_BLUE, label=means["approximation"])
     ax.plot(evidence - base, at, "|", color=_INK, ms=14, mew=2, label="log p(x)")
-    prefix = [f"datum {i}, " if len(base) > 1 else "" for i in at]
-    ax.set_yticks(at, [f"{p}ELBO {b:.1f}" for p, b in zip(prefix, base, strict=True)])
+    whose = [f"datum {i}, " if len(base) > 1 else "" for i in at]
+    ax.set_yticks(at, [f"{who}ELBO {b:.1f}" for who, b in zip(whose, base, strict=True)])
     ax.set_ylim(len(base) - 0.4, -0.6)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0.2)
-    return _dress(ax, "", "nats above the ELBO", "")
+    return _dress(ax, "", "nats above the ELBO", "", legend_above=1)
 
 
 def khat(values: Values, *, ax: Axes | None = None) -> Axes:
@@ -509,24 +447,21 @@ def khat(values: Values, *, ax: Axes | None = None) -> Axes:
     ax = _axes(ax, 6, 3.5)
     for low, high, colour in ((-np.inf, 0.5, _BLUE), (0.5, 0.7, _GREEN), (0.7, np.inf, _ORANGE)):
         zone = (k > low) & (k <= high) & np.isfinite(k)
-        ax.plot(share[zone], k[zone], ".", color=colour, ms=5)
+        ax.plot(share[zone], k[zone], ".", color=colour, ms=6)
     for threshold, name in ((0.5, "good below"), (0.7, "usable below"), (1.0, "no mean above")):
-        ax.axhline(threshold, color=_INK, lw=0.8, ls=(0, (4, 3)))
-        ax.text(0.01, threshold, f"{threshold}: {name}", size=8, va="bottom", path_effects=_HALO)
+        ax.axhline(threshold, color=_INK, lw=0.8, ls="--")
+        ax.text(0.01, threshold, f"{threshold}: {name}", size=8, va="bottom")
     ax.set_xlim(0, 1)
-    bad = np.mean(~(k <= 0.7))
-    return _dress(ax, f"{bad:.1%} of {len(k)} data above 0.7", "share of data", "Pareto k-hat")
+    title = f"{np.mean(~(k <= 0.7)):.1%} of {len(k)} data above 0.7"
+    return _dress(ax, title, "share of data, sorted", "Pareto k-hat")
 
 
 def ranks(ranks: Values, draws: int, *, alpha: float = 0.01, ax: Axes | None = None) -> Axes:
     """Simulation-based calibration: how the ranks' distribution differs from a uniform one.
 
-    Args:
-        ranks: int [simulations, d] or [simulations], the true latent's rank, 0 to `draws`, among
-            its posterior draws.
-        draws: the number of posterior draws.
-        alpha: the chance, at most, that any line of a calibrated posterior leaves the band
-            (Dvoretzky-Kiefer-Wolfowitz, shared out over the d lines).
+    `ranks` are int [simulations, d] or [simulations], the true latent's rank among its `draws`
+    posterior draws, 0 to `draws`. `alpha` is the chance, at most, that any line of a calibrated
+    posterior leaves the band (Dvoretzky-Kiefer-Wolfowitz's, shared out over the d lines).
     """
     table = _array(ranks, "ranks", "simulations d", "simulations")
     table = np.sort(table.reshape(len(table), -1), axis=0)
@@ -535,20 +470,19 @@ def ranks(ranks: Values, draws: int, *, alpha: float = 0.01, ax: Axes | None = N
             f"ranks go from {table.min():g} to {table.max():g}, outside 0 to draws={draws}: a rank "
             f"counts the posterior draws below the truth"
         )
-    count, d = table.shape
-    grid = np.arange(draws + 1)
+    (count, d), grid = table.shape, np.arange(draws + 1)
     band = math.sqrt(math.log(2 * d / alpha) / (2 * count))
     ax = _axes(ax, 6, 3.5)
-    ax.fill_between([0, 1], -band, band, color=str(_PAPER), label=f"uniform, {1 - alpha:.0%} band")
-    outside = 0
+    ax.fill_between([0, 1], -band, band, color=str(_PAPER))
+    outside = []
     for k in range(d):
-        difference = np.searchsorted(table[:, k], grid, "right") / count - (grid + 1) / (draws + 1)
-        out = np.abs(difference).max() > band
-        outside += out
-        colour, label = (_ORANGE, f"z{k}") if out else (_BLUE, None)
-        ax.plot(grid / draws, difference, color=colour, lw=1.2, label=label)
-    ax.legend(frameon=False, ncols=-(-(outside + 1) // 6), loc="center left", bbox_to_anchor=(1, 1))
-    title = f"{outside} of {d} dimensions leave the band of uniform ranks"
+        line = np.searchsorted(table[:, k], grid, "right") / count - (grid + 1) / (draws + 1)
+        if np.abs(line).max() > band:
+            outside.append(f"z{k}")
+        ax.plot(grid / draws, line, color=_ORANGE if f"z{k}" in outside else _BLUE, lw=1.2)
+    title = f"{d - len(outside)} of {d} dimensions within the {1 - alpha:.0%} band of uniform ranks"
+    if outside:
+        title += f"\noutside: {', '.join(outside[:10])}{', ...' if len(outside) > 10 else ''}"
     return _dress(ax, title, "rank / draws", "ECDF minus uniform")
 
 
@@ -568,41 +502,39 @@ def predictive_check(
     ax.hist(replicas, bins="auto", color=_BLUE, edgecolor="white", label="replicated")
     ax.axvline(truth, color=_ORANGE, lw=2.5, label="observed")
     ax.legend(frameon=False)
-    title = f"{name}: two-sided tail probability {tail:.2g}"
-    return _dress(ax, title, name, "replications")
+    return _dress(ax, f"{name}: two-sided tail probability {tail:.2g}", name, "replications")
 
 
 def rate_distortion(
-    rate: Values,
-    distortion: Values,
-    *,
-    labels: Sequence[str] | None = None,
-    ax: Axes | None = None,
+    rate: Values, distortion: Values, *, labels: Sequence[str] | None = None, ax: Axes | None = None
 ) -> Axes:
     """Models by rate (KL) and distortion (minus reconstruction), [n] each, in nats per datum.
 
     On each grey line the negative ELBO, their sum, is the same. `labels` [n] name the models.
     """
     x, y = _array(rate, "rate", "n"), _array(distortion, "distortion", "n")
-    _same("distortion", y, x.shape, "rate")
-    if labels is not None and len(labels) != len(x):
-        raise UsageError(f"{len(labels)} labels for {len(x)} models: give one each")
+    labels = [""] * len(x) if labels is None else labels
+    _same("distortion", y.shape, x.shape, "rate")
+    _same("labels", [len(labels)], x.shape, "rate")
     ax = _axes(ax, 5.5, 4)
     order = np.argsort(x)
     ax.plot(x[order], y[order], "-o", color=_BLUE, lw=1)
     ax.margins(0.15)
-    for label, *at in zip(labels or [], x, y, strict=False):
-        ax.annotate(str(label), at, (6, 4), textcoords="offset points", path_effects=_HALO)
-    across, up = np.meshgrid(np.linspace(*ax.get_xlim(), 50), np.linspace(*ax.get_ylim(), 50))
-    lines = ax.contour(across, up, across + up, 6, colors=_GREY, linewidths=0.8, zorder=0)
-    ax.clabel(lines, fmt="%g", fontsize=7)
-    return _dress(ax, "grey: equal negative ELBO", "rate (nats)", "distortion (nats)")
+    for label, across, up in zip(labels, x, y, strict=True):
+        ax.annotate(str(label), (across, up), (6, 4), textcoords="offset points")
+    # many points to a line, so that its label finds a place inside the view
+    right, high = (np.linspace(ends[0], ends[1], 50) for ends in (ax.get_xlim(), ax.get_ylim()))
+    sums = np.add.outer(high, right)
+    lines = ax.contour(right, high, sums, 6, colors=_GREY, linewidths=0.8, zorder=0)
+    ax.clabel(lines, fmt="%g", fontsize=8, colors="#666666")
+    title = "grey lines: the same negative ELBO"
+    return _dress(ax, title, "rate (nats per datum)", "distortion (nats per datum)")
 
 
 def save(axes: Axes | NDArray[Any], path: str | Path) -> Path:
-    """Write the figure of `axes` (one, or an array of them) as a PNG, 120 dots per inch.
+    """Write the figure of `axes` (one, or an array) as a PNG, 120 dots per inch, and close it.
 
-    The figure is closed, and missing folders are made.
+    Missing folders are made.
     """
     import matplotlib.pyplot as plt
 

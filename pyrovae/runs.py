@@ -272,7 +272,10 @@ def _writing(file: Path) -> Iterator[Path]:
     temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask has it; safetensors writes 0600
         yield temporary
+        temporary.chmod(mode)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(file)

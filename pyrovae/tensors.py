@@ -97,6 +97,7 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
             raise UsageError(f"there are no data: x has shape {list(x.shape)}")
         self.divisor, self._maximum, self.binarise = divisor, maximum, binarise
         self.dtype: torch.dtype | None = None
+        self._device = x.device
         if binarise is not None:
             self._check_binary(binarise, ("dynamic", "threshold"))
 
@@ -118,7 +119,8 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
             )
 
     def _served(self, stored: Tensor, generator: torch.Generator | None, noise: bool) -> Tensor:
-        x = stored.to(self.dtype or torch.get_default_dtype())
+        x = stored.to(self._device, non_blocking=True)
+        x = x.to(self.dtype or torch.get_default_dtype())
         if self.divisor is not None:
             x = x / self.divisor
         if self.binarise is None:
@@ -145,8 +147,8 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are stored and served."""
-        return self.tensors[0].device
+        """Where the tensors are served; they are stored there too when they fit."""
+        return self._device
 
     @property
     def nbytes(self) -> int:
@@ -158,7 +160,7 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
 
     def __getitem__(self, index: int | slice | Tensor) -> tuple[Tensor, ...]:
         x, *others = (tensor[index] for tensor in self.tensors)
-        return self._served(x, None, noise=True), *others
+        return self._served(x, None, noise=True), *(o.to(self._device) for o in others)
 
     def __repr__(self) -> str:
         x, *others = self.tensors
@@ -187,7 +189,7 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
             return self._with(binarise=mode)
         generator = torch.Generator().manual_seed(seed)
         dynamic = self._with(binarise="dynamic")
-        drawn = torch.empty(self.tensors[0].shape, dtype=torch.uint8, device=self.device)
+        drawn = torch.empty(self.tensors[0].shape, dtype=torch.uint8, device=self.tensors[0].device)
         for stored, out in zip(self.tensors[0].split(4096), drawn.split(4096), strict=True):
             # rand on the CPU, not bernoulli: its stream is the same on every machine.
             probability = dynamic._served(stored, None, noise=False).cpu()
@@ -202,7 +204,7 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
     def select(self, indices: slice | Tensor | Sequence[int] | np.ndarray) -> TensorData:
         """The data at `indices` (a slice, positions or a mask), with their labels."""
         if not isinstance(indices, slice):
-            chosen = torch.atleast_1d(torch.as_tensor(indices, device=self.device))
+            chosen = torch.atleast_1d(torch.as_tensor(indices, device=self.tensors[0].device))
             indices = chosen if chosen.numel() else chosen.long()  # [] would be floating
         tensors = tuple(tensor[indices] for tensor in self.tensors)
         if len(tensors[0]) == 0:
@@ -231,10 +233,18 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> TensorData:
-        """The same data on `device`, x served in `dtype`."""
-        labels = None if self.labels is None else self.labels.to(device)
-        tensors = tuple(t.to(device) for t in self.tensors)
-        return self._with(tensors=tensors, labels=labels, dtype=dtype or self.dtype)
+        """The same data on `device`, x served in `dtype`.
+
+        All of them are moved there when they fit in half of its free memory; otherwise they stay
+        where they are and every batch is moved as it is served.
+        """
+        target = self._device if device is None else torch.device(device)
+        labels, tensors = self.labels, self.tensors
+        if target != tensors[0].device and fits(self.nbytes, target):
+            labels = None if labels is None else labels.to(target)
+            tensors = tuple(t.to(target) for t in tensors)
+        changes = {"tensors": tensors, "labels": labels, "_device": target}
+        return self._with(**changes, dtype=dtype or self.dtype)
 
     def with_labels(self) -> TensorData:
         """The data (x, labels), so that a model(x, y) receives the labels."""
@@ -266,14 +276,20 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
         self, size: int, shuffle: bool, generator: torch.Generator | None, drop_last: bool
     ) -> Iterator[tuple[Tensor, ...]]:
         n = len(self)
-        order = torch.randperm(n, generator=generator, device=self.device) if shuffle else None
+        order = None
+        if shuffle:
+            order = torch.randperm(n, generator=generator, device=self._device)
+            order = order.to(self.tensors[0].device)
         for start in range(0, n - size + 1 if drop_last else n, size):
             batch = slice(start, start + size)
             if order is None:
                 x, *others = (tensor[batch] for tensor in self.tensors)
             else:
                 x, *others = (tensor.index_select(0, order[batch]) for tensor in self.tensors)
-            yield self._served(x, generator, noise=True), *others
+            yield (
+                self._served(x, generator, noise=True),
+                *(o.to(self._device, non_blocking=True) for o in others),
+            )
 
     def check_finite(self) -> None:
         """Raise UsageError when an entry is NaN or infinite: how many, the first, the remedy."""

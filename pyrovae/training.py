@@ -263,6 +263,13 @@ class _Trainer:
         if self.shape is None:
             return
         unsafe = [n for n in self.shape.latents if n not in self.shape.closed_form]
+        scored = [n for n in self.shape.latents if n not in self.shape.pathwise]
+        if scored:
+            raise UsageError(
+                f"TraceMeanField_ELBO differentiates through the draws of {', '.join(scored)}, "
+                f"which are not reparameterised: gradients would be wrong. Use Trace_ELBO(), or "
+                f"enumerate a discrete site with TraceEnum_ELBO()"
+            )
         if unsafe:
             raise UsageError(
                 f"TraceMeanField_ELBO would be silently wrong here: in the model, the site(s) "

@@ -474,7 +474,7 @@ def test_refused_run_folders(refused: Callable[..., str], here: Path, out: str) 
         ("evaluate RUN --num-particles 0", "--num-particles must be at least 1"),
         ("evaluate RUN --data digits", "the run models data of shape (1, 28, 28)"),
         ("evaluate RUN --data FILES/grey.npy", "--binarise dynamic"),
-        ("evaluate RUN --data FILES/nan.npy", "NaN or infinite"),
+        ("evaluate RUN --data FILES/nan_test.npz", "NaN or infinite"),
         ("evaluate RUN other", "unrecognized arguments: other"),
         ("sample RUN --out x.jpg", "--out ends with .png or .npy, got x.jpg"),
         ("sample RUN --n 0", "--n must be at least 1"),
@@ -715,7 +715,7 @@ def test_one_interrupt_saves_the_run(run: Run, files: Path, here: Path) -> None:
 
 
 def test_two_interrupts_stop_at_once(files: Path) -> None:
-    slow = ["--guide.network.hidden", "[5000,5000,5000]", "--latent-dim", 2]
+    slow = ["--guide.network.hidden", "[3000,3000,3000]", "--latent-dim", 2]
     data = ["--data", files / "binary.npy", "--batch-size", 162, "--epochs", 1_000_000]
     process = start("fit", *data, *slow)
     wait_for("epoch 1/", process)

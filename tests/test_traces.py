@@ -310,7 +310,7 @@ def forgot_to_event(x: Tensor) -> None:
 @pytest.mark.parametrize(
     ("model", "guide", "match"),
     [
-        (simple_model, renamed_guide, r"Model: \[z\]; guide: \[latent\]"),
+        (simple_model, renamed_guide, r"Model: \[z \[5\]\]; guide: \[latent \[5\]\]"),
         (forgot_obs, simple_guide, r"obs= forgotten.*Missing from the guide: \[x\]"),
         (simple_model, lambda x: None, r"Missing from the guide: \[z\]"),
         (no_plate, no_plate_guide, "no plate follows the size of the batch"),
@@ -376,6 +376,34 @@ def test_idle_parameters_are_named() -> None:
 
     with pytest.warns(UserWarning, match=r"idle\.weight, idle\.bias: not trained"):
         pv.fit(Half(), torch.ones(16, 4), epochs=1, batch_size=8, progress=False)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_kl_scaled_on_one_side_is_refused(both: bool) -> None:
+    encoder = nn.Linear(1, 1)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            with poutine.scale(scale=4.0):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)), poutine.scale(scale=4.0 if both else 1.0):
+            pyro.sample("z", dist.Normal(encoder(x[:, None])[:, 0], 0.7))
+
+    pair, x = pv.Pair(model, guide), torch.randn(8)
+    if both:
+        pv.fit(pair, x, epochs=1, batch_size=4, progress=False)
+    else:
+        with pytest.raises(pv.UsageError, match=r"scaled by 4\.0 in the model and by 1\.0"):
+            pv.fit(pair, x, epochs=1, batch_size=4, progress=False)
+
+
+def test_analytic_kl_needs_pathwise_gradients() -> None:
+    with pytest.raises(pv.UsageError, match="z, which are not reparameterised"):
+        bed = pairs.binary_codes()
+        pv.fit(bed.pair, bed.args[0], loss=TraceMeanField_ELBO(), batch_size=6, progress=False)
 
 
 def test_analytic_kl_is_refused_where_it_would_be_wrong() -> None:

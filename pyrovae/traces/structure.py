@@ -95,6 +95,7 @@ def structure(pair: Any, args: Args, plate: str | None = None) -> Structure:
                 for name in latents
                 if set(order[: order.index(name)]) <= set(latents[: latents.index(name)])
             ),
+            pathwise=tuple(n for n in latents if guide[n]["fn"].has_rsample),
         )
         return _probe_particles(pair, few, found)
 
@@ -160,16 +161,32 @@ def _check_names(model: dict[str, Any], guide: dict[str, Any]) -> None:
             else ""
         )
         raise UsageError(
-            f"model and guide must sample the same latent sites{why}. Model: {_list(latent)}; "
-            f"guide: {_list(sampled)}. Missing from the guide: {_list(missing)}; only in the "
-            f"guide: {_list(extra)}. Rename them, or declare a guide's helper with "
-            f'infer={{"is_auxiliary": True}}'
+            f"model and guide must sample the same latent sites{why}. Model: "
+            f"{_shapes(model, latent)}; guide: {_shapes(guide, sampled)}. Missing from the guide: "
+            f"{_list(missing)}; only in the guide: {_list(extra)}. Rename them, or declare a "
+            f'guide\'s helper with infer={{"is_auxiliary": True}}'
         )
+    for name in latent:
+        if name in guide and not _same(model[name]["scale"], guide[name]["scale"]):
+            raise UsageError(
+                f"site {name!r} is scaled by {model[name]['scale']} in the model and by "
+                f"{guide[name]['scale']} in the guide: the KL would be weighted on one side, and "
+                f"Trace_ELBO and TraceMeanField_ELBO would optimise different things in silence. "
+                f"Put the same poutine.scale around both sites"
+            )
     if all(not s["is_observed"] for s in model.values()):
         raise UsageError(
             f"the model observes nothing: none of its sites {_list(list(model))} has obs=. Give "
             f"the data to one, e.g. pyro.sample('x', p_x, obs=x)"
         )
+
+
+def _shapes(sites: dict[str, Any], names: Sequence[str]) -> str:
+    return _list([f"{n} {list(sites[n]['value'].shape)}" for n in names])
+
+
+def _same(a: Any, b: Any) -> bool:
+    return bool(torch.equal(torch.as_tensor(a).float(), torch.as_tensor(b).float()))
 
 
 def check_support(pair: Pair, args: Args, data: TensorData) -> None:

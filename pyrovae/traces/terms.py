@@ -38,6 +38,7 @@ class Structure:
         size: the plate's full size where it subsamples (N for a batch of B), else None.
         broadcasts: whether many particles can be drawn in one vectorised run.
         row_bytes: memory that one particle of one datum takes, an upper bound.
+        pathwise: latents whose guide is reparameterised.
         closed_form: latents whose KL may be taken in closed form: whatever comes before them in
             the model comes before them in the guide too.
     """
@@ -54,6 +55,7 @@ class Structure:
     broadcasts: bool
     row_bytes: int
     closed_form: tuple[str, ...]
+    pathwise: tuple[str, ...]
 
     def refuse_globals(self) -> None:
         """Raise where a per-datum weight has no meaning."""
