@@ -87,6 +87,12 @@ def _extremes(x: Floats) -> tuple[float, float]:
     return (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
 
 
+def _histogram(ax: Axes, values: Floats, **options: Any) -> None:
+    # not bins="auto", which asks for millions of them where one value is far out
+    bins = int(np.clip(np.sqrt(len(values)), 5, 40))
+    ax.hist(values[np.isfinite(values)], bins, color=_BLUE, edgecolor="white", **options)
+
+
 def image_grid(
     images: Values,
     *,
@@ -155,7 +161,7 @@ def data_grid(
     flat = array.reshape(len(array), -1)
     ax = _axes(ax, 6, 3.5)
     if flat.shape[1] == 1:
-        ax.hist(flat[:, 0], bins="auto", range=value_range, color=_BLUE, edgecolor="white")
+        _histogram(ax, flat[:, 0], range=value_range)
         return _dress(ax, f"{len(flat)} data", "value", "number of data")
     low, high = value_range or _extremes(flat)
     heat = ax.imshow(flat, "viridis", aspect="auto", vmin=low, vmax=high, interpolation="nearest")
@@ -496,10 +502,12 @@ def predictive_check(
     """
     truth = float(_array(observed, "observed", ""))
     replicas = _array(replicated, "replicated", "R")
+    if np.isnan([truth, *replicas]).any():
+        raise UsageError(f"{name} is nan for the data or a replication: leave those out")
     share = min(np.sum(replicas >= truth), np.sum(replicas <= truth)) + 1
     tail = min(1.0, 2 * share / (len(replicas) + 1))
     ax = _axes(ax, 6, 3.2)
-    ax.hist(replicas, bins="auto", color=_BLUE, edgecolor="white", label="replicated")
+    _histogram(ax, replicas, label="replicated")
     ax.axvline(truth, color=_ORANGE, lw=2.5, label="observed")
     ax.legend(frameon=False)
     return _dress(ax, f"{name}: two-sided tail probability {tail:.2g}", name, "replications")

@@ -154,7 +154,8 @@ def test_data_grid_chooses_by_the_kind_of_data() -> None:
     assert drawn(plots.data_grid(random(7, 20, 2))).shape == (7, 40)  # series
     assert drawn(plots.data_grid(random(7, 2, 8, 8))).shape == (7, 128)  # two channels
     assert drawn(plots.data_grid(random(7, 1, 3, 3, 3))).shape == (7, 27)  # volumes
-    for numbers in (random(50, 1), random(50)):
+    far = torch.cat([random(49), torch.tensor([1e12, float("nan"), float("inf")])])
+    for numbers in (random(50, 1), random(50), far):
         assert sum(bar.get_height() for bar in bars(plots.data_grid(numbers))) == 50
 
 
@@ -404,6 +405,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "k-hat": (lambda: plots.khat(random(2, 2)), r"values has shape \[2, 2\].*\[N\]"),
     "ranks": (lambda: plots.ranks([0, 10], 9), "from 0 to 10, outside 0 to draws=9"),
     "observed": (lambda: plots.predictive_check(random(2), random(9)), r"observed.*\[2\].*\[\]"),
+    "nan statistic": (lambda: plots.predictive_check(float("nan"), random(9)), "is nan.*leave"),
     "distortion": (lambda: plots.rate_distortion([1.0], [1.0, 2.0]), r"distortion.*\[2\].*rate"),
     "models": (lambda: plots.rate_distortion([1.0], [1.0], labels=["a", "b"]), r"labels.*\[2\]"),
 }

@@ -401,8 +401,8 @@ def test_kl_scaled_on_one_side_is_refused(both: bool) -> None:
 
 
 def test_analytic_kl_needs_pathwise_gradients() -> None:
+    bed = pairs.binary_codes()
     with pytest.raises(pv.UsageError, match="z, which are not reparameterised"):
-        bed = pairs.binary_codes()
         pv.fit(bed.pair, bed.args[0], loss=TraceMeanField_ELBO(), batch_size=6, progress=False)
 
 

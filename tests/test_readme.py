@@ -1,0 +1,42 @@
+"""The README is true: its Python runs as it stands, its tables name every class."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyrovae as pv
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_python_blocks_run(tmp_path: Path) -> None:
+    assert len(BLOCKS) == 2
+    program = "\n".join(BLOCKS)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ELBO" in done.stdout
+
+
+@pytest.mark.parametrize("room", ["priors", "likelihoods", "guides", "networks"])
+def test_tables_name_every_class(room: str) -> None:
+    base = room.removesuffix("s").capitalize()
+    for name in getattr(pv, room).__all__:
+        if name not in (base, "Component", "Conditional"):
+            assert re.search(rf"^\| `{name}\b", README, re.MULTILINE), f"{name} has no row"
+
+
+def test_commands_exist() -> None:
+    for command in re.findall(r"pyrovae ([a-z]+) ", README):
+        assert command in pv.cli.COMMANDS
