@@ -301,6 +301,10 @@ def fit(arguments: list[str]) -> None:
     train, test, binarise = _binarised(splits, options, parts["likelihood"])
     config = {name: getattr(options, name) for name in OPTIONS if name not in TRANSIENT}
     config |= {"binarise": binarise}
+    for name in ("data", "data_dir"):  # so that the run is repeated from any folder
+        given = config[name]
+        if given is not None and given not in pv.data.NAMES and Path(given).exists():
+            config[name] = str(Path(given).resolve())
     config |= {name: pv.runs.describe(part) for name, part in parts.items()}
     torch.manual_seed(options.seed)
     vae = pv.VAE(tuple(train.event_shape), options.latent_dim, **parts)

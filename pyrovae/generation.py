@@ -219,12 +219,12 @@ def traverse(
         )
     ((name, codes),) = found.codes.items()
     if dims is None:
-        order = found.kl_dimensions.get(name, codes.var(0)).argsort(descending=True).tolist()
+        information = found.kl_dimensions.get(name, codes.var(0, correction=0))
+        order = information.argsort(descending=True).tolist()
         active = [d for d in order if bool(found.active[name][d])]
         dims = active or order[:1]
-    wrong = [d for d in dims if not 0 <= d < codes.shape[1]]
-    if wrong:
-        raise UsageError(f"the latent has units 0 to {codes.shape[1] - 1}, got {wrong}")
+    if not dims or any(not 0 <= d < codes.shape[1] for d in dims):
+        raise UsageError(f"dims names the units 0 to {codes.shape[1] - 1}, got {list(dims)}")
     values = torch.linspace(-span, span, steps)
     latents = codes[0].repeat(len(dims), steps, 1)
     for row, dim in enumerate(dims):

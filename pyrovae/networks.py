@@ -50,9 +50,15 @@ class Network(Component, ABC):
         return f"{type(self).__name__}({arguments})"
 
 
+def _takes_nothing(cls: type) -> bool:
+    parameters = inspect.signature(cls).parameters.values()
+    free = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return all(p.default is not p.empty or p.kind in free for p in parameters)
+
+
 def activation(name: str) -> nn.Module:
     """The activation of that name in ``torch.nn``."""
-    known = [n for n, c in vars(nn.modules.activation).items() if inspect.isclass(c)]
+    known = [name for name in nn.modules.activation.__all__ if _takes_nothing(getattr(nn, name))]
     if name not in known:
         raise UsageError(f"torch.nn has no activation {name!r}{nearest(name, known)}")
     module: nn.Module = getattr(nn, name)()

@@ -38,5 +38,5 @@ def test_tables_name_every_class(room: str) -> None:
 
 
 def test_commands_exist() -> None:
-    for command in re.findall(r"pyrovae ([a-z]+) ", README):
+    for command in re.findall(r"^(?:\S*/)?pyrovae ([a-z]+)", README, re.MULTILINE):
         assert command in pv.cli.COMMANDS

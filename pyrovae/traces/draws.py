@@ -37,6 +37,7 @@ def draw(pair: Any, args: Args, num_particles: int = 1, shape: Structure | None 
     Raises:
         UsageError: whatever :func:`structure` raises; a plate that subsamples by itself.
 
+    >>> import torch
     >>> from pyrovae.vae import VAE
     >>> traces = draw(VAE((4,), 2), (torch.ones(5, 4),), num_particles=3)
     >>> traces.log_weights.shape, traces.guide["z"].value.shape

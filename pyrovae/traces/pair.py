@@ -28,11 +28,19 @@ class _Restores(Messenger):
         self.pending = pending
 
     def _pyro_post_param(self, msg: Any) -> None:
-        saved = self.pending.pop(msg["name"], None)
-        if saved is not None:
-            with torch.no_grad():
-                msg["value"].unconstrained().copy_(saved)
-            msg["value"] = pyro.get_param_store()[msg["name"]]
+        saved = self.pending.get(msg["name"])
+        if saved is None:
+            return
+        own = msg["value"].unconstrained()
+        if own.shape != saved.shape:
+            raise UsageError(
+                f"the saved {msg['name']!r} has shape {list(saved.shape)}, this pair's has "
+                f"{list(own.shape)}; build the pair as it was when it was saved"
+            )
+        with torch.no_grad():
+            own.copy_(saved)
+        del self.pending[msg["name"]]
+        msg["value"] = pyro.get_param_store()[msg["name"]]
 
 
 @dataclass
@@ -64,8 +72,8 @@ class Pair:
     ...     shift = pyro.param("shift", torch.tensor(0.0))
     ...     with pyro.plate("data", len(x)):
     ...         pyro.sample("z", dist.Normal(x / 2 + shift, 0.5**0.5))
-    >>> structure(Pair(model, guide), (torch.zeros(3),)).latents
-    ('z',)
+    >>> Pair(model, guide).params  # declared when the programs first run
+    {}
     """
 
     def __init__(self, model: Program, guide: Program) -> None:
@@ -99,7 +107,8 @@ class Pair:
     @property
     def params(self) -> dict[str, Tensor]:
         """What the two functions declared with ``pyro.param`` (unconstrained leaves), by name."""
-        return dict(self.memory.store["params"])
+        live = pyro.get_param_store().get_state() if self.memory.active else self.memory.store
+        return dict(live["params"])
 
     def modules(self) -> dict[str, nn.Module]:
         """Every ``nn.Module`` that the programs reach: themselves, their ``self``, closures."""
@@ -136,6 +145,7 @@ class Pair:
         for prefix, module in self.modules().items():
             for name, value in module.state_dict(keep_vars=True).items():
                 tensors[f"{prefix}.{name}" if prefix else name] = value
+        tensors.update(self.memory.pending)
         known = {id(value) for value in tensors.values()}
         tensors.update((n, v) for n, v in self.params.items() if id(v) not in known)
         return tensors
