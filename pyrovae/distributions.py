@@ -12,6 +12,7 @@ from torch.distributions import MultivariateNormal, register_kl
 __all__ = ["IndependentBernoulli"]
 
 GROUP = 64  # 2^-64 is far from float32's smallest number
+BLOCK = 2**19  # elements at a time
 
 
 class IndependentBernoulli(dist.Independent):
@@ -38,6 +39,18 @@ class IndependentBernoulli(dist.Independent):
         return log_prob
 
 
+def _sum_log_sigmoid(logits: Tensor, sign: Tensor, n: int) -> Tensor:
+    t = sign * logits
+    total = t.clamp_max(0).sum(tuple(range(-n, 0)))
+    factors = t.abs_().sigmoid_().flatten(t.dim() - n)
+    multiplied = 1
+    while factors.shape[-1] % 2 == 0 and multiplied < GROUP:
+        half = factors.shape[-1] // 2
+        factors = factors[..., :half] * factors[..., half:]
+        multiplied *= 2
+    return total + factors.log().sum(-1)
+
+
 class _SumLogSigmoid(torch.autograd.Function):
     """sum over the last ``n`` dimensions of log sigmoid(sign * logits), sign -1 or 1."""
 
@@ -45,16 +58,13 @@ class _SumLogSigmoid(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, sign: Tensor, n: int) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(logits, sign)
         ctx.n = n
-        t = sign * logits
-        dims = tuple(range(-n, 0))
-        total = t.clamp_max(0).sum(dims)
-        factors = t.abs_().sigmoid_().flatten(t.dim() - n)
-        multiplied = 1
-        while factors.shape[-1] % 2 == 0 and multiplied < GROUP:
-            half = factors.shape[-1] // 2
-            factors = factors[..., :half] * factors[..., half:]
-            multiplied *= 2
-        return total + factors.log().sum(-1)
+        logits, sign = torch.broadcast_tensors(logits, sign)
+        if logits.numel() <= BLOCK or logits.dim() == n:
+            return _sum_log_sigmoid(logits, sign, n)
+        # large temporaries cost more to allocate than to compute
+        rows = max(1, BLOCK // logits[0].numel())
+        blocks = zip(logits.split(rows), sign.split(rows), strict=True)
+        return torch.cat([_sum_log_sigmoid(*block, n) for block in blocks])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
