@@ -51,6 +51,7 @@ _ROOMS = {
     "plots": (),
     "priors": (),
     "runs": ("load", "save"),
+    "svi": (),
     "tensors": ("UsageError",),
     "traces": ("Pair",),
     "training": ("History", "fit"),

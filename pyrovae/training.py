@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import pyro
 import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae import runs, traces
+from pyrovae.svi import Step
 from pyrovae.tensors import StreamedData, TensorData, UsageError, as_data
 from pyrovae.traces import Pair, Structure, as_pair
 
@@ -90,6 +90,7 @@ def fit(
     validation: Any = None,
     seed: int = 0,
     device: str | torch.device = "auto",
+    compile: bool | str = "auto",  # noqa: A002
     out: str | Path | runs.Folder | None = None,
     force: bool = False,
     callbacks: Sequence[Callable[[History], Any]] = (),
@@ -109,6 +110,9 @@ def fit(
         validation: data to watch, or the fraction or number of data to hold out.
         seed: of data order, noise and split. The global random state is left as it was.
         device: ``"auto"`` is CUDA when there is one.
+        compile: ``"auto"`` replaces Pyro's handlers by the graph that they leave behind, once the
+            two have been found equal on the same noise; True warns where that is not possible,
+            False always runs the handlers. See :class:`pyrovae.svi.Step`.
         out: folder to write ``metrics.csv``, ``model.safetensors`` and ``environment.json`` to.
         force: whether ``out`` may be a run that is there already.
         callbacks: called with the history after each epoch; one that returns True ends training.
@@ -164,7 +168,7 @@ def fit(
     history = History(seed=seed, device=str(chosen))
     with torch.random.fork_rng(devices), _interruptible(history), program.scope():
         torch.manual_seed(seed)
-        trainer = _Trainer(program, data, held_out, loss, batch_size, seed, chosen)
+        trainer = _Trainer(program, data, held_out, loss, batch_size, seed, chosen, compile)
         trainer.prepare(optimizer or _adam, lr)
         if folder is not None:
             folder.create()
@@ -219,7 +223,9 @@ class _Trainer:
         batch_size: int,
         seed: int,
         device: torch.device,
+        compile: bool | str,  # noqa: A002
     ) -> None:
+        self.compile = compile
         self.pair, self.data, self.loss = pair, data, loss
         self.batch_size, self.device = batch_size, device
         self.generator = torch.Generator(device).manual_seed(seed)
@@ -253,7 +259,7 @@ class _Trainer:
                 f"the log probabilities do not depend on {', '.join(idle)}: not trained",
                 stacklevel=4,
             )
-        self.differentiable = hasattr(self.loss, "differentiable_loss")
+        self.evaluate = Step(self.pair, self.loss, self.pair_parameters, self.compile)
         self.optimizer = optimizer(list(self.pair_parameters.values()), lr)
 
     def _fresh(self) -> torch.Generator:
@@ -311,8 +317,10 @@ class _Trainer:
         batches = self.data.batches(self.batch_size, shuffle=True, generator=self.generator)
         # every datum and distribution is validated once; later epochs only watch the loss
         validating = epoch == 1
+        self.evaluate.verify()  # a callback may have changed the programs
         for batch in batches:
-            value = self._step(batch, validating)
+            value = self.evaluate(batch, validating=validating)
+            self.optimizer.step()
             total += value
             seen += len(batch[0])
             self.step += 1
@@ -331,31 +339,6 @@ class _Trainer:
         if self.shape is None or self.shape.size is None:
             return 1.0
         return self.shape.size / min(self.batch_size, seen)
-
-    def _step(self, batch: tuple[Tensor, ...], validating: bool) -> float:
-        self.optimizer.zero_grad(set_to_none=True)
-        value: Any
-        with pyro.validation_enabled(validating):
-            if self.differentiable:
-                value = self.loss.differentiable_loss(self.pair.model, self.pair.guide, *batch)
-                value.backward()
-                value = value.detach()
-            else:
-                model, guide = self._registered(self.pair.model), self.pair.guide
-                value = self.loss.loss_and_grads(model, guide, *batch)
-                value = value[0] if isinstance(value, tuple) else value
-        self.optimizer.step()
-        return float(value)
-
-    def _registered(self, program: Callable[..., Any]) -> Callable[..., Any]:
-        """Losses that call backward themselves do so only when a trace holds a parameter."""
-
-        def registered(*args: Any) -> Any:
-            for name, parameter in self.pair_parameters.items():
-                pyro.param(f"_pyrovae.{name}", parameter)
-            return program(*args)
-
-        return registered
 
     def _terms(self, data: Data, prefix: str, most: int = 1000) -> dict[str, float]:
         """Means over at most ``most`` data, one particle each; the random state is untouched."""

@@ -12,8 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
     "tensors", "data", "networks", "distributions", "priors", "likelihoods", "guides", "vae",
-    "traces", "runs", "training", "evaluation", "oracles", "generation", "calibration", "plots",
-    "cli",
+    "traces", "svi", "runs", "training", "evaluation", "oracles", "generation", "calibration",
+    "plots", "cli",
 ]  # fmt: skip
 
 

@@ -193,7 +193,7 @@ def test_dynamic_binarisation_draws_anew() -> None:
             return super().guide(x)
 
     data = pv.data.TensorData(grey).binarised("dynamic")
-    pv.fit(Watching((6,), 2), data, epochs=2, batch_size=64, progress=False)
+    pv.fit(Watching((6,), 2), data, epochs=2, batch_size=64, compile=False, progress=False)
     first, second = seen[-2:]
     assert set(first.unique().tolist()) == {0.0, 1.0} and not torch.equal(first, second)
     assert abs(float(torch.stack([first, second]).mean()) - 0.5) < 4 * 0.5 / math.sqrt(768)

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae.tensors import StreamedData, TensorData, UsageError
 from pyrovae.traces.handlers import completing
-from pyrovae.traces.pair import Args, Pair, _devices, _list, as_pair
+from pyrovae.traces.pair import Args, Pair, _list, as_pair
 from pyrovae.traces.terms import (
     Structure,
     _log_prob,
@@ -347,7 +347,7 @@ def parameters(pair: Any, args: Args) -> dict[str, Tensor]:
         UsageError: no parameter at all.
     """
     pair = as_pair(pair)
-    with torch.random.fork_rng(_devices()), torch.enable_grad(), pair.scope():
+    with pair.evaluating(), torch.enable_grad():  # evaluating, lest buffers move
         model_trace, guide_trace = _run(pair, args)
         sites = [*_sites(model_trace).values(), *_sites(guide_trace).values()]
         total = sum((_log_prob(s).sum() for s in sites), start=torch.zeros(()))
