@@ -27,6 +27,7 @@ from pyrovae.traces import Pair, Structure, as_pair
 __all__ = ["Diverged", "History", "fit"]
 
 Data = TensorData | StreamedData
+VALIDATED = 20  # steps
 
 
 class Diverged(ArithmeticError):
@@ -232,6 +233,7 @@ class _Trainer:
         # binarised once, so that validation curves compare the same data
         self.held_out = held_out.fixed(seed) if isinstance(held_out, TensorData) else held_out
         self.step = 0
+        self.data_checked = False
         self.shape: Structure | None = None
 
     def prepare(
@@ -244,7 +246,7 @@ class _Trainer:
         self.pair.example(few)
         with self.pair.evaluating():
             if isinstance(self.data, TensorData):
-                traces.check_support(self.pair, few, self.data)
+                self.data_checked = traces.check_support(self.pair, few, self.data)
             traces.check(self.pair, few)
         try:
             self.shape = traces.structure(self.pair, few)
@@ -315,10 +317,11 @@ class _Trainer:
     def _epoch(self, epoch: int, history: History, bar: _Progress) -> None:
         start, seen, total = time.perf_counter(), 0, 0.0
         batches = self.data.batches(self.batch_size, shuffle=True, generator=self.generator)
-        # every datum and distribution is validated once; later epochs only watch the loss
-        validating = epoch == 1
         self.evaluate.verify()  # a callback may have changed the programs
         for batch in batches:
+            # every datum is validated once, the distributions as training begins; from then on
+            # the loss is watched
+            validating = self.step < VALIDATED or (epoch == 1 and not self.data_checked)
             value = self.evaluate(batch, validating=validating)
             self.optimizer.step()
             total += value

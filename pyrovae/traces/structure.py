@@ -190,8 +190,11 @@ def _same(a: Any, b: Any) -> bool:
     return bool(torch.equal(torch.as_tensor(a).float(), torch.as_tensor(b).float()))
 
 
-def check_support(pair: Pair, args: Args, data: TensorData) -> None:
+def check_support(pair: Pair, args: Args, data: TensorData) -> bool:
     """Check all the data, once, against the supports of the sites that observe them as they are.
+
+    Returns:
+        Whether that covers every observed site.
 
     Raises:
         UsageError: data outside a support, with their range and what would fit.
@@ -200,10 +203,12 @@ def check_support(pair: Pair, args: Args, data: TensorData) -> None:
         with pyro.validation_enabled(False), pair.scope():
             sites = _sites(_run(pair, args)[0]).values()
     except (ValueError, RuntimeError, NotImplementedError):
-        return  # check says what is wrong with the programs
+        return False  # check says what is wrong with the programs
+    covered = True
     for site in sites:
         where = next((k for k, a in enumerate(args) if site["value"] is a), None)
         if not site["is_observed"] or where is None:
+            covered = covered and not site["is_observed"]
             continue
         support = site["fn"].support
         for batch in data.batches(1024, generator=torch.Generator(data.device).manual_seed(0)):
@@ -214,9 +219,11 @@ def check_support(pair: Pair, args: Args, data: TensorData) -> None:
             try:
                 inside = bool(support.check(known if support.event_dim == 0 else value).all())
             except RuntimeError:
+                covered = False
                 break  # a support that differs from datum to datum is checked as they are used
             if not inside:
                 raise UsageError(_outside(site, support, known))
+    return covered
 
 
 def _outside(site: Any, support: Any, value: Tensor) -> str:
