@@ -175,7 +175,7 @@ def evaluate(
     (True, 2)
     """
     program, data, shape = traces.prepare(pair, x, seed, plate)
-    gathered: dict[str, list[Tensor]] = {}
+    filled = _Filled(len(data))
     dimensions: dict[str, Tensor] = {}
     notes = []
     if shape.globals:
@@ -208,10 +208,8 @@ def evaluate(
             terms["ess"] = (2 * weights.logsumexp(0) - (2 * weights).logsumexp(0)).exp()
             terms["khat"] = pareto_khat(weights)
         bits = bits or _discrete_images(first)
-        for name, value in terms.items():
-            gathered.setdefault(name, []).append(value.detach().cpu())
-
-    found = {name: torch.cat(values) for name, values in gathered.items()}
+        filled.add(terms)
+    found = filled.tensors()
     codes = {n.removeprefix("code/"): v for n, v in found.items() if n.startswith("code/")}
     log_evidence = found.get("log_evidence")
     elements = math.prod(data.event_shape)
@@ -220,7 +218,7 @@ def evaluate(
         reconstruction=found["elbo"] + found["kl"],
         kl=found["kl"],
         kl_sites={n.removeprefix("kl/"): v for n, v in found.items() if n.startswith("kl/")},
-        kl_dimensions={name: kl / len(data) for name, kl in dimensions.items()},
+        kl_dimensions={name: kl / filled.start for name, kl in dimensions.items()},
         log_evidence=log_evidence,
         ess=found.get("ess"),
         khat=found.get("khat"),
@@ -254,7 +252,10 @@ def elbo(
     """
     program, data, shape = traces.prepare(pair, x, seed, plate)
     chunks = _chunks(program, data, shape, num_particles, chunk_bytes, seed)
-    return torch.cat([_mean([p.elbo for p in parts]).cpu() for parts in chunks])
+    found = _Filled(len(data))
+    for parts in chunks:
+        found.add({"elbo": _mean([p.elbo for p in parts])})
+    return found.tensors()["elbo"]
 
 
 def log_evidence(
@@ -282,12 +283,33 @@ def log_evidence(
     program, data, shape = traces.prepare(pair, x, seed, plate)
     shape.refuse_globals()
     chunks = _chunks(program, data, shape, num_particles, chunk_bytes, seed)
-    return torch.cat(
-        [
-            (torch.cat([p.log_weights for p in parts]).logsumexp(0) - math.log(num_particles)).cpu()
-            for parts in chunks
-        ]
-    )
+    found = _Filled(len(data))
+    for parts in chunks:
+        weights = torch.cat([p.log_weights for p in parts])
+        found.add({"log_evidence": weights.logsumexp(0) - math.log(num_particles)})
+    return found.tensors()["log_evidence"]
+
+
+class _Filled:
+    """Per-datum results, written in place as chunks come: small tensors kept from every chunk
+    would scatter over the memory that the next chunk's large ones need."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.start = size, 0
+        self.found: dict[str, Tensor] = {}
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        stop = self.start + len(next(iter(terms.values())))
+        for name, value in terms.items():
+            if name not in self.found:
+                shape = (self.size, *value.shape[1:])
+                self.found[name] = torch.empty(shape, dtype=value.dtype)
+            self.found[name][self.start : stop] = value.detach().cpu()
+        self.start = stop
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What came, by name: a loader may yield less than it has."""
+        return {name: value[: self.start] for name, value in self.found.items()}
 
 
 @dataclass(frozen=True)

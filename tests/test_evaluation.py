@@ -318,6 +318,17 @@ def test_missing_entries_are_left_out_exactly() -> None:
     )
 
 
+def test_a_loader_that_drops_its_last_batch() -> None:
+    from torch.utils.data import DataLoader, TensorDataset
+
+    vae = pv.VAE((4,), 2)
+    x = torch.bernoulli(torch.rand(10, 4))
+    loader = DataLoader(TensorDataset(x), batch_size=4, drop_last=True)
+    found = pv.evaluate(vae, loader, 5)
+    assert len(found.elbo) == 8 and found.elbo.isfinite().all()
+    assert len(pv.elbo(vae, loader)) == len(pv.log_evidence(vae, loader, 5)) == 8
+
+
 def test_bits_per_dimension() -> None:
     vae = pv.VAE((1, 2, 2), 2)
     x = torch.bernoulli(torch.rand(5, 1, 2, 2))
