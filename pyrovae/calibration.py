@@ -11,6 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from pyrovae import traces
+from pyrovae.evaluation import CHUNK
 from pyrovae.generation import _example, reconstruct
 from pyrovae.tensors import UsageError
 from pyrovae.traces import as_pair
@@ -92,7 +93,7 @@ def calibrate(
     shape = traces.structure(program, tuple(a[:1].repeat_interleave(2, 0) for a in given))
     shape.refuse_globals()
     ranks = []
-    size = min(simulations, max(1, 2**27 // (shape.row_bytes * draws)))
+    size = min(simulations, max(1, CHUNK // (shape.row_bytes * draws)))
     names: tuple[str, ...] = ()
     with program.evaluating():
         torch.manual_seed(seed)

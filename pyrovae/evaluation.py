@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import traces
-from pyrovae.tensors import StreamedData, TensorData, UsageError
+from pyrovae.tensors import StreamedData, TensorData, UsageError, whole_number
 from pyrovae.traces import Pair, Structure, Traces
 
 __all__ = ["Evaluation", "Gap", "elbo", "evaluate", "gap", "log_evidence", "pareto_khat"]
@@ -204,7 +204,7 @@ def evaluate(
                     terms[f"code/{site.name}"] = code
         if not shape.globals and num_particles > 1:
             weights = torch.cat([p.log_weights for p in parts]).double()
-            terms["log_evidence"] = weights.logsumexp(0) - math.log(num_particles)
+            terms["log_evidence"] = _log_mean_exp(weights)
             terms["ess"] = (2 * weights.logsumexp(0) - (2 * weights).logsumexp(0)).exp()
             terms["khat"] = pareto_khat(weights)
         bits = bits or _discrete_images(first)
@@ -286,7 +286,7 @@ def log_evidence(
     found = _Filled(len(data))
     for parts in chunks:
         weights = torch.cat([p.log_weights for p in parts])
-        found.add({"log_evidence": weights.logsumexp(0) - math.log(num_particles)})
+        found.add({"log_evidence": _log_mean_exp(weights)})
     return found.tensors()["log_evidence"]
 
 
@@ -395,22 +395,18 @@ def gap(
     with program.evaluating():
         torch.manual_seed(seed)
         for batch in data.batches(min(size, len(data))):
-            refinement = traces.Refinement(shape, refine_particles)
+            refinement = traces.Refinement(shape, num_particles)
             refined = refinement.of(program)
-
-            def measure(refinement: traces.Refinement = refinement, refined: Pair = refined,
-                        batch: traces.Args = batch) -> Traces:  # fmt: skip
-                refinement.particles, refinement.draws = num_particles, {}
-                return traces.draw(refined, batch, num_particles, shape)
-
-            start = measure().elbo.mean(0)
-            refinement.particles, refinement.draws = refine_particles, {}
+            start = traces.draw(refined, batch, num_particles, shape).elbo.mean(0)
+            refinement.restart(refine_particles)
             with torch.enable_grad():
-                _climb(refined, batch, shape, refinement, refine_particles, steps)
-            end = measure().elbo.mean(0)
-            refinement.noise = False  # independent draws, as importance sampling needs
-            weights = measure().log_weights
-            evidence = weights.logsumexp(0) - math.log(num_particles)
+                _climb(refined, batch, shape, refinement, steps)
+            refinement.restart(num_particles)
+            end = traces.draw(refined, batch, num_particles, shape).elbo.mean(0)
+            # independent draws, as importance sampling needs
+            refinement.restart(num_particles, noise=False)
+            drawn = traces.draw(refined, batch, num_particles, shape)
+            evidence = _log_mean_exp(drawn.log_weights)
             better = end >= start  # a refinement that its own particles misled is not one
             parts.append((start.cpu(), torch.where(better, end, start).cpu(), evidence.cpu()))
     return Gap(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -421,10 +417,10 @@ def _climb(
     batch: traces.Args,
     shape: Structure,
     refinement: traces.Refinement,
-    particles: int,
     steps: int,
 ) -> None:
     """Maximise the batch's ELBO in the refinement's shifts."""
+    particles = refinement.particles
     first = traces.draw(refined, batch, particles, shape).elbo.mean(0).sum()
     shifts = list(refinement.shifts.values())
     if any(not s.requires_grad for s in shifts) or not first.requires_grad:
@@ -500,8 +496,7 @@ def _chunks(
     seed: int,
 ) -> Iterator[list[Traces]]:
     """Per batch of data, the slices of its particles; a slice's sites are let go."""
-    if not isinstance(num_particles, int) or num_particles < 1:
-        raise UsageError(f"num_particles must be a whole number of at least 1, got {num_particles}")
+    whole_number("num_particles", num_particles)
     rows = max(1, chunk_bytes // shape.row_bytes)
     # one draw of a global latent serves all data
     size = len(data) if shape.globals else max(1, rows // num_particles)
@@ -516,6 +511,10 @@ def _chunks(
                 light = [part.light() for part in parts]
             validating = False
             yield light
+
+
+def _log_mean_exp(weights: Tensor) -> Tensor:
+    return weights.logsumexp(0) - math.log(len(weights))
 
 
 def _mean(parts: list[Tensor]) -> Tensor:

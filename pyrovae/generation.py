@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrovae import traces
 from pyrovae.evaluation import evaluate
-from pyrovae.tensors import UsageError, nearest
+from pyrovae.tensors import UsageError, nearest, whole_number
 from pyrovae.traces import Args, Pair, Structure, as_pair
 
 __all__ = [
@@ -49,8 +49,7 @@ def sample(
     >>> sample(VAE((4,), 2), 3).shape
     torch.Size([3, 4])
     """
-    if not isinstance(n, int) or n < 1:
-        raise UsageError(f"n must be a whole number of at least 1, got {n!r}")
+    whole_number("n", n)
     program = as_pair(pair)
     return _unwrap(_generate(program, n, _example(program, like), {}, mean, seed))
 
@@ -116,10 +115,14 @@ def encode(pair: Any, x: Any, *, seed: int = 0) -> Values:
     >>> encode(VAE((4,), 2), torch.ones(10, 4)).shape
     torch.Size([10, 2])
     """
+    return _unwrap(_codes(pair, x, seed))
+
+
+def _codes(pair: Any, x: Any, seed: int = 0) -> dict[str, Tensor]:
     codes = evaluate(pair, x, num_particles=1, seed=seed).codes
     if not codes:
         raise UsageError("the guide has no continuous latent in the plate over the data to encode")
-    return _unwrap(codes)
+    return codes
 
 
 def reconstruct(
@@ -167,8 +170,7 @@ def interpolate(pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "lin
     Returns:
         ``[n, steps, *event_shape]``, ``[steps, *event_shape]`` for one datum.
     """
-    if not isinstance(steps, int) or steps < 2:
-        raise UsageError(f"steps must be a whole number of at least 2, got {steps!r}")
+    whole_number("steps", steps, least=2)
     paths = {"linear": _linear, "spherical": _spherical}
     if method not in paths:
         raise UsageError(
@@ -177,9 +179,7 @@ def interpolate(pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "lin
     program = as_pair(pair)
     single = isinstance(a, Tensor) and tuple(a.shape) == getattr(pair, "event_shape", None)
     ends = [program.serve(t[None] if single else t) for t in (a, b)]
-    start, end = (evaluate(pair, t, num_particles=1).codes for t in ends)
-    if not start:
-        raise UsageError("the guide has no continuous latent in the plate over the data")
+    start, end = (_codes(pair, t) for t in ends)
     if len(ends[0]) != len(ends[1]):
         raise UsageError(f"a and b must hold as many data, got {len(ends[0])} and {len(ends[1])}")
     t = torch.linspace(0, 1, steps)
@@ -305,16 +305,15 @@ def neighbours(pair: Any, x: Any, among: Any, k: int = 5) -> tuple[Tensor, Tenso
         Indices into ``among`` ``[N, k]`` and Euclidean distances of the posterior means
         ``[N, k]``, nearest first.
     """
-    ours, theirs = (_flat(encode(pair, t)) for t in (x, among))
+    ours, theirs = (_flat(_codes(pair, t)) for t in (x, among))
     if not 1 <= k <= len(theirs):
         raise UsageError(f"k must be from 1 to the {len(theirs)} data to choose from, got {k}")
     found = torch.cdist(ours, theirs).topk(k, largest=False)
     return found.indices, found.values
 
 
-def _flat(codes: Values) -> Tensor:
-    parts = [codes] if isinstance(codes, Tensor) else list(codes.values())
-    return torch.cat([part.flatten(1) for part in parts], 1)
+def _flat(codes: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([code.flatten(1) for code in codes.values()], 1)
 
 
 def _linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import traces
+from pyrovae.evaluation import CHUNK
 from pyrovae.tensors import UsageError
 from pyrovae.traces import Args, Pair, Structure
 
@@ -126,7 +127,7 @@ def _quadrature(
     log_f = volume = torch.zeros(())
     for _ in range(4):
         u = low + grid * (high - low)
-        rows = max(1, 2**27 // (shape.row_bytes * n))
+        rows = max(1, CHUNK // (shape.row_bytes * n))
         log_f = torch.cat([_density(pair, batch, shape, sizes, part) for part in u.split(rows)])
         volume = ((high - low).double() / (points - 1)).log().sum(-1)
         inside = (log_f > log_f.max(0).values - FAR)[..., None]

@@ -93,7 +93,7 @@ class Step:
         if self.count < self.due:
             return self._write(graph(*batch))
         self.due = 2 * self.count
-        return self._compare(key, graph, batch)
+        return self._compare(graph, batch)
 
     def by_handlers(self, batch: Args, validating: bool = False) -> float:
         """The step as Pyro takes it."""
@@ -146,10 +146,9 @@ class Step:
                 self.graphs[key] = torch.no_grad()(graph)
                 self.verify()
         _set_random_states(after)
-        self._write([torch.tensor(value), *grads])
         return value
 
-    def _compare(self, key: Any, graph: Graph, batch: Args) -> float:
+    def _compare(self, graph: Graph, batch: Args) -> float:
         """The step by handlers, and whether the graph still gives the same."""
         states = _random_states()
         out = graph(*batch)

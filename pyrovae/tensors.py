@@ -31,6 +31,13 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {by_lower[found[0]]!r}?" if found else ""
 
 
+def whole_number(name: str, value: object, least: int = 1) -> int:
+    """``value``, if it is a whole number of at least ``least``; UsageError otherwise."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UsageError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return value
+
+
 _MODES = ("none", "dynamic", "threshold", "static")
 
 
@@ -291,14 +298,27 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
                 *(o.to(self._device, non_blocking=True) for o in others),
             )
 
+    @staticmethod
+    def _chunks(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """(first position, part) of a tensor that can hold NaN; a part's mask stays small."""
+        if tensor.is_floating_point():
+            rows = max(1, 2**22 // max(1, tensor[0].numel()))
+            yield from zip(range(0, len(tensor), rows), tensor.split(rows), strict=True)
+
+    def incomplete(self) -> Tensor:
+        """Positions of the data with a missing entry (NaN), int [M]."""
+        found = [
+            start + chunk.isnan().reshape(len(chunk), -1).any(1).nonzero()[:, 0]
+            for tensor in self.tensors
+            for start, chunk in self._chunks(tensor)
+        ]
+        return torch.cat(found).unique() if found else torch.empty(0, dtype=torch.long)
+
     def check_finite(self) -> None:
         """Raise UsageError when an entry is NaN or infinite: how many, the first, the remedy."""
         for argument, tensor in enumerate(self.tensors):
-            if not tensor.is_floating_point():
-                continue
             count, first = 0, None
-            rows = max(1, 2**22 // max(1, tensor[0].numel()))  # bounds the mask's memory
-            for start, chunk in zip(range(0, len(self), rows), tensor.split(rows), strict=True):
+            for start, chunk in self._chunks(tensor):
                 bad = ~chunk.isfinite()
                 if found := int(bad.sum()):
                     count += found

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from pyrovae import runs, traces
 from pyrovae.svi import Step
-from pyrovae.tensors import StreamedData, TensorData, UsageError, as_data
+from pyrovae.tensors import StreamedData, TensorData, UsageError, as_data, whole_number
 from pyrovae.traces import Pair, Structure, as_pair
 
 __all__ = ["Diverged", "History", "fit"]
@@ -136,8 +136,8 @@ def fit(
     [['elbo', 'epoch', 'images_per_second', 'kl'], 2]
     """
     loss = Trace_ELBO() if loss is None else loss
-    _whole_number("epochs", epochs)
-    _whole_number("batch_size", batch_size)
+    whole_number("epochs", epochs)
+    whole_number("batch_size", batch_size)
     if not (isinstance(lr, int | float) and 0 < lr < math.inf):
         raise UsageError(f"lr must be a positive number, got {lr!r}")
     chosen = choose_device(device)
@@ -187,11 +187,6 @@ def _adam(parameters: list[Tensor], lr: float) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 
-def _whole_number(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UsageError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-
 @contextmanager
 def _interruptible(history: History) -> Iterator[None]:
     """Ctrl-C ends training after the step at hand; a second one at once."""
@@ -231,7 +226,7 @@ class _Trainer:
         self.batch_size, self.device = batch_size, device
         self.generator = torch.Generator(device).manual_seed(seed)
         # binarised once, so that validation curves compare the same data
-        self.held_out = held_out.fixed(seed) if isinstance(held_out, TensorData) else held_out
+        self.held_out = None if held_out is None else held_out.fixed(seed)
         self.step = 0
         self.data_checked = False
         self.shape: Structure | None = None

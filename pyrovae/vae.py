@@ -12,7 +12,7 @@ from pyrovae.guides import Guide, MeanField
 from pyrovae.likelihoods import Bernoulli, Likelihood
 from pyrovae.networks import Component
 from pyrovae.priors import Prior, StandardNormal
-from pyrovae.tensors import UsageError
+from pyrovae.tensors import UsageError, whole_number
 
 __all__ = ["VAE"]
 
@@ -57,9 +57,7 @@ class VAE(Component, nn.Module):
             raise UsageError(
                 f"event_shape is the shape of one datum, e.g. (1, 28, 28); got {event_shape}"
             )
-        if not isinstance(latent_dim, int) or latent_dim < 1:
-            raise UsageError(f"latent_dim must be a whole number of at least 1, got {latent_dim}")
-        self.latent_dim = latent_dim
+        self.latent_dim = whole_number("latent_dim", latent_dim)
         self.prior = _part("prior", Prior, StandardNormal() if prior is None else prior)
         self.likelihood = _part(
             "likelihood", Likelihood, Bernoulli() if likelihood is None else likelihood

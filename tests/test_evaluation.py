@@ -318,6 +318,16 @@ def test_missing_entries_are_left_out_exactly() -> None:
     )
 
 
+def test_a_missing_datum_of_one_number() -> None:
+    """Nothing is observed of it, so its evidence is log 1; the others' stay exact."""
+    bed = pairs.mixture_in_model()
+    x = bed.args[0].clone()
+    x[2] = math.nan
+    found = pv.log_evidence(bed.pair, x, 10)
+    expected = torch.where(x.isnan(), 0.0, bed.log_evidence)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
 def test_a_loader_that_drops_its_last_batch() -> None:
     from torch.utils.data import DataLoader, TensorDataset
 

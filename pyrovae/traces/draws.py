@@ -9,12 +9,14 @@ import pyro
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.tensors import UsageError
+from pyrovae.tensors import UsageError, whole_number
 from pyrovae.traces.pair import Args, as_pair
 from pyrovae.traces.structure import structure
 from pyrovae.traces.terms import (
     Structure,
     Traces,
+    _argument,
+    _in_particles,
     _measure,
     _replay,
     _run,
@@ -51,8 +53,7 @@ def slices(
 ) -> Iterator[Traces]:
     """The particles of :func:`draw`, ``at_once`` of them at a time: the guide runs once for all,
     the model is replayed slice by slice, so that a slice bounds the memory."""
-    if num_particles < 1:
-        raise UsageError(f"num_particles must be at least 1, got {num_particles}")
+    whole_number("num_particles", num_particles)
     pair = as_pair(pair)
     shape = shape or structure(pair, args)
     enumerating = bool(shape.enumerated)
@@ -65,8 +66,8 @@ def slices(
             traces = _run(pair, args, num_particles, shape.nesting, enumerating)
             yield _whole(_measure(*traces, shape, num_particles), args)
         else:
-            plate = pyro.plate("_particles", num_particles, dim=-shape.nesting - 1)
-            guide_trace = poutine.trace(plate(pair.guide)).get_trace(*args)
+            guide = _in_particles(pair.guide, num_particles, shape.nesting)
+            guide_trace = poutine.trace(guide).get_trace(*args)
             for site in _sites(guide_trace).values():
                 guide_trace.nodes[site["name"]]["reduced"] = _term(site, shape)
             for start in range(0, num_particles, at_once):
@@ -74,7 +75,7 @@ def slices(
                 part = _slice(guide_trace, start, stop, shape)
                 model = pair.model
                 if stop - start > 1:
-                    model = pyro.plate("_particles", stop - start, dim=-shape.nesting - 1)(model)
+                    model = _in_particles(model, stop - start, shape.nesting)
                 traces = _replay(model, part, args), part
                 yield _whole(_measure(*traces, shape, stop - start), args)
 
@@ -123,7 +124,7 @@ def simulate(pair: Any, args: Args, latents: Sequence[str]) -> tuple[dict[str, T
     simulated = list(args)
     for name, site in given.items():
         if site["is_observed"]:
-            where = next((k for k, a in enumerate(args) if a is site["value"]), None)
+            where = _argument(site, args)
             if where is None:
                 raise UsageError(
                     f"the observed site {name!r} does not observe one of the model's arguments as "
@@ -142,7 +143,7 @@ def log_density(pair: Any, args: Args, latents: Mapping[str, Tensor], shape: Str
     if shape.nesting > 1:
         raise UsageError("exact evidence needs latents in the plate over the data alone")
     with pair.scope():
-        plate = pyro.plate("_particles", particles, dim=-shape.nesting - 1)
-        sites = _sites(poutine.trace(plate(model)).get_trace(*args))
+        program = _in_particles(model, particles, shape.nesting)
+        sites = _sites(poutine.trace(program).get_trace(*args))
     terms = [_term(s, shape) for s in sites.values() if _within(s, shape.plate)]
     return sum(terms[1:], start=terms[0])

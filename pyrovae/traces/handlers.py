@@ -27,7 +27,7 @@ def completing(pair: Pair, args: Args) -> Pair:
     incomplete = [a for a in args if a.is_floating_point() and bool(a.isnan().any())]
     if not incomplete:
         return pair
-    rows = torch.cat([a.isnan().flatten(1) for a in incomplete], 1).any(1).nonzero()[:5, 0]
+    rows = torch.cat([a.isnan().reshape(len(a), -1) for a in incomplete], 1).any(1).nonzero()[:5, 0]
     few = tuple(a[rows] for a in args)
     guide = pair.guide
 
@@ -37,9 +37,7 @@ def completing(pair: Pair, args: Args) -> Pair:
     with pair.evaluating(), pyro.validation_enabled(False):
         sites = _sites(poutine.trace(guide).get_trace(*few)).values()
         able = all(bool(s["value"].isfinite().all()) for s in sites)
-    completed = Pair(_MasksMissing()(pair.model), guide if able else filled)
-    completed.owner, completed.memory = pair.owner, pair.memory
-    return completed
+    return pair.running(_MasksMissing()(pair.model), guide if able else filled)
 
 
 class _MasksMissing(Messenger):
@@ -62,7 +60,7 @@ class _MasksMissing(Messenger):
         with pyro.validation_enabled(False), torch.no_grad():
             valid = fn.sample()  # any value of the support will do where the mask is
         msg["value"] = torch.where(missing, valid, msg["value"])
-        masked = dist.Independent(base, 0).base_dist.mask(~missing)
+        masked = base.mask(~missing)
         msg["fn"] = masked.to_event(extra) if extra else masked
 
 
@@ -76,15 +74,18 @@ class Refinement(Messenger):
 
     def __init__(self, shape: Structure, particles: int, noise: bool = True) -> None:
         super().__init__()
-        self.shape, self.particles, self.noise = shape, particles, noise
+        self.shape = shape
         self.shifts: dict[tuple[str, str], Tensor] = {}
+        self.restart(particles, noise)
+
+    def restart(self, particles: int, noise: bool = True) -> None:
+        """Keep the shifts; draw other particles from now on."""
+        self.particles, self.noise = particles, noise
         self.draws: dict[str, Tensor] = {}
 
     def of(self, pair: Pair) -> Pair:
         """The same pair, its guide shifted."""
-        refined = Pair(pair.model, self(pair.guide))
-        refined.owner, refined.memory = pair.owner, pair.memory
-        return refined
+        return pair.running(pair.model, self(pair.guide))
 
     def _pyro_sample(self, msg: Any) -> None:
         name, fn = msg["name"], msg["fn"]

@@ -84,6 +84,12 @@ class Pair:
         self.owner: Any = self
         self.memory = _Memory()
 
+    def running(self, model: Program, guide: Program) -> Pair:
+        """The same pair, its parameters and memory, with other programs in their place."""
+        other = Pair(model, guide)
+        other.owner, other.memory = self.owner, self.memory
+        return other
+
     @contextmanager
     def scope(self) -> Iterator[None]:
         """Pyro as this pair sees it: a parameter store of its own."""

@@ -19,6 +19,7 @@ from pyrovae.traces.handlers import completing
 from pyrovae.traces.pair import Args, Pair, _list, as_pair
 from pyrovae.traces.terms import (
     Structure,
+    _argument,
     _log_prob,
     _measure,
     _replay,
@@ -43,7 +44,9 @@ def prepare(
     few = next(iter(data.batches(min(len(data), 5))))
     with program.evaluating():
         if isinstance(data, TensorData):
-            program = completing(program, data[:])
+            missing = data.incomplete()
+            if len(missing):
+                program = completing(program, data[missing[:5]])
             check_support(program, few, data)
     program.example(few)
     return program, data, structure(program, few, plate)
@@ -113,8 +116,7 @@ def check(pair: Pair, args: Args) -> tuple[Any, Any]:
             model_trace, guide_trace = _run(pair, args)
             model, guide = _sites(model_trace), _sites(guide_trace)
             for site in (*model.values(), *guide.values()):
-                if not site["infer"].get("is_auxiliary") or "log_prob" not in site:
-                    site["log_prob"] = site["fn"].log_prob(site["value"])
+                site["log_prob"] = site["fn"].log_prob(site["value"])
                 check_site_shape(site, math.inf)
     except (ValueError, RuntimeError, NotImplementedError) as error:
         if isinstance(error, UsageError):
@@ -206,15 +208,15 @@ def check_support(pair: Pair, args: Args, data: TensorData) -> bool:
         return False  # check says what is wrong with the programs
     covered = True
     for site in sites:
-        where = next((k for k, a in enumerate(args) if site["value"] is a), None)
+        where = _argument(site, args)
         if not site["is_observed"] or where is None:
             covered = covered and not site["is_observed"]
             continue
         support = site["fn"].support
+        while hasattr(support, "base_constraint"):
+            support = support.base_constraint
         for batch in data.batches(1024, generator=torch.Generator(data.device).manual_seed(0)):
             value = batch[where]
-            while hasattr(support, "base_constraint"):
-                support = support.base_constraint
             known = value[~value.isnan()]  # what is missing lies in every support
             try:
                 inside = bool(support.check(known if support.event_dim == 0 else value).all())
@@ -374,8 +376,8 @@ def parameters(pair: Any, args: Args) -> dict[str, Tensor]:
             "nn.Module with parameters that require gradients, or pyro.param"
         )
     names = {id(tensor): name for name, tensor in pair.tensors().items()}
-    order = {id(tensor): place for place, tensor in enumerate(pair.tensors().values())}
-    leaves.sort(key=lambda leaf: order.get(id(leaf), len(order)))
+    order = list(names)
+    leaves.sort(key=lambda leaf: order.index(id(leaf)) if id(leaf) in names else len(order))
     return {names.get(id(leaf), f"parameter_{k}"): leaf for k, leaf in enumerate(leaves)}
 
 

@@ -180,13 +180,22 @@ def _run(
     """(model trace, guide trace), particles in the dimension left of all plates."""
     guide, model = pair.guide, pair.model
     if particles > 1:
-        plate = pyro.plate("_particles", particles, dim=-nesting - 1)
-        guide, model = plate(guide), plate(model)
+        guide, model = (_in_particles(p, particles, nesting) for p in (guide, model))
     if enumerating:
         guide = poutine.enum(guide, first_available_dim=-nesting - 2)
         model = poutine.enum(model)  # goes on to the left of the guide's dimensions
     guide_trace = poutine.trace(guide).get_trace(*args)
     return _replay(model, guide_trace, args), guide_trace
+
+
+def _in_particles(program: Program, particles: int, nesting: int) -> Program:
+    wrapped: Program = pyro.plate("_particles", particles, dim=-nesting - 1)(program)
+    return wrapped
+
+
+def _argument(site: Any, args: Args) -> int | None:
+    """Which argument of the programs an observed site observes as it is."""
+    return next((k for k, a in enumerate(args) if a is site["value"]), None)
 
 
 def _replay(program: Program, trace: Any, args: Args) -> Any:
