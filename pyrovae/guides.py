@@ -14,7 +14,7 @@ __all__ = ["Guide", "MeanField"]
 
 
 class Guide(Conditional):
-    """q(z|x). Two abstract methods: ``parameter_shapes`` and ``forward``."""
+    """q(z|x). Two abstract methods: ``parameter_shapes`` and ``distribution``."""
 
     def __init__(self, network: Network | nn.Module = MLP([400])) -> None:  # noqa: B008
         super().__init__(network)
@@ -36,6 +36,5 @@ class MeanField(Guide):
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
         return {"loc": event_shape, "raw_scale": event_shape}
 
-    def forward(self, context: Tensor) -> dist.TorchDistribution:
-        loc, raw = self.outputs(context)
-        return dist.Normal(loc, F.softplus(raw) + 1e-5).to_event(1)
+    def distribution(self, loc: Tensor, raw_scale: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(loc, F.softplus(raw_scale) + 1e-5).to_event(1)

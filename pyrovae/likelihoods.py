@@ -17,7 +17,7 @@ __all__ = ["Bernoulli", "Likelihood", "Normal"]
 
 
 class Likelihood(Conditional):
-    """p(x|z). Two abstract methods: ``parameter_shapes`` and ``forward``."""
+    """p(x|z). Two abstract methods: ``parameter_shapes`` and ``distribution``."""
 
     def __init__(self, network: Network | nn.Module = MLP([400])) -> None:  # noqa: B008
         super().__init__(network)
@@ -38,8 +38,7 @@ class Bernoulli(Likelihood):
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
         return {"logits": event_shape}
 
-    def forward(self, context: Tensor) -> dist.TorchDistribution:
-        (logits,) = self.outputs(context)
+    def distribution(self, logits: Tensor) -> dist.TorchDistribution:
         return IndependentBernoulli(dist.Bernoulli(logits=logits), len(self.event_shape))
 
 
@@ -84,16 +83,15 @@ class Normal(Likelihood):
         names = ["loc", "raw_scale"] if self.scale == "network" else ["loc"]
         return dict.fromkeys(names, event_shape)
 
-    def build(self, context_shape: tuple[int, ...], event_shape: tuple[int, ...]) -> None:
-        super().build(context_shape, event_shape)
+    def allocate(self, event_shape: tuple[int, ...]) -> None:
+        super().allocate(event_shape)
         if self.scale in ("shared", "per_dimension"):
             shape = event_shape if self.scale == "per_dimension" else ()
             self.raw_scale = nn.Parameter(torch.zeros(shape))
         elif not isinstance(self.scale, str):
             self.register_buffer("fixed_scale", torch.tensor(float(self.scale)), persistent=False)
 
-    def forward(self, context: Tensor) -> dist.TorchDistribution:
-        loc, *raw = self.outputs(context)
+    def distribution(self, loc: Tensor, *raw: Tensor) -> dist.TorchDistribution:
         if isinstance(self.scale, str):
             scale = F.softplus(raw[0] if raw else self.raw_scale) + self.MINIMUM
         else:

@@ -21,7 +21,7 @@ from pyrovae.tensors import UsageError, nearest
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-__all__ = ["MLP", "Component", "Conditional", "ConvNet", "Network"]
+__all__ = ["MLP", "Component", "Conditional", "ConvNet", "GatedMLP", "Network"]
 
 
 class Component:
@@ -37,6 +37,10 @@ class Component:
         parameters = inspect.signature(type(self)).parameters.values()
         return {p.name: getattr(self, p.name) for p in parameters if p.kind in named}
 
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.arguments().items())
+        return f"{type(self).__name__}({arguments})"
+
 
 class Network(Component, ABC):
     """The description of a body. One abstract method: :meth:`build`."""
@@ -44,10 +48,6 @@ class Network(Component, ABC):
     @abstractmethod
     def build(self, inputs: tuple[int, ...], outputs: Shapes) -> nn.Module:
         """A module from ``[N, *inputs]`` to a tuple of tensors ``[N, *shape]``, one per output."""
-
-    def __repr__(self) -> str:
-        arguments = ", ".join(f"{k}={v!r}" for k, v in self.arguments().items())
-        return f"{type(self).__name__}({arguments})"
 
 
 def _takes_nothing(cls: type) -> bool:
@@ -109,6 +109,32 @@ class MLP(Network):
         layers: list[nn.Module] = [nn.Flatten()]
         for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), activation(self.activation)]
+        return nn.Sequential(*layers, nn.Linear(widths[-1], sum(split.sizes)), split)
+
+
+class GatedMLP(Network):
+    """Fully connected layers whose units are gated: h = (Ax + a) * sigmoid(Bx + b).
+
+    Dauphin et al., "Language Modeling with Gated Convolutional Networks", 2017; the usual body
+    of published density estimates (Tomczak and Welling, "VAE with a VampPrior", 2018).
+
+    Args:
+        hidden: widths of the hidden layers.
+
+    >>> body = GatedMLP([300, 300]).build((1, 28, 28), {"loc": (40,), "raw_scale": (40,)})
+    >>> [tuple(t.shape) for t in body(torch.zeros(5, 1, 28, 28))]
+    [(5, 40), (5, 40)]
+    """
+
+    def __init__(self, hidden: list[int] = [300, 300]) -> None:  # noqa: B006
+        self.hidden = _positive("hidden", hidden)
+
+    def build(self, inputs: tuple[int, ...], outputs: Shapes) -> nn.Module:
+        split = Split(outputs)
+        widths = [math.prod(inputs), *self.hidden]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Linear(before, 2 * after), nn.GLU()]
         return nn.Sequential(*layers, nn.Linear(widths[-1], sum(split.sizes)), split)
 
 
@@ -194,13 +220,14 @@ class ConvNet(Network):
         return nn.Sequential(*layers, split)
 
 
-class Conditional(Component, nn.Module, ABC):
+class Conditional(nn.Module, Component, ABC):
     """A distribution whose parameters are a network's outputs: p(x|z) or q(z|x).
 
-    A family states the shapes of its parameters in :meth:`parameter_shapes`; :meth:`build` makes
-    the network fit them, or checks that a module of yours does. Leading batch dimensions of the
-    context (particles, enumerated values) are flattened before the network and restored after
-    it, so a network sees ``[N, *context_shape]`` always.
+    A family states the shapes of its parameters in :meth:`parameter_shapes` and makes a
+    distribution of them in :meth:`distribution`; :meth:`build` makes the network fit, or checks
+    that a module of yours does. Leading batch dimensions of the context (particles, enumerated
+    values) are flattened before the network and restored after it, so a network sees
+    ``[N, *context_shape]`` always.
     """
 
     def __init__(self, network: Network | nn.Module) -> None:
@@ -219,8 +246,18 @@ class Conditional(Component, nn.Module, ABC):
         """Name and shape of every parameter that the network must give."""
 
     @abstractmethod
+    def distribution(self, *parameters: Any, **named: Any) -> Any:
+        """The distribution with the network's outputs ``[*batch, *shape]`` as its parameters, in
+        the order of :meth:`parameter_shapes`; event shape ``event_shape``."""
+
+    def allocate(self, event_shape: tuple[int, ...]) -> None:
+        """Make what belongs to the family itself and not to its network, such as a scale that
+        all data share."""
+        self.event_shape = tuple(event_shape)
+
     def forward(self, context: Tensor) -> Any:
         """The distribution given the context, event shape ``event_shape``."""
+        return self.distribution(*self.outputs(context))
 
     def build(self, context_shape: tuple[int, ...], event_shape: tuple[int, ...]) -> None:
         """Make the network fit; called once by the pair that owns this object."""
@@ -229,7 +266,8 @@ class Conditional(Component, nn.Module, ABC):
                 f"this {type(self).__name__} already belongs to a model; its weights would be "
                 f"shared: make a new one, or pass copy.deepcopy(...) of it"
             )
-        self.context_shape, self.event_shape = tuple(context_shape), tuple(event_shape)
+        self.context_shape = tuple(context_shape)
+        self.allocate(event_shape)
         self.shapes = dict(self.parameter_shapes(self.event_shape))
         if isinstance(self.network, Network):
             self.body = self.network.build(self.context_shape, self.shapes)

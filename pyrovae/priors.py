@@ -13,7 +13,7 @@ from pyrovae.networks import Component
 __all__ = ["Prior", "StandardNormal"]
 
 
-class Prior(Component, nn.Module, ABC):
+class Prior(nn.Module, Component, ABC):
     """A distribution over the latent. One abstract method: :meth:`forward`."""
 
     latent_dim: int

@@ -11,8 +11,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
-    "tensors", "data", "networks", "distributions", "priors", "likelihoods", "guides", "vae",
-    "traces", "svi", "runs", "training", "evaluation", "oracles", "generation", "calibration",
+    "tensors", "data", "networks", "schedules", "distributions", "priors", "likelihoods",
+    "guides", "vae", "traces", "objectives", "svi", "runs", "training", "evaluation", "oracles", "generation", "calibration",
     "plots", "cli",
 ]  # fmt: skip
 

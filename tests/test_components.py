@@ -35,6 +35,7 @@ GUIDES: dict[str, Callable[[], guides.Guide]] = {
 NETWORKS: dict[str, Callable[[], networks.Network]] = {
     "MLP": lambda: networks.MLP([8, 7], "Tanh"),
     "MLP linear": lambda: networks.MLP([]),
+    "GatedMLP": lambda: networks.GatedMLP([8, 7]),
     "ConvNet": lambda: networks.ConvNet([4, 6], hidden=9),
     "ConvNet deep": lambda: networks.ConvNet([4, 4, 4], hidden=9, activation="SiLU"),
 }
