@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pyrovae import data, guides, likelihoods, networks, plots, priors
+    from pyrovae import data, guides, likelihoods, networks, objectives, plots, priors, schedules
     from pyrovae.calibration import Calibration, calibrate, predictive_check
     from pyrovae.evaluation import Evaluation, Gap, elbo, evaluate, gap, log_evidence
     from pyrovae.generation import (
@@ -47,10 +47,12 @@ _ROOMS = {
     "guides": (),
     "likelihoods": (),
     "networks": (),
+    "objectives": (),
     "oracles": ("exact_log_evidence",),
     "plots": (),
     "priors": (),
     "runs": ("load", "save"),
+    "schedules": (),
     "svi": (),
     "tensors": ("UsageError",),
     "traces": ("Pair",),

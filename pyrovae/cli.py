@@ -23,7 +23,10 @@ import pyrovae as pv
 __all__ = ["main"]
 
 OF_A_MODEL = ("prior", "likelihood", "guide")
+# Options that are objects, the kind of part that each is, and words for none of its classes.
+PARTS = {name: name for name in (*OF_A_MODEL, "loss")} | {"lr_schedule": "schedule"}
 LOSSES = {"trace": "Trace_ELBO", "analytic": "TraceMeanField_ELBO"}
+WORDS = {"loss": tuple(LOSSES), "lr_schedule": ("constant",)}
 
 # The options of fit and the keys of its config: type, default, help.
 Option = tuple[Any, Any, str]
@@ -42,7 +45,6 @@ FIT: dict[str, dict[str, Option]] = {
     },
     "model": {"latent_dim": (int, 20, "size of z")},
     "training": {
-        "loss": (str, "trace", "trace, or analytic (closed-form KL)"),
         "epochs": (int, 40, "passes over the data"),
         "batch_size": (int, 128, "data per step"),
         "lr": (float, 1e-3, "learning rate of Adam"),
@@ -190,7 +192,7 @@ def _in_words(part: str) -> str:
 
 
 def _take_parts(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The flags of prior, likelihood and guide (``--guide.network.hidden``) apart from the rest.
+    """The flags of parts such as the guide (``--guide.network.hidden``) apart from the rest.
 
     They are open-ended: which there are depends on the classes chosen.
     """
@@ -198,7 +200,7 @@ def _take_parts(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     for word in words:
         flag, equals, value = word.partition("=")
         path = flag.removeprefix("--").replace("-", "_")
-        if flag.startswith("--") and path.split(".")[0] in OF_A_MODEL:
+        if flag.startswith("--") and path.split(".")[0] in PARTS:
             value = value if equals else next(words, "--")
             if value.startswith("--"):
                 raise pv.UsageError(f"{flag} needs a value; see pyrovae fit --help")
@@ -218,12 +220,37 @@ def _put(tree: dict[str, Any], path: str, value: str) -> None:
         tree = tree[name]["init_args"]
     if not above:  # another likelihood keeps the network that the config gives
         node = tree.get(last)
-        slots = pv.runs.slots(pv.runs.find(last, value))
+        if value in WORDS.get(last, ()):
+            tree[last] = value
+            return
+        slots = pv.runs.slots(_class(last, value))
         init = (node.get("init_args") or {}) if isinstance(node, Mapping) else {}
         kept = {k: v for k, v in init.items() if k in slots and slots[k].part}
         tree[last] = {"class_path": value, "init_args": kept}
     else:
         tree[last] = value
+
+
+def _class(option: str, name: Any) -> Any:
+    """The class that an option names."""
+    try:
+        return pv.runs.find(PARTS[option], name)
+    except pv.UsageError as error:
+        words = WORDS.get(option, ())
+        choices = [*words, *pv.runs.classes(PARTS[option])]
+        raise (pv.runs.unknown(option, name, choices) if words else error) from error
+
+
+def _part(option: str, given: Any) -> Any:
+    """The object that an option means; a word stays a word."""
+    words = WORDS.get(option, ())
+    given = words[0] if words and given is None else given
+    if given in words:
+        return given
+    name = given.get("class_path") if isinstance(given, Mapping) else given
+    if isinstance(name, str):
+        _class(option, name)
+    return pv.runs.construct(given, PARTS[option], option)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -239,8 +266,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     for name, value in config.items():
         if name in OPTIONS:
             config[name] = pv.runs.typed(OPTIONS[name][0], value, f"{path}: {name}")
-        elif name not in OF_A_MODEL:
-            raise pv.runs.unknown(f"option for {path} to set:", name, [*OPTIONS, *OF_A_MODEL])
+        elif name not in PARTS:
+            raise pv.runs.unknown(f"option for {path} to set:", name, [*OPTIONS, *PARTS])
     return config
 
 
@@ -251,27 +278,27 @@ def _fit_parser() -> _Parser:
         group = parser.add_argument_group(title)
         for name, option in options.items():
             _option(group, name, *option)
-        if title == "model":
-            for part in OF_A_MODEL:  # only for the help: _take_parts sees them first
-                text = f"one of {_in_words(part)}; arguments follow a dot"
-                _option(group, part, str, pv.runs.PARTS[part][2], text)
+        # only for the help: _take_parts sees them first
+        for part in {"model": OF_A_MODEL, "training": ("loss", "lr_schedule")}.get(title, ()):
+            words = WORDS.get(part, (pv.runs.PARTS[PARTS[part]][2],))
+            choices = f"{', '.join(words)}, " if part in WORDS else ""
+            text = f"one of {choices}{_in_words(PARTS[part])}; arguments follow a dot"
+            _option(group, part, str, words[0], text)
     return parser
 
 
 def _fit_options(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """The options, and prior, likelihood and guide: by default, as configured, as flagged."""
+    """The options, and those that are objects: by default, as configured, as flagged."""
     parser = _fit_parser()
     rest, flags = _take_parts(arguments)
     options = parser.parse_args(rest)
     config = {} if options.config is None else _read_config(Path(options.config))
-    tree = {part: config.pop(part, None) for part in OF_A_MODEL}
+    tree = {part: config.pop(part, None) for part in PARTS}
     for path in sorted(flags, key=lambda path: path.count(".")):
         _put(tree, path, flags[path])
-    parts = {part: pv.runs.construct(tree[part], part, part) for part in OF_A_MODEL}
+    parts = {part: _part(part, tree[part]) for part in PARTS}
     parser.set_defaults(**config)
     options = parser.parse_args(rest)
-    if options.loss not in LOSSES:
-        raise pv.runs.unknown("loss", options.loss, LOSSES)
     _at_least(1, options, "num_particles")
     _at_least(0, options, "seed")
     return options, parts
@@ -307,7 +334,8 @@ def fit(arguments: list[str]) -> None:
             config[name] = str(Path(given).resolve())
     config |= {name: pv.runs.describe(part) for name, part in parts.items()}
     torch.manual_seed(options.seed)
-    vae = pv.VAE(tuple(train.event_shape), options.latent_dim, **parts)
+    of_a_model = {name: parts[name] for name in OF_A_MODEL}
+    vae = pv.VAE(tuple(train.event_shape), options.latent_dim, **of_a_model)
     _check(vae, test)
     folder = pv.runs.Folder.prepare(
         options.out or _new_folder(splits.name),
@@ -317,14 +345,18 @@ def fit(arguments: list[str]) -> None:
         heading=f"{splits.description}\n{len(train):,} data to train on, device {device}, "
         f"seed {options.seed}, {sum(p.numel() for p in vae.parameters()):,} parameters",
     )
+    loss = parts["loss"]
+    if isinstance(loss, str):
+        loss = getattr(pyro.infer, LOSSES[loss])()
     try:
         history = pv.fit(
             vae,
             train,
-            loss=getattr(pyro.infer, LOSSES[options.loss])(),
+            loss=loss,
             epochs=options.epochs,
             batch_size=options.batch_size,
             lr=options.lr,
+            lr_schedule=None if parts["lr_schedule"] == "constant" else parts["lr_schedule"],
             validation=options.validation or None,
             seed=options.seed,
             device=device,

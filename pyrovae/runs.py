@@ -39,6 +39,8 @@ PARTS = {
     "likelihood": ("likelihoods", "Likelihood", "Bernoulli"),
     "guide": ("guides", "Guide", "MeanField"),
     "network": ("networks", "Network", "MLP"),
+    "loss": ("objectives", "Objective", "BetaELBO"),
+    "schedule": ("schedules", "Schedule", "Linear"),
 }
 WEIGHTS = "model.safetensors"
 FIGURES = ("training", "reconstructions", "samples", "interpolation", "latent_map", "kl")

@@ -20,6 +20,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae import runs, traces
+from pyrovae.objectives import Objective
+from pyrovae.schedules import Schedule
 from pyrovae.svi import Step
 from pyrovae.tensors import StreamedData, TensorData, UsageError, as_data, whole_number
 from pyrovae.traces import Pair, Structure, as_pair
@@ -87,6 +89,7 @@ def fit(
     epochs: int = 20,
     batch_size: int = 128,
     lr: float = 1e-3,
+    lr_schedule: Schedule | None = None,
     optimizer: Callable[[list[Tensor], float], torch.optim.Optimizer] | None = None,
     validation: Any = None,
     seed: int = 0,
@@ -102,11 +105,12 @@ def fit(
     Args:
         pair: anything with ``.model`` and ``.guide``.
         x: tensor, array, tuple of them (``model(x, y)``), Dataset or DataLoader.
-        loss: any ``pyro.infer`` ELBO; ``Trace_ELBO()`` by default, ``TraceMeanField_ELBO()`` for
-            the analytic KL.
+        loss: any ``pyro.infer`` ELBO, ``pv.objectives`` included; ``Trace_ELBO()`` by default,
+            ``TraceMeanField_ELBO()`` for the analytic KL.
         epochs: passes over the data.
         batch_size: data per step; the last batch of an epoch may be smaller.
         lr: the optimiser's learning rate.
+        lr_schedule: a factor that it is multiplied by, e.g. ``schedules.Cosine()``.
         optimizer: ``optimizer(parameters, lr)``; fused Adam by default.
         validation: data to watch, or the fraction or number of data to hold out.
         seed: of data order, noise and split. The global random state is left as it was.
@@ -170,7 +174,7 @@ def fit(
     with torch.random.fork_rng(devices), _interruptible(history), program.scope():
         torch.manual_seed(seed)
         trainer = _Trainer(program, data, held_out, loss, batch_size, seed, chosen, compile)
-        trainer.prepare(optimizer or _adam, lr)
+        trainer.prepare(optimizer or _adam, lr, lr_schedule)
         if folder is not None:
             folder.create()
         try:
@@ -232,7 +236,10 @@ class _Trainer:
         self.shape: Structure | None = None
 
     def prepare(
-        self, optimizer: Callable[[list[Tensor], float], torch.optim.Optimizer], lr: float
+        self,
+        optimizer: Callable[[list[Tensor], float], torch.optim.Optimizer],
+        lr: float,
+        lr_schedule: Schedule | None,
     ) -> None:
         """Everything that can be refused before the first step is."""
         if isinstance(self.data, TensorData):
@@ -258,6 +265,10 @@ class _Trainer:
             )
         self.evaluate = Step(self.pair, self.loss, self.pair_parameters, self.compile)
         self.optimizer = optimizer(list(self.pair_parameters.values()), lr)
+        self.lr_schedule = lr_schedule
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        if isinstance(self.loss, Objective):
+            self.loss.prepare(len(self.data))
 
     def _fresh(self) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(0)
@@ -293,7 +304,7 @@ class _Trainer:
         start = time.perf_counter()
         with bar:
             for epoch in range(1, epochs + 1):
-                self._epoch(epoch, history, bar)
+                self._epoch(epoch, epochs, history, bar)
                 row: dict[str, float] = {"epoch": epoch, "step": self.step}
                 row["seconds"] = time.perf_counter() - start
                 row["images_per_second"] = self.rate
@@ -309,13 +320,23 @@ class _Trainer:
                 if any(stop) or history.interrupted:
                     return
 
-    def _epoch(self, epoch: int, history: History, bar: _Progress) -> None:
+    def _clock(self, epoch: float, epochs: int) -> None:
+        """Tell the time to what changes over training."""
+        if isinstance(self.loss, Objective):
+            self.loss.clock(epoch, epochs)
+        if self.lr_schedule is not None:
+            factor = self.lr_schedule.at(epoch, epochs)
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * factor
+
+    def _epoch(self, epoch: int, epochs: int, history: History, bar: _Progress) -> None:
         start, seen, total = time.perf_counter(), 0, 0.0
         batches = self.data.batches(self.batch_size, shuffle=True, generator=self.generator)
         self.evaluate.verify()  # a callback may have changed the programs
         for batch in batches:
             # every datum is validated once, the distributions as training begins; from then on
             # the loss is watched
+            self._clock(epoch - 1 + seen / len(self.data), epochs)
             validating = self.step < VALIDATED or (epoch == 1 and not self.data_checked)
             value = self.evaluate(batch, validating=validating)
             self.optimizer.step()

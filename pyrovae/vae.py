@@ -64,9 +64,9 @@ class VAE(nn.Module, Component):
         )
         # named apart from the method `guide`, which is the Pyro program
         self.posterior = _part("guide", Guide, MeanField() if guide is None else guide)
-        self.prior.build(latent_dim)
         self.likelihood.build((latent_dim,), self.event_shape)
         self.posterior.build(self.event_shape, (latent_dim,))
+        self.prior.build(latent_dim, self.posterior)
 
     def model(self, x: Tensor) -> Tensor:
         """z ~ p(z), x ~ p(x|z) observed; ``x``: ``[batch, *event_shape]``."""

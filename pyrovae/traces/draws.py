@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.tensors import UsageError, whole_number
-from pyrovae.traces.pair import Args, as_pair
+from pyrovae.traces.pair import Args, Pair, as_pair
 from pyrovae.traces.structure import structure
 from pyrovae.traces.terms import (
     Structure,
@@ -24,6 +25,7 @@ from pyrovae.traces.terms import (
     _slice,
     _term,
     _within,
+    joined,
 )
 
 
@@ -45,7 +47,8 @@ def draw(pair: Any, args: Args, num_particles: int = 1, shape: Structure | None 
     >>> traces.log_weights.shape, traces.guide["z"].value.shape
     (torch.Size([3, 5]), torch.Size([3, 5, 2]))
     """
-    return next(slices(pair, args, num_particles, num_particles, shape))
+    found = list(slices(pair, args, num_particles, num_particles, shape))
+    return found[0] if len(found) == 1 else joined(found)
 
 
 def slices(
@@ -60,11 +63,9 @@ def slices(
     with pair.scope():
         if num_particles == 1 or not shape.broadcasts:
             for _ in range(num_particles):
-                traces = _run(pair, args, 1, shape.nesting, enumerating)
-                yield _whole(_measure(*traces, shape), args)
+                yield _whole_run(pair, args, 1, shape)
         elif at_once >= num_particles or enumerating:
-            traces = _run(pair, args, num_particles, shape.nesting, enumerating)
-            yield _whole(_measure(*traces, shape, num_particles), args)
+            yield _whole_run(pair, args, num_particles, shape)
         else:
             guide = _in_particles(pair.guide, num_particles, shape.nesting)
             guide_trace = poutine.trace(guide).get_trace(*args)
@@ -78,6 +79,23 @@ def slices(
                     model = _in_particles(model, stop - start, shape.nesting)
                 traces = _replay(model, part, args), part
                 yield _whole(_measure(*traces, shape, stop - start), args)
+
+
+def _whole_run(pair: Pair, args: Args, particles: int, shape: Structure) -> Traces:
+    model_trace, guide_trace = _run(pair, args, particles, shape.nesting, bool(shape.enumerated))
+
+    def rerun() -> Traces:
+        constant = guide_trace.copy()
+        for name, site in _sites(guide_trace).items():
+            constant.nodes[name] = {**site, "value": site["value"].detach()}
+        guide, model = pair.guide, pair.model
+        if particles > 1:
+            guide, model = (_in_particles(p, particles, shape.nesting) for p in (guide, model))
+        again = _replay(guide, constant, args)
+        return _measure(_replay(model, again, args), again, shape, particles)
+
+    found = _measure(model_trace, guide_trace, shape, particles)
+    return dataclasses.replace(_whole(found, args), rerun=None if shape.enumerated else rerun)
 
 
 def _whole(traces: Traces, args: Args) -> Traces:

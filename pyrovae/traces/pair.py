@@ -84,6 +84,13 @@ class Pair:
         self.owner: Any = self
         self.memory = _Memory()
 
+    @classmethod
+    def here(cls, model: Program, guide: Program) -> Pair:
+        """Two programs whose parameters are in Pyro's store as it is at the moment."""
+        pair = cls(model, guide)
+        pair.memory.active = True
+        return pair
+
     def running(self, model: Program, guide: Program) -> Pair:
         """The same pair, its parameters and memory, with other programs in their place."""
         other = Pair(model, guide)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
@@ -39,6 +39,8 @@ class Structure:
         broadcasts: whether many particles can be drawn in one vectorised run.
         row_bytes: memory that one particle of one datum takes, an upper bound.
         pathwise: latents whose guide is reparameterised.
+        scaled: sites that carry another scale (``poutine.scale``, a subsampled inner plate) than
+            that of the plate over the data.
         closed_form: latents whose KL may be taken in closed form: whatever comes before them in
             the model comes before them in the guide too.
     """
@@ -56,6 +58,7 @@ class Structure:
     row_bytes: int
     closed_form: tuple[str, ...]
     pathwise: tuple[str, ...]
+    scaled: tuple[str, ...]
 
     def refuse_globals(self) -> None:
         """Raise where a per-datum weight has no meaning."""
@@ -103,6 +106,7 @@ class Traces:
         kl: per latent ``[particles, batch]`` (``[particles]`` when global): closed form where
             valid, else log q - log p at the particle.
         kl_dimensions: per latent whose guide and prior factorise, ``[particles, batch, dims]``.
+        rerun: both programs once more on the same particles, held constant.
     """
 
     model: dict[str, Site]
@@ -112,6 +116,14 @@ class Traces:
     log_ratio: Tensor
     kl: dict[str, Tensor]
     kl_dimensions: dict[str, Tensor]
+    rerun: Callable[[], Traces] | None = None
+
+    def detached(self) -> Traces:
+        """The same particles as constants: what depends on a parameter by way of a particle does
+        so no longer. Both programs are run once more."""
+        if self.rerun is None:
+            raise UsageError("these particles were drawn in slices or enumerated: not run again")
+        return self.rerun()
 
     @property
     def log_weights(self) -> Tensor:
@@ -139,6 +151,11 @@ class Traces:
                 outside[name] = outside.get(name, 0.0) - site.log_prob
         return self.log_ratio + self._per_datum(outside)
 
+    @property
+    def log_p(self) -> Tensor:
+        """``[particles, batch]``, nats: log p(x, z), what is global shared out evenly."""
+        return self._per_datum({n: s.log_prob for n, s in self.model.items()})
+
     def light(self) -> Traces:
         """The same without distributions and observed values: what may pile up over chunks."""
 
@@ -151,7 +168,13 @@ class Traces:
                 for name, site in sites.items()
             }
 
-        return dataclasses.replace(self, model=strip(self.model), guide=strip(self.guide))
+        return dataclasses.replace(
+            self, model=strip(self.model), guide=strip(self.guide), rerun=None
+        )
+
+    def kl_shares(self) -> dict[str, Tensor]:
+        """``[particles, batch]``, nats, per latent: each datum's share of its KL."""
+        return {name: self._per_datum({name: kl}) for name, kl in self.kl.items()}
 
     @property
     def total_kl(self) -> Tensor:
@@ -164,6 +187,38 @@ class Traces:
         for term in terms.values():
             total = total + (term if term.dim() == 2 else term[:, None] / size)
         return total
+
+
+def joined(parts: list[Traces]) -> Traces:
+    """Particles that were drawn one after the other, as one draw of all of them."""
+
+    def cat(terms: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.cat([t[name] for t in terms]) for name in terms[0]}
+
+    def sites(all_sites: list[dict[str, Site]]) -> dict[str, Site]:
+        found = {}
+        for name, site in all_sites[0].items():
+            same = [sites[name] for sites in all_sites]
+            found[name] = dataclasses.replace(
+                site,
+                fn=None,
+                value=torch.cat([s.value for s in same]),
+                log_prob=torch.cat([s.log_prob for s in same]),
+                mean=None if site.mean is None else torch.cat([cast(Tensor, s.mean) for s in same]),
+            )
+        return found
+
+    reruns = [part.rerun for part in parts]
+    return Traces(
+        model=sites([p.model for p in parts]),
+        guide=sites([p.guide for p in parts]),
+        shape=parts[0].shape,
+        log_joint=torch.cat([p.log_joint for p in parts]),
+        log_ratio=torch.cat([p.log_ratio for p in parts]),
+        kl=cat([p.kl for p in parts]),
+        kl_dimensions=cat([p.kl_dimensions for p in parts]),
+        rerun=lambda: joined([rerun() for rerun in reruns if rerun is not None]),
+    )
 
 
 def _sites(trace: Any) -> dict[str, Any]:
