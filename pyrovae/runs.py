@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 import yaml
@@ -60,7 +60,7 @@ def describe(value: Any) -> Any:
         cls = type(value)
         arguments = {name: describe(part) for name, part in value.arguments().items()}
         return {"class_path": f"{cls.__module__}.{cls.__name__}", "init_args": arguments}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | torch.nn.ModuleList):
         return [describe(part) for part in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -110,11 +110,14 @@ def find(part: str | None, name: Any) -> Any:
 
 @dataclass(frozen=True)
 class Slot:
-    """One argument of a component: its type, its default, and which part it is, if one."""
+    """One argument of a component: its type, its default, and which part it is, if one, or a
+    list of it.
+    """
 
     kind: Any
     default: Any
     part: str | None
+    many: bool = False
 
     @property
     def required(self) -> bool:
@@ -135,7 +138,7 @@ def slots(cls: Any) -> dict[str, Slot]:
             continue
         kind = hints.get(name, Any)
         part = next((bases[k] for k in (kind, *get_args(kind)) if k in bases), None)
-        found[name] = Slot(kind, parameter.default, part)
+        found[name] = Slot(kind, parameter.default, part, get_origin(kind) is list)
     return found
 
 
@@ -196,7 +199,16 @@ def construct(
     arguments = default.arguments() if type(default) is cls else {}
     for name, slot in known.items():
         path, value = f"{where}.{name}", init.get(name)
-        if slot.part and (value is not None or slot.required or slot.default is not None):
+        if slot.part and slot.many and value is not None:
+            arguments[name] = [
+                construct(one, slot.part, f"{path}[{i}]")
+                for i, one in enumerate(_several(value, path))
+            ]
+        elif (
+            slot.part
+            and not slot.many
+            and (value is not None or slot.required or slot.default is not None)
+        ):
             own = None if slot.required else slot.default
             arguments[name] = construct(value, slot.part, path, own)
         elif name in init:
@@ -204,6 +216,20 @@ def construct(
         elif slot.required:
             raise UsageError(f"{cls.__name__} needs {name}; give {path}")
     return cls(**arguments)
+
+
+def _several(given: Any, where: str) -> list[Any]:
+    """A list, or the text of one."""
+    try:
+        value = yaml.safe_load(given) if isinstance(given, str) else given
+    except yaml.YAMLError:
+        value = given
+    if not isinstance(value, list):
+        raise UsageError(
+            f"{where} must be a list of classes such as [Normal, {{class_path: Categorical, "
+            f"init_args: {{classes: 3}}}}], got {given!r}"
+        )
+    return value
 
 
 def save(pair: Any, path: str | Path) -> Path:

@@ -21,6 +21,7 @@ EVENT = (1, 6, 5)
 
 PRIORS: dict[str, Callable[[], priors.Prior]] = {
     "StandardNormal": priors.StandardNormal,
+    "VampPrior": lambda: priors.VampPrior(4),
 }
 LIKELIHOODS: dict[str, Callable[[], likelihoods.Likelihood]] = {
     "Bernoulli": lambda: likelihoods.Bernoulli(SMALL),
@@ -28,6 +29,26 @@ LIKELIHOODS: dict[str, Callable[[], likelihoods.Likelihood]] = {
     "Normal per dimension": lambda: likelihoods.Normal(SMALL, scale="per_dimension"),
     "Normal network": lambda: likelihoods.Normal(SMALL, scale="network"),
     "Normal fixed": lambda: likelihoods.Normal(SMALL, scale=0.3),
+    "Normal optimal": lambda: likelihoods.Normal(SMALL, scale="optimal").eval(),
+    "Laplace": lambda: likelihoods.Laplace(SMALL),
+    "Laplace optimal": lambda: likelihoods.Laplace(SMALL, scale="optimal").eval(),
+    "StudentT": lambda: likelihoods.StudentT(SMALL),
+    "StudentT network": lambda: likelihoods.StudentT(SMALL, scale="network", df="per_dimension"),
+    "LogNormal": lambda: likelihoods.LogNormal(SMALL),
+    "LogNormal network": lambda: likelihoods.LogNormal(SMALL, scale="network"),
+    "ContinuousBernoulli": lambda: likelihoods.ContinuousBernoulli(SMALL),
+    "Categorical": lambda: likelihoods.Categorical(4, SMALL),
+    "Binomial": lambda: likelihoods.Binomial(16, SMALL),
+    "BetaBinomial": lambda: likelihoods.BetaBinomial(16, SMALL),
+    "Poisson": lambda: likelihoods.Poisson(SMALL),
+    "NegativeBinomial": lambda: likelihoods.NegativeBinomial(SMALL),
+    "NegativeBinomial network": lambda: likelihoods.NegativeBinomial(SMALL, dispersion="network"),
+    "NegativeBinomial fixed": lambda: likelihoods.NegativeBinomial(SMALL, dispersion=2.0),
+    "ZeroInflatedNegativeBinomial": lambda: likelihoods.ZeroInflatedNegativeBinomial(SMALL),
+    "LogisticMixture": lambda: likelihoods.LogisticMixture(3, SMALL),
+    "Mixed": lambda: likelihoods.Mixed(
+        [likelihoods.Normal(), likelihoods.Poisson(), likelihoods.Categorical(3)], SMALL
+    ),
 }
 GUIDES: dict[str, Callable[[], guides.Guide]] = {
     "MeanField": lambda: guides.MeanField(SMALL),
@@ -39,6 +60,12 @@ NETWORKS: dict[str, Callable[[], networks.Network]] = {
     "ConvNet": lambda: networks.ConvNet([4, 6], hidden=9),
     "ConvNet deep": lambda: networks.ConvNet([4, 4, 4], hidden=9, activation="SiLU"),
 }
+
+
+def event_of(likelihood: likelihoods.Likelihood) -> tuple[int, ...]:
+    """EVENT, or a table's row of as many columns as it has likelihoods."""
+    columns = getattr(likelihood, "columns", None)
+    return EVENT if columns is None else (len(columns),)
 
 
 def rows(table: dict[str, Callable[[], object]]) -> pytest.MarkDecorator:
@@ -81,15 +108,16 @@ def test_prior(make: Callable[[], priors.Prior]) -> None:
 def test_likelihood(make: Callable[[], likelihoods.Likelihood], batch: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     likelihood = make()
-    likelihood.build((3,), EVENT)
+    event = event_of(likelihood)
+    likelihood.build((3,), event)
     z = torch.randn(*batch, 3)
     fn = likelihood(z)
-    assert fn.batch_shape == batch and fn.event_shape == EVENT
+    assert fn.batch_shape == batch and fn.event_shape == event
     x = fn.sample()
     log_prob = fn.log_prob(x)
     assert log_prob.shape == batch
     # each datum's density is its own: the first is that of the first z alone
-    alone = likelihood(z.reshape(-1, 3)[:1]).log_prob(x.reshape(-1, *EVENT)[:1])
+    alone = likelihood(z.reshape(-1, 3)[:1]).log_prob(x.reshape(-1, *event)[:1])
     torch.testing.assert_close(log_prob.flatten()[:1], alone, rtol=1e-4, atol=1e-4)
     assert all(p.grad_fn is None for p in likelihood.parameters())
 
