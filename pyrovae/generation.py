@@ -6,10 +6,12 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from pyrovae import traces
+from pyrovae.distributions import Columns
 from pyrovae.evaluation import evaluate
 from pyrovae.tensors import UsageError, nearest, whole_number
 from pyrovae.traces import Args, Pair, Structure, as_pair
@@ -78,7 +80,12 @@ def decode(pair: Any, latents: Any, *, like: Any = None) -> Values:
 
 
 def _example(pair: Pair, like: Any) -> Args:
-    return pair.example(None if like is None else pair.some(like, 1))
+    one = pair.example(None if like is None else pair.some(like, 1))
+    with pair.evaluating(), contextlib.suppress(UsageError):
+        # what stands there is not used, but must lie in the support
+        zeros = tuple(a.nan_to_num(0.0) if a.is_floating_point() else a for a in one)
+        return traces.simulate(pair, zeros, ())[1]
+    return one
 
 
 def _shape(pair: Pair, one: Args) -> Structure:
@@ -146,14 +153,18 @@ def reconstruct(
     with program.evaluating():
         torch.manual_seed(seed)
         for batch in data.batches(BATCH):
-            drawn = []
+            drawn, votes = [], {}
             for _ in range(draws or num_particles):
                 guide = traces.draw(program, batch, 1, shape).guide
                 latents = {n: guide[n].value[0] for n in shape.latents}
                 sites = traces.generate(program, batch, latents)
                 drawn.append(_observed(sites, shape, mean=not draws))
+                votes = {n: _voted(sites[n][0]) for n in shape.observed}
             stacked = {n: torch.stack([d[n] for d in drawn]) for n in drawn[0]}
-            parts.append({n: (v if draws else v.mean(0)).cpu() for n, v in stacked.items()})
+            even = torch.full((len(drawn),), 1 / len(drawn), device=program.device)
+            parts.append(
+                {n: (v if draws else _average(v, even, votes[n])).cpu() for n, v in stacked.items()}
+            )
     return _unwrap({n: torch.cat([p[n] for p in parts], dim=int(draws > 0)) for n in parts[0]})
 
 
@@ -242,7 +253,8 @@ def impute(
 
     The guide sees zeros in place of missing entries (or the NaN themselves, if it can take
     them); the likelihood of missing entries is left out. Particles from the guide are weighted
-    by p(x_observed, z) / q(z|x_observed): a missing entry becomes the weighted mean of E[x|z].
+    by p(x_observed, z) / q(z|x_observed): a missing entry becomes the weighted mean of E[x|z], a
+    missing class the one with the largest weighted vote.
     Mattei and Frellsen, "MIWAE: Deep Generative Modelling and Imputation of Incomplete Data
     Sets", 2019.
 
@@ -287,15 +299,16 @@ def _fill(pair: Pair, batch: Args, shape: Structure, draws: int, num_particles: 
         latents = {n: v[chosen] for n, v in latents.items()}
     count = draws or num_particles
     args = tuple(a.nan_to_num(0.0).expand(count, *a.shape[1:]) for a in batch)
-    values = _observed(traces.generate(pair, args, latents), shape, mean=not draws)
+    sites = traces.generate(pair, args, latents)
+    values = _observed(sites, shape, mean=not draws)
     if len(values) != 1:
         raise UsageError(f"impute fills one observed site; this model has {list(values)}")
     (value,) = values.values()
     missing = batch[0].isnan()
     if draws:
         return torch.where(missing, value[:, None], batch[0])
-    mean = (weights.reshape(-1, *(1,) * (value.dim() - 1)) * value).sum(0, keepdim=True)
-    return torch.where(missing, mean, batch[0])
+    mean = _average(value, weights, _voted(sites[next(iter(values))][0]))
+    return torch.where(missing, mean[None], batch[0])
 
 
 def neighbours(pair: Any, x: Any, among: Any, k: int = 5) -> tuple[Tensor, Tensor]:
@@ -340,15 +353,45 @@ def _spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 def _observed(
     sites: dict[str, tuple[Any, Tensor]], shape: Structure, mean: bool
 ) -> dict[str, Tensor]:
-    """The observed sites' means or draws; a distribution without a mean gives a draw."""
+    """The observed sites' means or draws; entries without a mean, such as classes, give their
+    mode, and a distribution that knows neither gives a draw."""
     out = {}
     for name in shape.observed:
         fn, value = sites[name]
         if mean:
             with contextlib.suppress(NotImplementedError):
-                value = fn.mean
+                centre = fn.mean
+                if bool(centre.isnan().any()):
+                    centre = torch.where(centre.isnan(), _bare(fn).mode, centre)
+                value = centre
         out[name] = value
     return out
+
+
+def _bare(fn: Any) -> Any:
+    """The distribution of single entries."""
+    while isinstance(fn, dist.Independent | dist.MaskedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def _voted(fn: Any) -> Tensor:
+    """Which entries are classes, whose values cannot be averaged; broadcasts with a value."""
+    bare = _bare(fn)
+    columns = bare.columns if isinstance(bare, Columns) else [bare]
+    return torch.tensor([isinstance(_bare(c), torch.distributions.Categorical) for c in columns])
+
+
+def _average(values: Tensor, weights: Tensor, voted: Tensor) -> Tensor:
+    """Over the first dimension: the weighted mean, or where voted the class of most weight."""
+    weights = weights.reshape(-1, *(1,) * (values.dim() - 1))
+    mean = (weights * values).sum(0)
+    if not bool(voted.any()):
+        return mean
+    voted = voted.to(values.device).expand(values.shape[1:])
+    classes = values[:, voted].unique()
+    shares = torch.stack([(weights * (values == one)).sum(0) for one in classes])
+    return torch.where(voted, classes[shares.argmax(0)], mean)
 
 
 def _unwrap(values: dict[str, Tensor]) -> Values:

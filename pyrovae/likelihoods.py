@@ -597,9 +597,9 @@ class ZeroInflatedNegativeBinomial(Dispersed):
         return dict.fromkeys(names, event_shape)
 
     def distribution(self, log_mean: Tensor, gate: Tensor, *raw: Tensor) -> dist.TorchDistribution:
-        base = self.family(log_mean, *raw)
-        inflated = dist.ZeroInflatedDistribution(base, gate_logits=gate)
-        return inflated.to_event(len(self.event_shape))
+        counts = self.family(log_mean, *raw)
+        base = distributions.ZeroInflatedNegativeBinomial(**counts.given, gate=gate)
+        return base.to_event(len(self.event_shape))
 
     @classmethod
     def suits(cls, seen: Summary) -> str:

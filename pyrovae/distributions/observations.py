@@ -25,6 +25,8 @@ __all__ = [
     "OptimalScale",
     "PerColumn",
     "Poisson",
+    "ZeroInflatedNegativeBinomial",
+    "eight_bit",
 ]
 
 GROUP = 64  # 2^-64 is far from float32's smallest number
@@ -377,6 +379,44 @@ class NegativeBinomial(PerEntry):
             rate = torch._standard_gamma(r) * (self.mean / r)
             # beyond 2^24 float32 holds no odd numbers
             return torch.poisson(rate.clamp_max(2.0**24))
+
+
+class ZeroInflatedNegativeBinomial(PerEntry):
+    """p(k) = pi 1(k = 0) + (1 - pi) NB(k; log_mean, inverse_dispersion), pi = sigmoid(gate).
+
+    >>> zero = torch.tensor(0.0)
+    >>> fn = ZeroInflatedNegativeBinomial(log_mean=zero, inverse_dispersion=zero.exp(), gate=zero)
+    >>> fn.log_prob(torch.arange(3.0)).exp()
+    tensor([0.7500, 0.1250, 0.0625])
+    """
+
+    gate: Tensor
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        **NegativeBinomial.arg_constraints,
+        "gate": constraints.real,
+    }
+    support = constraints.nonnegative_integer
+
+    @property
+    def counts(self) -> NegativeBinomial:
+        """What is counted where the gate is open."""
+        given = {name: getattr(self, name) for name in NegativeBinomial.arg_constraints}
+        return NegativeBinomial(**given, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        self._check(value)
+        counted = self.counts.log_prob(value) + F.logsigmoid(-self.gate)
+        closed = F.logsigmoid(self.gate)
+        return torch.where(value == 0, torch.logaddexp(counted, closed), counted)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.counts.mean * (-self.gate).sigmoid()
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        with torch.no_grad():
+            drawn = self.counts.sample(sample_shape)
+            return torch.where(torch.rand_like(drawn) < self.gate.sigmoid(), 0.0, drawn)
 
 
 class _EightBit(constraints.Constraint):

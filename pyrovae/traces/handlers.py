@@ -13,6 +13,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import transform_to
 
+from pyrovae.distributions import PerColumn, eight_bit
 from pyrovae.tensors import UsageError
 from pyrovae.traces.pair import Args, Pair
 from pyrovae.traces.terms import Structure, _independent, _sites, rebuild
@@ -41,27 +42,56 @@ def completing(pair: Pair, args: Args) -> Pair:
 
 
 class _MasksMissing(Messenger):
-    """NaN entries of observed values are masked out of their site, entry by entry."""
+    """NaN entries of observed values are masked out of their site, entry by entry.
+
+    What is done never depends on which entries are missing, so a step can be traced.
+    """
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] or not isinstance(msg["value"], Tensor):
+        value = msg["value"]
+        if not msg["is_observed"] or not isinstance(value, Tensor):
             return
-        missing = msg["value"].isnan()
-        if not bool(missing.any()):
+        if not value.is_floating_point():
             return
         fn, extra = msg["fn"], _independent(msg["fn"])
         base = fn.base_dist if extra else fn
         if base.event_dim:
+            if not bool(value.isnan().any()):
+                return
             raise UsageError(
                 f"the observed site {msg['name']!r} has missing entries and a joint density over "
                 f"them ({type(base).__name__}); only entries that are independent given the "
                 f"latents can be masked one by one"
             )
-        with pyro.validation_enabled(False), torch.no_grad():
-            valid = fn.sample()  # any value of the support will do where the mask is
-        msg["value"] = torch.where(missing, valid, msg["value"])
+        missing = value.isnan()
+        msg["infer"] = {**msg["infer"], "_observed": value}
+        msg["value"] = torch.where(missing, _inside(base, value), value)
         masked = base.mask(~missing)
         msg["fn"] = masked.to_event(extra) if extra else masked
+
+
+def _inside(fn: Any, like: Tensor) -> Any:
+    """Values within the support, to stand where the mask is: constants where they are known."""
+    found = _constant(fn.support)
+    if found is not None:
+        return torch.as_tensor(found, dtype=like.dtype, device=like.device)
+    with pyro.validation_enabled(False), torch.no_grad():
+        return fn.sample()
+
+
+def _constant(support: Any) -> Any:
+    kinds = torch.distributions.constraints
+    if isinstance(support, PerColumn):
+        columns = [_constant(column) for column in support.cseq]
+        return None if None in columns else columns
+    if support in (kinds.real, kinds.boolean, eight_bit):
+        return 0.0
+    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    if not isinstance(low, int | float):
+        return None
+    if support.is_discrete:
+        return float(low)
+    return (low + high) / 2 if isinstance(high, int | float) else low + 1.0
 
 
 class Refinement(Messenger):

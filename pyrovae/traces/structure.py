@@ -14,7 +14,9 @@ from pyro.util import check_site_shape
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyrovae.tensors import StreamedData, TensorData, UsageError
+from pyrovae.distributions import Columns
+from pyrovae.likelihoods import advice
+from pyrovae.tensors import StreamedData, Summary, TensorData, UsageError
 from pyrovae.traces.handlers import completing
 from pyrovae.traces.pair import Args, Pair, _list, as_pair
 from pyrovae.traces.terms import (
@@ -100,6 +102,7 @@ def structure(pair: Any, args: Args, plate: str | None = None) -> Structure:
                 if set(order[: order.index(name)]) <= set(latents[: latents.index(name)])
             ),
             pathwise=tuple(n for n in latents if guide[n]["fn"].has_rsample),
+            scaled=tuple(n for n, s in {**guide, **model}.items() if _rescaled(s, frame)),
         )
         return _probe_particles(pair, few, found)
 
@@ -208,7 +211,8 @@ def check_support(pair: Pair, args: Args, data: TensorData) -> bool:
         return False  # check says what is wrong with the programs
     covered = True
     for site in sites:
-        where = _argument(site, args)
+        given = {**site, "value": site["infer"].get("_observed", site["value"])}
+        where = _argument(given, args)
         if not site["is_observed"] or where is None:
             covered = covered and not site["is_observed"]
             continue
@@ -217,33 +221,67 @@ def check_support(pair: Pair, args: Args, data: TensorData) -> bool:
             support = support.base_constraint
         for batch in data.batches(1024, generator=torch.Generator(data.device).manual_seed(0)):
             value = batch[where]
-            known = value[~value.isnan()]  # what is missing lies in every support
             try:
-                inside = bool(support.check(known if support.event_dim == 0 else value).all())
+                inside = support.check(value)
             except RuntimeError:
                 covered = False
                 break  # a support that differs from datum to datum is checked as they are used
-            if not inside:
-                raise UsageError(_outside(site, support, known))
+            if inside.shape == value.shape:
+                inside = inside | value.isnan()  # what is missing lies in every support
+            if not bool(inside.all()):
+                raise UsageError(_outside(site, support, value, inside, data.summary()))
     return covered
 
 
-def _outside(site: Any, support: Any, value: Tensor) -> str:
-    fn = site["fn"]
-    while isinstance(fn, dist.Independent):
+def _outside(site: Any, support: Any, value: Tensor, inside: Tensor, seen: Summary) -> str:
+    """What the site takes, what the data are, and which likelihoods hold such data."""
+    fn, where = site["fn"], ""
+    while isinstance(fn, dist.Independent | dist.MaskedDistribution):
         fn = fn.base_dist
-    low, high, name = float(value.min()), float(value.max()), type(fn).__name__
+    if isinstance(fn, Columns):
+        column = int((~inside).reshape(-1, inside.shape[-1]).any(0).nonzero()[0])
+        fn, support = fn.columns[column], support.cseq[column]
+        where, value = f" of column {column}", value[..., column]
+        if column < len(seen.columns):
+            seen = seen.columns[column]
+        while isinstance(fn, dist.MaskedDistribution):
+            fn = fn.base_dist
+    known = value[~value.isnan()]
+    low, high = float(known.min()), float(known.max())
     words = (
-        f"the data do not lie in the support of site {site['name']!r}: {name} takes "
-        f"{_SUPPORTS.get(str(support), str(support))}, the data range from {low:.4g} to {high:.4g}"
+        f"the data do not lie in the support of site {site['name']!r}: {type(fn).__name__} takes "
+        f"{_in_words(support)}, the data{where} range from {low:.4g} to {high:.4g}"
     )
-    if low >= 0 and high <= 1:
+    names = [name for name in advice(seen) if name not in ("Mixed", "Normal", type(fn).__name__)]
+    fitting = f"{', '.join([*names, 'or'])} " * bool(names) + (
+        "Normal, for any real numbers"
+        if where
+        else "Normal, for any real numbers (--likelihood Normal); pyrovae info --data says why each"
+    )
+    if low >= 0 and high <= 1 and not seen.binary:
         return (
             f"{words} with values between, such as grey pixels. Binarise them "
-            f"(data.binarised('dynamic'), --binarise dynamic), or choose a likelihood for real "
-            f"numbers such as Normal (--likelihood Normal)"
+            f"(data.binarised('dynamic'), --binarise dynamic), or choose a likelihood that holds "
+            f"them: {fitting}"
         )
-    return f"{words}. Choose a likelihood that holds them, such as Normal (--likelihood Normal)"
+    return f"{words}. Choose a likelihood that holds them{where and ' there'}: {fitting}"
+
+
+_SUPPORTS = {
+    "Boolean()": "0 or 1",
+    "Real()": "real numbers",
+    "GreaterThan(lower_bound=0.0)": "positive numbers",
+    "EightBit()": "the 8-bit levels 0, 1/255, ..., 1",
+    "IntegerGreaterThan(lower_bound=0)": "whole numbers from 0 on",
+}
+
+
+def _in_words(support: Any) -> str:
+    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    if isinstance(high, int | float):
+        kind = "whole numbers from" if support.is_discrete else "numbers from"
+        return f"{kind} {low:g} to {high:g}"
+    return _SUPPORTS.get(str(support), str(support))
 
 
 def _frames(*traces: dict[str, Any]) -> dict[str, Any]:
@@ -298,6 +336,13 @@ def _enumerates(site: Any, nesting: int, frame: Any) -> bool:
             f"per-datum sums need it in the plate {frame.name!r} alone"
         )
     return True
+
+
+def _rescaled(site: Any, frame: Any) -> bool:
+    by_plate = 1.0
+    if frame.full_size and _within(site, frame.name):
+        by_plate = frame.full_size / frame.size
+    return not _same(site["scale"], by_plate)
 
 
 def _probe_particles(pair: Pair, args: Args, found: Structure) -> Structure:
@@ -389,6 +434,3 @@ def unreached(pair: Any, reached: dict[str, Tensor]) -> list[str]:
         for name, tensor in as_pair(pair).tensors().items()
         if tensor.requires_grad and id(tensor) not in known
     ]
-
-
-_SUPPORTS = {"Boolean()": "0 or 1", "Real()": "real numbers"}
