@@ -675,13 +675,13 @@ def _describe_run(run: Path) -> str:
 
 def _describe_data(options: Any) -> str:
     splits = pv.data.load(options.data, options.data_dir, label=options.label)
-    x = splits.train.x
-    finite = x[x.isfinite()]
+    x, seen = splits.train.x, splits.train.summary()
+    unknown = x.numel() - int(x.isfinite().sum())
     kinds = {
-        "nothing": not finite.numel(),
-        "0 or 1": bool(((finite == 0) | (finite == 1)).all()),
-        "whole numbers": bool((finite == finite.round()).all()),
-        "numbers in [0, 1]": bool(((finite >= 0) & (finite <= 1)).all()),
+        "nothing": unknown == x.numel(),
+        "0 or 1": seen.binary,
+        "whole numbers": seen.whole,
+        "numbers in [0, 1]": seen.low >= 0 and seen.high <= 1,
         "real numbers": True,
     }
     text = (
@@ -689,9 +689,55 @@ def _describe_data(options: Any) -> str:
         f"{list(x.shape[1:])}, {len(splits.classes or ())} classes\n"
         f"values: {next(kind for kind, holds in kinds.items() if holds)}"
     )
-    if finite.numel():
-        text += f", from {finite.min():.4g} to {finite.max():.4g}, mean {finite.mean():.4g}"
-    return f"{text}, {x.numel() - finite.numel():,} missing or infinite"
+    if unknown < x.numel():
+        text += f", from {seen.low:.4g} to {seen.high:.4g}, mean {seen.mean:.4g}"
+    text += f", {unknown:,} missing or infinite"
+    fitting = pv.likelihoods.advice(seen)
+    transforms = _transforms(seen)
+    if fitting:
+        text += "\nlikelihoods that suit:"
+        text += "".join(f"\n  --likelihood {name:<28} {why}" for name, why in fitting.items())
+    if "Mixed" in fitting and len(seen.columns) <= 100:
+        columns = ", ".join(map(_column, pv.likelihoods.column_likelihoods(seen)))
+        text += f'\n  column by column: --likelihood Mixed --likelihood.columns "[{columns}]"'
+    if transforms:
+        text += "\nworth considering:" + "".join(f"\n  {line}" for line in transforms)
+    return text
+
+
+def _column(likelihood: Any) -> str:
+    """One column's likelihood as the command line takes it."""
+    name = type(likelihood).__name__
+    slots = pv.runs.slots(type(likelihood))
+    given = {k: v for k, v in likelihood.arguments().items() if slots[k].required}
+    if not given:
+        return name
+    arguments = ", ".join(f"{k}: {v}" for k, v in given.items())
+    return f"{{class_path: {name}, init_args: {{{arguments}}}}}"
+
+
+def _transforms(seen: Any) -> list[str]:
+    """What to do to the data, and why."""
+    lines = []
+    low, high = seen.spread
+    if seen.low >= 0 and seen.high <= 1 and not seen.binary:
+        lines.append("--binarise dynamic, for Bernoulli: grey values become 0 or 1 at random")
+    elif not seen.whole and high > 0 and (high > 10 * low or not 0.1 < high < 10):
+        lines.append(
+            f"standardise the columns for Normal: their deviations are {low:.3g} to {high:.3g}, "
+            f"and one shared scale and network suit 1 (or --likelihood.scale per_dimension)"
+        )
+    constant = [str(i) for i, column in enumerate(seen.columns) if column.constant]
+    if constant:
+        lines.append(
+            f"drop the columns that never vary: {', '.join(constant[:10])}"
+            f"{', ...' if len(constant) > 10 else ''}"
+        )
+    elif seen.constant:
+        lines.append(f"{seen.constant:,} dimensions never vary: a density of them has no bound")
+    if seen.missing:
+        lines.append(f"{seen.missing / seen.entries:.1%} of the entries are missing (NaN)")
+    return lines
 
 
 COMMANDS: Mapping[str, Callable[[list[str]], None]] = {

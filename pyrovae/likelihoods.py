@@ -55,6 +55,8 @@ def advice(seen: Summary) -> dict[str, str]:
     >>> advice(Summary.of(torch.tensor([[0.0], [1.0]])))
     {'Bernoulli': 'every value is 0 or 1'}
     """
+    if seen.missing == seen.entries:
+        return {}
     known = [globals()[name] for name in __all__]
     reasons = {cls.__name__: cls.suits(seen) for cls in known}
     return {name: reason for name, reason in reasons.items() if reason}
@@ -66,6 +68,11 @@ def _counts(seen: Summary) -> bool:
 
 def _real(seen: Summary) -> bool:
     return not seen.whole or seen.low < 0
+
+
+def _heavy_tails(seen: Summary) -> bool:
+    bounded = seen.low >= 0 and seen.high <= 1  # such as pixels: no outliers, however peaked
+    return _real(seen) and not bounded and seen.excess > 1
 
 
 def _soft_bounds(raw: Tensor, low: float, high: float) -> Tensor:
@@ -277,8 +284,9 @@ class Laplace(LocationScale):
 
     @classmethod
     def suits(cls, seen: Summary) -> str:
-        tails = _real(seen) and seen.excess > 1
-        return f"real numbers with heavy tails (excess kurtosis {seen.excess:.1f})" if tails else ""
+        if not _heavy_tails(seen):
+            return ""
+        return f"real numbers with heavy tails (excess kurtosis {seen.excess:.1f})"
 
 
 class LogNormal(LocationScale):
@@ -354,8 +362,9 @@ class StudentT(LocationScale):
 
     @classmethod
     def suits(cls, seen: Summary) -> str:
-        tails = _real(seen) and seen.excess > 1
-        return f"real numbers with outliers (excess kurtosis {seen.excess:.1f})" if tails else ""
+        if not _heavy_tails(seen):
+            return ""
+        return f"real numbers with outliers (excess kurtosis {seen.excess:.1f})"
 
 
 class Categorical(Likelihood):
@@ -506,7 +515,7 @@ class Poisson(Likelihood):
     def suits(cls, seen: Summary) -> str:
         if not _counts(seen):
             return ""
-        return f"counts (variance/mean {seen.dispersion:.2g}, 1 for Poisson)"
+        return f"counts, if z explains why variance/mean is {seen.dispersion:.2g}, not 1"
 
 
 class Dispersed(Likelihood):
