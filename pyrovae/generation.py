@@ -39,8 +39,8 @@ def sample(
     Args:
         pair: any pair; its observed sites are sampled.
         n: how many.
-        like: one or more data of the shapes that the model takes; not needed for a VAE or a
-            trained pair.
+        like: data of the shapes that the model takes; not needed for a VAE or a trained pair.
+            What the model conditions on, such as labels, is taken from them in turn.
         mean: E[x|z] (of a Bernoulli, the probabilities) instead of a draw.
         seed: of the draws. The global random state is left as it was.
 
@@ -69,46 +69,54 @@ def decode(pair: Any, latents: Any, *, like: Any = None) -> Values:
     torch.Size([3, 4])
     """
     program = as_pair(pair)
-    one = _example(program, like)
+    given = _example(program, like)
     if isinstance(latents, Tensor):
-        sites = _shape(program, one).latents
+        sites = _shape(program, given).latents
         if len(sites) != 1:
             raise UsageError(f"the pair has the latents {list(sites)}; pass a dict by site")
         latents = {sites[0]: latents}
     n = len(next(iter(latents.values())))
-    return _unwrap(_generate(program, n, one, latents, mean=True))
+    return _unwrap(_generate(program, n, given, latents, mean=True))
 
 
 def _example(pair: Pair, like: Any) -> Args:
-    one = pair.example(None if like is None else pair.some(like, 1))
+    given = pair.example() if like is None else pair.some(like)
+    pair.example(given)
     with pair.evaluating(), contextlib.suppress(UsageError):
         # what stands there is not used, but must lie in the support
-        zeros = tuple(a.nan_to_num(0.0) if a.is_floating_point() else a for a in one)
+        zeros = tuple(a.nan_to_num(0.0) if a.is_floating_point() else a for a in given)
         return traces.simulate(pair, zeros, ())[1]
-    return one
+    return given
 
 
-def _shape(pair: Pair, one: Args) -> Structure:
-    return traces.structure(pair, tuple(a.repeat(2, *(1,) * (a.dim() - 1)) for a in one))
+def _shape(pair: Pair, given: Args) -> Structure:
+    return traces.structure(pair, _rows(given, 0, 2))
+
+
+def _rows(given: Args, start: int, stop: int) -> Args:
+    """The rows ``start`` to ``stop`` of what is given, over and over."""
+    index = torch.arange(start, stop) % len(given[0])
+    return tuple(a[index.to(a.device)] for a in given)
 
 
 def _generate(
     pair: Pair,
     n: int,
-    one: Args,
+    given: Args,
     latents: Mapping[str, Tensor],
     mean: bool,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """The observed sites of ``n`` runs of the model, given some latents ``[n, ...]``."""
-    shape, parts = _shape(pair, one), []
+    """The observed sites of ``n`` runs of the model, given some latents ``[n, ...]``; arguments
+    that are fewer are taken in turn."""
+    shape, parts = _shape(pair, given), []
     with pair.evaluating():
         torch.manual_seed(seed)
         for start in range(0, n, BATCH):
             stop = min(start + BATCH, n)
-            given = {k: v[start:stop].to(pair.device) for k, v in latents.items()}
-            args = tuple(a.expand(stop - start, *a.shape[1:]) for a in one)
-            parts.append(_observed(traces.generate(pair, args, given), shape, mean))
+            known = {k: v[start:stop].to(pair.device) for k, v in latents.items()}
+            args = _rows(given, start, stop)
+            parts.append(_observed(traces.generate(pair, args, known), shape, mean))
     return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 
 
@@ -196,7 +204,9 @@ def interpolate(pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "lin
     t = torch.linspace(0, 1, steps)
     between = {n: paths[method](start[n], end[n], t).flatten(0, 1) for n in start}
     n = steps * len(ends[0])
-    out = _generate(program, n, program.example(program.some(ends[0], 1)), between, mean=True)
+    given = program.some(ends[0])
+    given = tuple(a.repeat_interleave(steps, 0) for a in given)
+    out = _generate(program, n, given, between, mean=True)
     out = {n: v.reshape(-1, steps, *v.shape[1:]) for n, v in out.items()}
     return _unwrap({n: v[0] if single else v for n, v in out.items()})
 
@@ -240,7 +250,7 @@ def traverse(
     latents = codes[0].repeat(len(dims), steps, 1)
     for row, dim in enumerate(dims):
         latents[row, :, dim] = values
-    one = program.example(program.some(x, 1))
+    one = program.some(x, 1)
     out = _generate(program, len(dims) * steps, one, {name: latents.flatten(0, 1)}, mean=True)
     images = next(iter(out.values()))
     return images.reshape(len(dims), steps, *images.shape[1:]), list(dims), values

@@ -220,6 +220,53 @@ class ConvNet(Network):
         return nn.Sequential(*layers, split)
 
 
+def codes(size: int, categories: int) -> tuple[int, int]:
+    """``(codes, categories)`` of a latent of ``size`` units; UsageError where they do not fit."""
+    if size % categories:
+        raise UsageError(
+            f"codes of {categories} categories do not fill latent_dim={size}; choose a multiple, "
+            f"such as latent_dim={categories * max(1, round(size / categories))}"
+        )
+    return size // categories, categories
+
+
+KINDS = ("autoregressive", "spline")
+
+
+def flow(
+    kind: str, size: int, context: int = 0, transforms: int = 2, hidden: Sequence[int] = (64,)
+) -> nn.Module:
+    """A module from a context ``[*batch, context]`` to an invertible transform of ``[size]``.
+
+    Affine ("autoregressive": Papamakarios et al., "Masked Autoregressive Flow for Density
+    Estimation", 2017) or rational-quadratic ("spline": Durkan et al., "Neural Spline Flows",
+    2019) functions of each coordinate given those before it, the order reversed from one
+    transform to the next. One pass forwards, ``size`` passes backwards.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"kind is {' or '.join(KINDS)}, got {kind!r}{nearest(kind, KINDS)}")
+    validates = torch.distributions.Distribution._validate_args
+    import zuko  # switches the validation of every distribution off
+    import zuko.flows
+
+    torch.distributions.Distribution.set_default_validate_args(validates)
+    options: dict[str, Any] = {}
+    if kind == "spline":
+        bins = 8
+        options["univariate"] = zuko.transforms.MonotonicRQSTransform
+        options["shapes"] = [(bins,), (bins,), (bins - 1,)]
+    order = torch.arange(size)
+    if size > 1:
+        options["hidden_features"] = list(hidden)
+    each = []
+    for layer in range(transforms):
+        if size > 1:
+            options["order"] = order.flip(0) if layer % 2 else order
+        each.append(zuko.flows.MaskedAutoregressiveTransform(size, context, **options))
+    module: nn.Module = zuko.lazy.LazyComposedTransform(*each)
+    return module
+
+
 class Conditional(nn.Module, Component, ABC):
     """A distribution whose parameters are a network's outputs: p(x|z) or q(z|x).
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from pyrovae import traces
 from pyrovae.networks import Component
 from pyrovae.schedules import Schedule
-from pyrovae.tensors import UsageError, whole_number
+from pyrovae.tensors import UsageError, number, whole_number
 from pyrovae.traces import Pair, Structure, Traces
 
 __all__ = [
@@ -185,7 +185,7 @@ class BetaELBO(Objective):
         num_particles: int = 1,
     ) -> None:
         super().__init__(num_particles, schedule)
-        self.beta, self.analytic = _weight("beta", beta), analytic
+        self.beta, self.analytic = number("beta", beta, zero=True), analytic
 
     def bound(self, drawn: Traces) -> Tensor:
         return drawn.reconstruction.mean(0) - self.beta * self.factor * drawn.total_kl.mean(0)
@@ -213,7 +213,7 @@ class FreeBits(Objective):
 
     def __init__(self, nats: float = 0.1, analytic: bool = True, num_particles: int = 1) -> None:
         super().__init__(num_particles)
-        self.nats, self.analytic = _weight("nats", nats), analytic
+        self.nats, self.analytic = number("nats", nats, zero=True), analytic
 
     def bound(self, drawn: Traces) -> Tensor:
         shares, floored = drawn.kl_shares(), []
@@ -258,8 +258,8 @@ class Capacity(Objective):
     ) -> None:
         super().__init__(num_particles, schedule)
         self.nats, self.gamma, self.analytic = (
-            _weight("nats", nats),
-            _weight("gamma", gamma),
+            number("nats", nats, zero=True),
+            number("gamma", gamma, zero=True),
             analytic,
         )
 
@@ -465,8 +465,8 @@ class TotalCorrelation(Objective):
         data_size: int | None = None,
     ) -> None:
         super().__init__(1)
-        self.alpha, self.beta = _weight("alpha", alpha), _weight("beta", beta)
-        self.gamma = _weight("gamma", gamma)
+        self.alpha, self.beta = number("alpha", alpha, zero=True), number("beta", beta, zero=True)
+        self.gamma = number("gamma", gamma, zero=True)
         self.data_size = data_size if data_size is None else whole_number("data_size", data_size)
         self._told: int | None = None
 
@@ -534,8 +534,8 @@ class MMD(Objective):
     def __init__(self, weight: float = 100.0, beta: float = 0.0, analytic: bool = True) -> None:
         super().__init__(1)
         self.weight, self.beta, self.analytic = (
-            _weight("weight", weight),
-            _weight("beta", beta),
+            number("weight", weight, zero=True),
+            number("beta", beta, zero=True),
             analytic,
         )
 
@@ -570,9 +570,3 @@ def _log_mean_exp(weights: Tensor, dim: int = 0) -> Tensor:
 def _with_value(value: Tensor, surrogate: Tensor) -> Tensor:
     """The value of one, the gradient of the other."""
     return value.detach() + surrogate - surrogate.detach()
-
-
-def _weight(name: str, value: float) -> float:
-    if not (isinstance(value, int | float) and 0 <= value < math.inf):
-        raise UsageError(f"{name} is a number of at least 0, got {value!r}")
-    return float(value)

@@ -40,6 +40,16 @@ def whole_number(name: str, value: object, least: int = 1) -> int:
     return value
 
 
+def number(name: str, value: object, *, zero: bool = False) -> float:
+    """``value`` as a float, if it is a positive number (0 too with ``zero``); UsageError
+    otherwise."""
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not real or not 0 <= cast(float, value) < float("inf") or (value == 0 and not zero):
+        words = "a number of at least 0" if zero else "a positive number"
+        raise UsageError(f"{name} must be {words}, got {value!r}")
+    return float(cast(float, value))
+
+
 @dataclass(frozen=True)
 class Summary:
     """What values data have: of all entries, or of one column of a table.

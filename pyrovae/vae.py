@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import pyro
+import torch
 from torch import Tensor, nn
 
 from pyrovae.guides import Guide, MeanField
@@ -67,19 +68,33 @@ class VAE(nn.Module, Component):
         self.likelihood.build((latent_dim,), self.event_shape)
         self.posterior.build(self.event_shape, (latent_dim,))
         self.prior.build(latent_dim, self.posterior)
+        if self.prior.space != self.posterior.space:
+            raise UsageError(
+                f"the prior {type(self.prior).__name__} is over {self.prior.space}, the guide "
+                f"{type(self.posterior).__name__} over {self.posterior.space}: the KL between "
+                f"them is infinite. Choose a guide and a prior of the same kind"
+            )
 
-    def model(self, x: Tensor) -> Tensor:
-        """z ~ p(z), x ~ p(x|z) observed; ``x``: ``[batch, *event_shape]``."""
+    def model(self, x: Tensor, *labels: Tensor) -> Tensor:
+        """z ~ p(z), x ~ p(x|z) observed; ``x``: ``[batch, *event_shape]``. A prior p(z|y) takes
+        the labels y ``[batch]`` too."""
         with pyro.plate("data", x.shape[0]):
-            z = pyro.sample("z", self.prior())
+            z = pyro.sample("z", self.prior(*labels))
             sample: Tensor = pyro.sample("x", self.likelihood(z), obs=x)
             return sample
 
-    def guide(self, x: Tensor) -> Tensor:
+    def guide(self, x: Tensor, *labels: Tensor) -> Tensor:
         """z ~ q(z|x); returns z ``[batch, latent_dim]``."""
+        infer = {"enumerate": "parallel"} if self.posterior.enumerate else {}
         with pyro.plate("data", x.shape[0]):
-            z: Tensor = pyro.sample("z", self.posterior(x))
+            z: Tensor = pyro.sample("z", self.posterior(x), infer=infer)
             return z
+
+    def example_data(self) -> tuple[Tensor, ...]:
+        """Data of the shapes that the programs take; of labels, one each."""
+        labels = torch.arange(getattr(self.prior, "classes", 1))
+        x = torch.zeros(len(labels), *self.event_shape)
+        return (x, labels) if self.prior.takes_labels else (x[:1],)
 
     def arguments(self) -> dict[str, object]:
         """The constructor's arguments, by name."""

@@ -12,8 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
     "tensors", "data", "networks", "schedules", "distributions", "priors", "likelihoods",
-    "guides", "vae", "traces", "objectives", "svi", "runs", "training", "evaluation", "oracles", "generation", "calibration",
-    "plots", "cli",
+    "guides", "vae", "traces", "objectives", "svi", "runs", "training", "evaluation", "oracles",
+    "generation", "calibration", "plots", "cli",
 ]  # fmt: skip
 
 

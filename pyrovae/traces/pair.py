@@ -18,6 +18,7 @@ from pyrovae.tensors import StreamedData, TensorData, UsageError, as_data
 
 Program = Callable[..., Any]
 Args = tuple[Any, ...]
+FEW = 16  # data kept as examples
 
 
 class _Restores(Messenger):
@@ -164,16 +165,16 @@ class Pair:
         return tensors
 
     def example(self, like: Args | None = None) -> Args:
-        """One datum of the shapes that the programs take, ``[1, ...]`` each: the first of
-        ``like``, else one like those seen before, else the owner's ``event_shape``.
+        """A few data of the shapes that the programs take, ``[n, ...]`` each: the first of
+        ``like``, else those seen before, else what the owner's ``example_data()`` gives.
 
         Raises:
             UsageError: none of them is known.
         """
         if like is not None:
-            self.memory.example = tuple(a[:1].detach().cpu() for a in like)
-        if self.memory.example is None and hasattr(self.owner, "event_shape"):
-            self.memory.example = (torch.zeros(1, *self.owner.event_shape),)
+            self.memory.example = tuple(a[:FEW].detach().cpu() for a in like)
+        if self.memory.example is None and hasattr(self.owner, "example_data"):
+            self.memory.example = self.owner.example_data()
         if self.memory.example is None:
             raise UsageError(
                 "the shapes of this pair's data are not known yet; train it, or pass one or more "
@@ -192,9 +193,11 @@ class Pair:
         given = x.dtype if isinstance(x, Tensor) and x.is_floating_point() else None
         return as_data(x, self.device, floats[0].dtype if floats else given)
 
-    def some(self, x: Any, n: int) -> Args:
+    def some(self, x: Any, n: int | None = None) -> Args:
         """At most ``n`` of the data ``x``, as the programs take them."""
-        batch = next(iter(self.serve(x).batches(min(n, len(x)))))
+        data = self.serve(x)
+        n = len(data) if n is None else min(n, len(data))
+        batch = next(iter(data.batches(n)))
         return tuple(a[:n] for a in batch)
 
     def fill(self, tensors: Mapping[str, Tensor], source: str = "") -> None:
