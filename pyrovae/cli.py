@@ -721,7 +721,9 @@ def _transforms(seen: Any) -> list[str]:
     lines = []
     low, high = seen.spread
     if seen.low >= 0 and seen.high <= 1 and not seen.binary:
-        lines.append("--binarise dynamic, for Bernoulli: grey values become 0 or 1 at random")
+        lines.append(
+            "--binarise dynamic, for Bernoulli: intensities become 0 or 1 at random, anew each time"
+        )
     elif not seen.whole and high > 0 and (high > 10 * low or not 0.1 < high < 10):
         lines.append(
             f"standardise the columns for Normal: their deviations are {low:.3g} to {high:.3g}, "

@@ -698,13 +698,7 @@ class Mixed(Likelihood):
         network: Network | nn.Module = MLP([400]),  # noqa: B008
     ) -> None:
         super().__init__(network)
-        for i, column in enumerate(columns):
-            _check_column(i, column)
-        if not columns or len({id(column) for column in columns}) < len(columns):
-            raise UsageError(
-                "Mixed needs one likelihood per column, each an object of its own: write "
-                "[Normal(), Normal()] or [Normal() for _ in range(2)], not [Normal()] * 2"
-            )
+        _check_columns(columns)
         self.columns = nn.ModuleList(columns)
 
     def _columns(self) -> list[Any]:
@@ -740,17 +734,23 @@ class Mixed(Likelihood):
         return f"columns of several kinds ({', '.join(sorted(kinds))})" if len(kinds) > 1 else ""
 
 
-def _check_column(i: int, column: Any) -> None:
-    if not isinstance(column, Likelihood) or isinstance(column, Mixed):
+def _check_columns(columns: list[Any]) -> None:
+    for i, column in enumerate(columns):
+        if not isinstance(column, Likelihood) or isinstance(column, Mixed):
+            raise UsageError(
+                f"column {i} of Mixed must be a likelihood of single numbers such as Normal(), "
+                f"got {type(column).__name__ if isinstance(column, nn.Module) else column!r}"
+            )
+        usual = inspect.signature(type(column)).parameters["network"].default
+        if repr(column.network) != repr(usual):
+            raise UsageError(
+                f"column {i} of Mixed, {type(column).__name__}, has a network of its own; all "
+                f"columns share Mixed's: give it there, Mixed(columns, network=...)"
+            )
+    if not columns or len({id(column) for column in columns}) < len(columns):
         raise UsageError(
-            f"column {i} of Mixed must be a likelihood of single numbers such as Normal(), got "
-            f"{column if not isinstance(column, nn.Module) else type(column).__name__!r}"
-        )
-    usual = inspect.signature(type(column)).parameters["network"].default
-    if repr(column.network) != repr(usual):
-        raise UsageError(
-            f"column {i} of Mixed, {type(column).__name__}, has a network of its own; all columns "
-            f"share Mixed's: give it there, Mixed(columns, network=...)"
+            "Mixed needs one likelihood per column, each an object of its own: write "
+            "[Normal(), Normal()] or [Normal() for _ in range(2)], not [Normal()] * 2"
         )
 
 

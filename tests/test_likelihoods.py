@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -442,3 +444,53 @@ def test_logistic_mixture_by_a_convolutional_decoder() -> None:
         fn = likelihood(torch.randn(4, 3))
         assert fn.event_shape == (1, 9, 8) and fn.log_prob(fn.sample()).shape == (4,)
     assert isinstance(likelihood.body, nn.Module)
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    with pytest.raises(SystemExit) as stop:
+        pv.cli.main([str(argument) for argument in arguments])
+    out = capsys.readouterr()
+    assert stop.value.code == 0, out.err
+    return out.out
+
+
+def test_info_gives_a_line_that_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    columns = [rng.normal(size=80), rng.poisson(20, 80), rng.integers(0, 2, 80),
+               rng.integers(0, 3, 80), np.ones(80)]  # fmt: skip
+    np.save(tmp_path / "table.npy", np.stack(columns, 1))
+    out = said(capsys, "info", "--data", tmp_path / "table.npy")
+    assert "drop the columns that never vary: 4" in out
+    found = re.search(r'--likelihood Mixed --likelihood.columns "(\[Normal, Poisson.*)"', out)
+    assert found and "{class_path: Categorical, init_args: {classes: 3}}" in found[1]
+    run, again = tmp_path / "run", tmp_path / "again"
+    common = ["--epochs", 1, "--batch-size", 36, "--num-particles", 2, "--quiet", "--out"]
+    flags = ["--likelihood", "Mixed", "--likelihood.columns", found[1], "--latent-dim", 2]
+    said(capsys, "fit", "--data", tmp_path / "table.npy", *flags, *common, run)
+    said(capsys, "fit", "--config", run / "config.yaml", *common, again)
+    one, two = ((f / "evaluation.json").read_text() for f in (run, again))
+    assert json.loads(one)["elbo"] == json.loads(two)["elbo"]
+    said(capsys, "sample", run, "--n", 3, "--out", tmp_path / "x.npy")
+    assert set(np.load(tmp_path / "x.npy")[:, 3]) <= {0.0, 1.0, 2.0}
+
+
+@pytest.mark.parametrize(
+    ("data", "words", "never"),
+    [
+        ("mnist5k", ["ContinuousBernoulli", "LogisticMixture", "--binarise dynamic"], "Laplace"),
+        ("digits", ["Binomial", "total_count=16", "variance/mean"], "Normal "),
+    ],
+)
+def test_info_on_images(
+    data: str, words: list[str], never: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = said(capsys, "info", "--data", data)
+    assert all(word in out for word in words) and f"--likelihood {never}" not in out
+
+
+def test_info_on_unequal_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 2)) * [1, 1000]
+    x[0, 0] = math.nan
+    np.save(tmp_path / "x.npy", x)
+    out = said(capsys, "info", "--data", tmp_path / "x.npy")
+    assert "standardise the columns" in out and "entries are missing" in out

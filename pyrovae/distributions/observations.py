@@ -613,5 +613,5 @@ def _property(fn: Any, name: str) -> Tensor:
     try:
         value: Tensor = getattr(fn, name)
     except NotImplementedError:
-        return torch.full(fn.batch_shape, math.nan)
+        return torch.full_like(fn.sample(), math.nan)
     return value
