@@ -142,8 +142,8 @@ class ContinuousBernoulli(Likelihood):
 class LocationScale(Likelihood):
     """p(x|z) = prod_d f((x_d - loc_d(z)) / scale_d) / scale_d, f a fixed density.
 
-    A concrete class says ``family(loc, scale)``, and by ``spread(loc, value)`` the per-entry
-    statistic whose mean gives the maximum-likelihood scale, if it has one.
+    One abstract method more: ``family``. A family whose maximum-likelihood scale has a closed form
+    gives it in ``optimal``.
 
     Args:
         network: gives loc, and with ``scale="network"`` also the scale.
