@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pyrovae import data, guides, likelihoods, networks, objectives, plots, priors, schedules
+    from pyrovae.aggregate import CodeDensity, fit_codes
     from pyrovae.calibration import Calibration, calibrate, predictive_check
     from pyrovae.evaluation import Evaluation, Gap, elbo, evaluate, gap, log_evidence
     from pyrovae.generation import (
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pyrovae.vae import VAE
 
 _ROOMS = {
+    "aggregate": ("CodeDensity", "fit_codes"),
     "data": (),
     "calibration": ("Calibration", "calibrate", "predictive_check"),
     "cli": (),

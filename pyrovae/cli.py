@@ -336,6 +336,7 @@ def fit(arguments: list[str]) -> None:
     torch.manual_seed(options.seed)
     of_a_model = {name: parts[name] for name in OF_A_MODEL}
     vae = pv.VAE(tuple(train.event_shape), options.latent_dim, **of_a_model)
+    train, test = (_labelled(vae, part) for part in (train, test))
     _check(vae, test)
     folder = pv.runs.Folder.prepare(
         options.out or _new_folder(splits.name),
@@ -382,9 +383,14 @@ def _binarised(splits: Any, options: Any, likelihood: Any) -> tuple[Any, Any, st
     return splits.train.binarised(mode, options.seed), splits.test.binarised(mode), mode
 
 
+def _labelled(vae: Any, data: Any) -> Any:
+    """The data, with their labels where the programs take them."""
+    return data.with_labels() if vae.prior.takes_labels else data
+
+
 def _check(vae: Any, data: Any) -> None:
     """Refuse data that the likelihood does not hold before work is done on any."""
-    data.check_finite()
+    data.check_finite(missing=True)
     pair = pv.traces.as_pair(vae)
     few = tuple(t.to(pair.device) for t in data[:2])
     with pair.evaluating():
@@ -488,6 +494,7 @@ def _open_with_data(options: Any) -> tuple[Any, Any]:
             f"{tuple(splits.test.event_shape)}; give data of the run's shape"
         )
     test = splits.test.binarised(options.binarise or config.get("binarise", "none"))
+    test = _labelled(pair, test)
     _check(pair, test)
     return pair, test
 

@@ -432,12 +432,13 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
         ]
         return torch.cat(found).unique() if found else torch.empty(0, dtype=torch.long)
 
-    def check_finite(self) -> None:
-        """Raise UsageError when an entry is NaN or infinite: how many, the first, the remedy."""
+    def check_finite(self, missing: bool = False) -> None:
+        """Raise UsageError when an entry is infinite or NaN: how many, the first, the remedy.
+        With ``missing``, NaN in x is a missing entry and no mistake."""
         for argument, tensor in enumerate(self.tensors):
             count, first = 0, None
             for start, chunk in self._chunks(tensor):
-                bad = ~chunk.isfinite()
+                bad = chunk.isinf() if missing and not argument else ~chunk.isfinite()
                 if found := int(bad.sum()):
                     count += found
                     first = first or (start, bad.nonzero()[0].tolist())

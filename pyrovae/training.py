@@ -104,7 +104,8 @@ def fit(
 
     Args:
         pair: anything with ``.model`` and ``.guide``.
-        x: tensor, array, tuple of them (``model(x, y)``), Dataset or DataLoader.
+        x: tensor, array, tuple of them (``model(x, y)``), Dataset or DataLoader. NaN is a
+            missing entry: it is left out of the likelihood, and the guide sees zero there.
         loss: any ``pyro.infer`` ELBO, ``pv.objectives`` included; ``Trace_ELBO()`` by default,
             ``TraceMeanField_ELBO()`` for the analytic KL.
         epochs: passes over the data.
@@ -128,7 +129,8 @@ def fit(
 
     Raises:
         UsageError: model and guide sites that differ, no parameters, data outside the support,
-            NaN, a batch larger than the data, an existing run, a device that is not there.
+            infinite data, a batch larger than they are, an existing run, a device that is not
+            there.
         Diverged: a loss that is not finite.
         KeyboardInterrupt: Ctrl-C, after the step is finished and the run is saved.
 
@@ -169,6 +171,10 @@ def fit(
     program.to(chosen)
     data = as_data(program.serve(data), device=chosen)
     held_out = None if held_out is None else as_data(program.serve(held_out), device=chosen)
+    for part in (data, held_out):
+        if isinstance(part, TensorData) and len(missing := part.incomplete()):
+            program = traces.completing(program, part.select(missing[:5])[:])
+            break
     devices = [chosen.index or 0] if chosen.type == "cuda" else []
     history = History(seed=seed, device=str(chosen))
     with torch.random.fork_rng(devices), _interruptible(history), program.scope():
@@ -243,7 +249,7 @@ class _Trainer:
     ) -> None:
         """Everything that can be refused before the first step is."""
         if isinstance(self.data, TensorData):
-            self.data.check_finite()
+            self.data.check_finite(missing=True)
         few = next(iter(self.data.batches(self.batch_size, generator=self._fresh())))
         self.pair.example(few)
         with self.pair.evaluating():

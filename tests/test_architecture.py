@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
     "tensors", "data", "networks", "schedules", "distributions", "priors", "likelihoods",
     "guides", "vae", "traces", "objectives", "svi", "runs", "training", "evaluation", "oracles",
-    "generation", "calibration", "plots", "cli",
+    "generation", "aggregate", "calibration", "plots", "cli",
 ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import pyrovae as pv
 from pyrovae import guides, likelihoods, networks, traces
+from pyrovae.objectives import IWAE
 
 Make = Callable[[], likelihoods.Likelihood]
 LINEAR = networks.MLP([])
@@ -134,14 +135,7 @@ def test_wine_with_thirty_percent_missing(make: Make) -> None:
     torch.manual_seed(0)
     encoder = guides.MeanField(networks.MLP([32], "Tanh"))
     vae = pv.VAE((13,), 3, likelihood=make(), guide=encoder)
-    pair = traces.completing(traces.as_pair(vae), (broken,))
-    adam = torch.optim.Adam(vae.parameters(), lr=5e-3)
-    with pyro.validation_enabled(False):
-        for _ in range(150):
-            for batch in broken[torch.randperm(len(x))].split(64):
-                adam.zero_grad()
-                Trace_ELBO().differentiable_loss(pair.model, pair.guide, batch).backward()
-                adam.step()
+    pv.fit(vae, broken, loss=IWAE(5), epochs=150, batch_size=64, lr=5e-3, progress=False)
     error = (pv.impute(vae, broken, num_particles=200) - x)[gone].square().mean().sqrt()
     naive = (broken.nanmean(0) - x)[gone].square().mean().sqrt()
     assert error < 0.85 * naive
