@@ -10,12 +10,12 @@ import pyro
 import pytest
 import torch
 from pyro.infer import TraceEnum_ELBO
-from test_components import EVENT, GUIDES, PRIORS, SMALL, rows
+from test_components import EVENT, GUIDES, LIKELIHOODS, PRIORS, SMALL, event_of, rows
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 import pyrovae as pv
-from pyrovae import guides, likelihoods, networks, priors
+from pyrovae import guides, likelihoods, networks, priors, traces
 from pyrovae.objectives import BetaELBO
 
 X = torch.rand(64, *EVENT, generator=torch.Generator().manual_seed(0)).round()
@@ -227,6 +227,52 @@ def test_every_pairing_trains_or_says_why_not(prior: str, guide: str) -> None:
     assert found.log_evidence is not None and found.log_evidence.isfinite().all()
     assert pv.sample(vae, 3).shape == (3, *EVENT)
     assert pv.reconstruct(vae, x).shape == (32, *EVENT)
+
+
+@pytest.mark.parametrize(("prior", "guide"), KINDS, ids=lambda name: name)
+def test_bounds_lie_below_the_exact_evidence(prior: str, guide: str) -> None:
+    """ELBO <= IWAE-10 <= log p(x) by quadrature, within 4 standard errors, for every pairing."""
+    p, q = PRIORS[prior](), GUIDES[guide]()
+    if not fits(p, q) or q.space != "real numbers":
+        pytest.skip("no quadrature there")
+    torch.manual_seed(0)
+    vae = pv.VAE(EVENT, 2, p, likelihoods.Bernoulli(SMALL), q)
+    x = data(vae, X[:3])
+    exact = pv.exact_log_evidence(vae, x, points=200).sum()
+    program, _, shape = traces.prepare(vae, x)
+    with program.evaluating():
+        torch.manual_seed(1)
+        weights = traces.draw(program, x, 4000, shape).log_weights
+    elbo = weights.sum(1)
+    iwae = (weights.unflatten(0, (-1, 10)).logsumexp(1) - math.log(10)).sum(1)
+
+    error = float(iwae.std()) / math.sqrt(len(iwae))
+    both = math.hypot(error, float(elbo.std()) / math.sqrt(len(elbo)))
+    assert float(elbo.mean() - iwae.mean()) < 4 * both
+    assert float(iwae.mean() - exact) < 4 * error + 1e-4
+    assert float(elbo.mean()) < float(exact)
+
+
+@pytest.mark.parametrize(("prior", "guide"), KINDS, ids=lambda name: name)
+def test_every_likelihood_trains_under_every_pairing(prior: str, guide: str) -> None:
+    """Five steps on data of its own kind: loss and parameters stay finite."""
+    if not fits(PRIORS[prior](), GUIDES[guide]()):
+        pytest.skip("they do not live in the same space")
+    with pyro.validation_enabled(False):
+        for name, make in LIKELIHOODS.items():
+            torch.manual_seed(0)
+            likelihood, q = make(), GUIDES[guide]()
+            event = event_of(likelihood)
+            vae = pv.VAE(event, size(q), PRIORS[prior](), likelihood, q)
+            with torch.no_grad():
+                x = likelihood(torch.randn(8, vae.latent_dim)).sample()
+            adam, elbo = torch.optim.Adam(vae.parameters(), lr=1e-2), BetaELBO()
+            for _ in range(5):
+                adam.zero_grad()
+                loss = elbo.loss_and_grads(vae.model, vae.guide, *data(vae, x))
+                adam.step()
+                assert math.isfinite(loss), name
+            assert all(p.isfinite().all() for p in vae.parameters()), name
 
 
 @rows({**PRIORS, **GUIDES})
