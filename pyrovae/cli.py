@@ -180,15 +180,18 @@ def _option(parser: Any, name: str, kind: Any, default: Any, text: str) -> None:
     )
 
 
-def _in_words(part: str) -> str:
-    """The classes of a part with their arguments, for the help."""
-    words = []
-    for name, cls in pv.runs.classes(part).items():
-        slots = pv.runs.slots(cls).items()
-        words.append(
-            f"{name}({', '.join(s if v.required else f'{s}={v.default}' for s, v in slots)})"
-        )
-    return "; ".join(words)
+def _describe_class(option: str, cls: Any) -> str:
+    """What a class is and the flags of its own arguments, for the help."""
+    words = (inspect.getdoc(cls) or "").partition(">>>")[0].rstrip()
+    lines = [f"{option} {cls.__name__}:", textwrap.indent(words, "  "), ""]
+    for name, slot in pv.runs.slots(cls).items():
+        flag = f"  --{option}.{name}".replace("_", "-")
+        if slot.part:
+            own = type(slot.default).__name__ if slot.default is not None else "none"
+            lines.append(f"{flag} one of {', '.join(pv.runs.classes(slot.part))} (default: {own})")
+        else:
+            lines.append(flag + (" (required)" if slot.required else f" (default: {slot.default})"))
+    return "\n".join(lines)
 
 
 def _take_parts(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -271,8 +274,14 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _fit_parser() -> _Parser:
+def _fit_parser(flags: Mapping[str, str]) -> _Parser:
+    """The parser; its help has the arguments of the classes that the flags choose."""
     parser = _Parser(fit)
+    chosen = {option: value for option, value in flags.items() if option in PARTS}
+    known = {o: c for o, v in chosen.items() if (c := pv.runs.classes(PARTS[o]).get(v))}
+    parser.epilog = "\n\n".join(
+        [*(_describe_class(option, cls) for option, cls in known.items()), str(parser.epilog)]
+    )
     parser.add_argument("--config", help="YAML file of options; flags win over it")
     for title, options in FIT.items():
         group = parser.add_argument_group(title)
@@ -280,17 +289,18 @@ def _fit_parser() -> _Parser:
             _option(group, name, *option)
         # only for the help: _take_parts sees them first
         for part in {"model": OF_A_MODEL, "training": ("loss", "lr_schedule")}.get(title, ()):
-            words = WORDS.get(part, (pv.runs.PARTS[PARTS[part]][2],))
-            choices = f"{', '.join(words)}, " if part in WORDS else ""
-            text = f"one of {choices}{_in_words(PARTS[part])}; arguments follow a dot"
-            _option(group, part, str, words[0], text)
+            words = WORDS.get(part, ())
+            named = [*words, *pv.runs.classes(PARTS[part])]
+            usual = words[0] if words else pv.runs.PARTS[PARTS[part]][2]
+            text = f"{', '.join(named)}; --{part.replace('_', '-')} {named[-1]} --help tells more"
+            _option(group, part, str, usual, text)
     return parser
 
 
 def _fit_options(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """The options, and those that are objects: by default, as configured, as flagged."""
-    parser = _fit_parser()
     rest, flags = _take_parts(arguments)
+    parser = _fit_parser(flags)
     options = parser.parse_args(rest)
     config = {} if options.config is None else _read_config(Path(options.config))
     tree = {part: config.pop(part, None) for part in PARTS}
@@ -344,7 +354,8 @@ def fit(arguments: list[str]) -> None:
         config=config,
         # said once nothing can be refused any more
         heading=f"{splits.description}\n{len(train):,} data to train on, device {device}, "
-        f"seed {options.seed}, {sum(p.numel() for p in vae.parameters()):,} parameters",
+        f"seed {options.seed}, {sum(p.numel() for p in vae.parameters()):,} parameters"
+        + _missing(train),
     )
     loss = parts["loss"]
     if isinstance(loss, str):
@@ -386,6 +397,15 @@ def _binarised(splits: Any, options: Any, likelihood: Any) -> tuple[Any, Any, st
 def _labelled(vae: Any, data: Any) -> Any:
     """The data, with their labels where the programs take them."""
     return data.with_labels() if vae.prior.takes_labels else data
+
+
+def _missing(data: Any) -> str:
+    rows = data.incomplete()
+    if not len(rows):
+        return ""
+    x = data.tensors[0]
+    count = int(x[rows].isnan().sum())
+    return f"\n{count:,} of {x.numel():,} training entries are missing (NaN), left out"
 
 
 def _check(vae: Any, data: Any) -> None:
@@ -473,7 +493,7 @@ def _folder(run: Path) -> Path:
     return run if run.is_dir() else run.parent
 
 
-def _open_with_data(options: Any) -> tuple[Any, Any]:
+def _open_with_data(options: Any, part: str = "test") -> tuple[Any, Any]:
     """The run's pair, and the test data beside which it was trained (or those of ``--data``)."""
     pair = _open(options)
     file = _folder(options.run) / "config.yaml"
@@ -488,12 +508,13 @@ def _open_with_data(options: Any) -> tuple[Any, Any]:
         label=config.get("label") if table else None,
         seed=config.get("seed", 0),
     )
-    if tuple(splits.test.event_shape) != pair.event_shape:
+    given = getattr(splits, part)
+    if tuple(given.event_shape) != pair.event_shape:
         raise pv.UsageError(
             f"the run models data of shape {pair.event_shape}, {name} has "
-            f"{tuple(splits.test.event_shape)}; give data of the run's shape"
+            f"{tuple(given.event_shape)}; give data of the run's shape"
         )
-    test = splits.test.binarised(options.binarise or config.get("binarise", "none"))
+    test = given.binarised(options.binarise or config.get("binarise", "none"))
     test = _labelled(pair, test)
     _check(pair, test)
     return pair, test
@@ -551,19 +572,33 @@ def evaluate(arguments: list[str]) -> None:
 
 
 def sample(arguments: list[str]) -> None:
-    """draw new data from the prior
+    """draw new data from the prior, or from a density fitted to the codes of the training data
 
     Examples:
       pyrovae sample runs/mine
       pyrovae sample runs/mine --n 100 --mean false --out samples.png
+      pyrovae sample runs/mine --density mixture
       pyrovae sample runs/mine --n 10000 --mean false --out samples.npy
     """
     parser = _parser(sample, data=False)
     _option(parser, "n", int, 64, "how many")
     _option(parser, "mean", bool, True, "E[x|z] instead of a draw of x")
+    _option(parser, "density", str, "prior", "prior, or mixture or flow fitted to the codes")
     options = parser.parse_args(arguments)
     _at_least(1, options, "n")
-    values: Any = pv.sample(_open(options), options.n, mean=options.mean, seed=options.seed)
+    values: Any
+    if options.density == "prior":
+        values = pv.sample(_open(options), options.n, mean=options.mean, seed=options.seed)
+    elif not options.mean:
+        raise pv.UsageError(f"--density {options.density} gives E[x|z]; leave --mean as it is")
+    else:
+        if options.density not in (known := ("prior", *pv.aggregate.KINDS)):
+            raise pv.runs.unknown("density", options.density, known)
+        options.data = options.data_dir = options.binarise = None
+        pair, data = _open_with_data(options, "train")
+        density = pv.fit_codes(pair, data, options.density, seed=options.seed)
+        print(density)
+        values = density.sample(options.n, seed=options.seed)
     _write(options, "samples", values, lambda: pv.plots.data_grid(values))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -20,6 +21,8 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from test_components import GUIDES, LIKELIHOODS, PRIORS
+from test_objectives import OBJECTIVES
 
 import pyrovae as pv
 from pyrovae import cli
@@ -93,7 +96,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     np.savez(folder / "grey_test.npz", x_train=binary[:150], x_test=arrays["grey"][150:])
-    np.savez(folder / "nan_test.npz", x_train=binary[:150], x_test=bad[:50])
+    np.savez(folder / "infinite_test.npz", x_train=binary[:150], x_test=infinite[:50])
     (folder / "cut.npy").write_bytes((folder / "binary.npy").read_bytes()[:5000])
     (folder / "nothing.npy").touch()
     (folder / "nothing.csv").touch()
@@ -176,12 +179,13 @@ def test_every_command_shows_its_examples(command: str, run: Run) -> None:
     assert cli.COMMANDS[command].__doc__.splitlines()[0] in done.out  # type: ignore[union-attr]
 
 
-def test_the_help_of_fit_names_every_class_and_argument(run: Run) -> None:
-    words = run("fit", "--help").out.split()
-    for part in cli.OF_A_MODEL:
+def test_the_help_of_fit_names_every_class_and_the_arguments_of_those_chosen(run: Run) -> None:
+    words = re.split(r"[\s,;]+", run("fit", "--help").out)
+    for option, part in cli.PARTS.items():
         for name, cls in pv.runs.classes(part).items():
-            assert any(word.startswith(f"{name}(") for word in words)
-            assert all(any(slot in word for word in words) for slot in pv.runs.slots(cls))
+            assert name in words
+            told = run("fit", f"--{option}", name, "--help").out
+            assert all(f"--{option}.{a}".replace("_", "-") in told for a in pv.runs.slots(cls))
 
 
 # --- classes and their arguments ---------------------------------------------------------------
@@ -386,9 +390,8 @@ def test_refusals(refused: Callable[..., str], arguments: str, said: str) -> Non
         ("names.npy", "not real numbers"),
         ("grey.npy", "--binarise dynamic"),
         ("bytes.npy", "--binarise dynamic"),
-        ("nan.npy", "NaN or infinite"),
         ("infinite.npy", "NaN or infinite"),
-        ("nan_test.npz", "NaN or infinite"),
+        ("infinite_test.npz", "NaN or infinite"),
         ("grey_test.npz", "--binarise dynamic"),
         ("empty.npy", "there are no data"),
         ("one.npy", "at least 2 are needed"),
@@ -474,7 +477,7 @@ def test_refused_run_folders(refused: Callable[..., str], here: Path, out: str) 
         ("evaluate RUN --num-particles 0", "--num-particles must be at least 1"),
         ("evaluate RUN --data digits", "the run models data of shape (1, 28, 28)"),
         ("evaluate RUN --data FILES/grey.npy", "--binarise dynamic"),
-        ("evaluate RUN --data FILES/nan_test.npz", "NaN or infinite"),
+        ("evaluate RUN --data FILES/infinite_test.npz", "NaN or infinite"),
         ("evaluate RUN other", "unrecognized arguments: other"),
         ("sample RUN --out x.jpg", "--out ends with .png or .npy, got x.jpg"),
         ("sample RUN --n 0", "--n must be at least 1"),
@@ -725,3 +728,66 @@ def test_two_interrupts_stop_at_once(files: Path) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in err
     assert err.splitlines()[-1].startswith("pyrovae: ")
+
+
+def flags(option: str, described: dict) -> list[str]:
+    """A described component as the flags that mean it."""
+    found = [f"--{option}={described['class_path'].rpartition('.')[2]}"]
+    for name, value in described["init_args"].items():
+        if isinstance(value, dict):
+            found += flags(f"{option}.{name}", value)
+        elif value is not None:
+            found.append(f"--{option}.{name}={json.dumps(value)}".replace('"', ""))
+    return found
+
+
+PARTS = {
+    "prior": PRIORS,
+    "likelihood": {k: v for k, v in LIKELIHOODS.items() if k != "Mixed"},
+    "guide": GUIDES,
+    "loss": OBJECTIVES,
+}
+
+
+@pytest.mark.parametrize(
+    ("option", "name"), [(option, name) for option, table in PARTS.items() for name in table]
+)
+def test_every_class_is_an_option_with_its_own_arguments(option: str, name: str) -> None:
+    described = pv.runs.describe(PARTS[option][name]())
+    _, parts = cli._fit_options(flags(option, described))
+    assert pv.runs.describe(parts[option]) == described
+
+
+def test_labels_reach_a_prior_of_labels_and_a_density_can_be_sampled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """p(z|y) trains on named data with their labels, and answers every command."""
+    run = str(tmp_path / "run")
+    small = ["--likelihood.network.hidden=[8]", "--guide.network.hidden=[8]", "--quiet"]
+    few = ["--data=digits", "--likelihood=Binomial", "--likelihood.total_count=16", "--epochs=2"]
+    more = ["--prior=Conditional", "--num-particles=5", "--latent-dim=2", f"--out={run}"]
+    cli.fit([*few, *small, *more])
+    for command in ("evaluate", "reconstruct", "interpolate", "traverse"):
+        getattr(cli, command)([run])
+    cli.sample([run])
+    for density in ("mixture", "flow"):
+        cli.sample([run, f"--density={density}", f"--out={tmp_path / 'z.npy'}", "--n=7"])
+        assert np.load(tmp_path / "z.npy").shape == (7, 1, 8, 8)
+    assert "nats per datum over the prior" in capsys.readouterr().out
+    with pytest.raises(pv.UsageError, match="there is no density 'gmm'"):
+        cli.sample([run, "--density=gmm"])
+
+
+def test_missing_entries_train_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = np.random.default_rng(0).normal(size=(120, 3)).astype("float32")
+    x[::7, 1] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    data = [f"--data={tmp_path / 'x.npy'}", f"--out={tmp_path / 'run'}", "--latent-dim=2"]
+    rest = ["--likelihood=Normal", "--loss=IWAE", "--epochs=3", "--num-particles=5", "--quiet"]
+    cli.fit([*data, *rest, "--batch-size=32"])
+    said = capsys.readouterr().err
+    assert re.search(r"\d+ of 288 training entries are missing \(NaN\), left out", said)
+    found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert math.isfinite(found["log_evidence"]["mean"])

