@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,3 +42,29 @@ def test_tables_name_classes_that_exist(room: str) -> None:
 def test_commands_exist() -> None:
     for command in re.findall(r"^(?:\S*/)?pyrovae ([a-z]+)", README, re.MULTILINE):
         assert command in pv.cli.COMMANDS
+
+
+@pytest.mark.skipif(shutil.which("patch") is None, reason="there is no patch command")
+def test_a_class_is_added_as_contributing_says(tmp_path: Path) -> None:
+    """Its diff, applied to a copy: one source file, one test row, and all tests of the row pass."""
+    top = Path(__file__).parents[1]
+    (diff,) = re.findall(r"```diff\n(.*?)```", (top / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    assert re.findall(r"^\+\+\+ b/(\S+)", diff, re.MULTILINE) == [
+        "pyrovae/priors.py",
+        "tests/test_components.py",
+    ]
+    for folder in ("pyrovae", "tests"):
+        shutil.copytree(top / folder, tmp_path / folder)
+    shutil.copy(top / "pyproject.toml", tmp_path)
+    subprocess.run(["patch", "-p1", "--fuzz=0"], input=diff, text=True, cwd=tmp_path, check=True)
+    tests = ["tests/test_components.py", "tests/test_latents.py", "tests/test_cli.py"]
+    chosen = ["-k", "Gumbel and not every_likelihood", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *tests, "pyrovae/priors.py", *chosen],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 15
