@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from pyrovae.oracles import exact_log_evidence
     from pyrovae.runs import load, save
+    from pyrovae.svi import SVI
     from pyrovae.tensors import UsageError
     from pyrovae.traces import Pair
     from pyrovae.training import History, fit
@@ -55,7 +56,7 @@ _ROOMS = {
     "priors": (),
     "runs": ("load", "save"),
     "schedules": (),
-    "svi": (),
+    "svi": ("SVI",),
     "tensors": ("UsageError",),
     "traces": ("Pair",),
     "training": ("History", "fit"),

@@ -50,6 +50,7 @@ FIT: dict[str, dict[str, Option]] = {
         "lr": (float, 1e-3, "learning rate of Adam"),
         "seed": (int, 0, "of weights, order and noise"),
         "device": (str, "auto", "auto, cpu, cuda, cuda:1, ..."),
+        "precision": (str, "float32", "float32, or bf16 for matrix products in bfloat16"),
     },
     "results": {
         "num_particles": (int, 1000, "for the log evidence"),
@@ -372,6 +373,7 @@ def fit(arguments: list[str]) -> None:
             validation=options.validation or None,
             seed=options.seed,
             device=device,
+            precision=options.precision,
             out=folder,
             progress=not options.quiet,
         )

@@ -331,11 +331,11 @@ class Conditional(nn.Module, Component, ABC):
         return tuple(t.reshape(batch + t.shape[1:]) for t in flat)
 
     def _named(self, out: Any) -> tuple[Tensor, ...]:
-        if isinstance(out, Tensor):
-            return (out,)
         if isinstance(out, Mapping):
-            return tuple(out[name] for name in self.shapes)
-        return tuple(out)
+            out = [out[name] for name in self.shapes]
+        parts = (out,) if isinstance(out, Tensor) else tuple(out)
+        # under autocast; what follows the matrix products needs the digits
+        return tuple(t.float() if t.dtype == torch.bfloat16 else t for t in parts)
 
     def _check(self, network: nn.Module) -> None:
         name, n = type(self).__name__, 2

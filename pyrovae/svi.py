@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,13 +16,19 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.tensors import UsageError
-from pyrovae.traces import Args, Pair
+from pyrovae.traces import Args, Pair, parameters
 
-__all__ = ["Step"]
+__all__ = ["SVI", "Step"]
 
 SHAPES = 4  # graphs kept, one per shape of batch
 RETRACES = 3
+TIMED = 30  # steps by which the length of one is known
 MODES = ("auto", True, False)
+PRECISIONS = ("float32", "bf16")
+
+# What torch.compile takes, and the share of a step that it saves: medians on two CPU cores.
+COMPILE_SECONDS = 12.0
+SAVING = 0.15
 
 Graph = Callable[..., list[Tensor]]
 
@@ -30,18 +37,21 @@ class Step:
     """Loss and gradients of a batch, by ``pyro.infer``.
 
     The handlers of a pair do the same at every step; run once under ``make_fx`` they leave a
-    graph of tensor operations that gives the same loss and the same gradients without them. A
-    graph is used once it has been held against the handlers on the same noise, and held against
-    them again at steps 1, 2, 4, 8, ... and whenever :meth:`verify` asks for it: programs that
-    change are traced anew, and those that keep changing, that look at their values, or whose
-    buffers move (BatchNorm) are left to the handlers.
+    graph of tensor operations that gives the same loss and the same gradients without them, and
+    that ``torch.compile`` can turn into kernels. A graph is used once it has been held against
+    the handlers on the same noise, and held against them again at steps 1, 2, 4, 8, ... and
+    whenever :meth:`verify` asks for it: programs that change are traced anew, and those that
+    keep changing or that look at their values are left to the handlers.
 
     Args:
         pair: the pair.
         loss: any ``pyro.infer`` ELBO.
         parameters: the leaves to differentiate by, by name.
-        compile: ``"auto"`` uses graphs where they hold, True warns where they do not, False
-            never does.
+        compile: ``"auto"`` uses graphs where they hold, and kernels where :attr:`remaining`
+            steps save more than making them takes; True makes kernels at once and warns where
+            that is not possible; False leaves all to the handlers.
+        precision: "float32", or "bf16" for matrix products in bfloat16.
+        finish: what is done to the gradients before they are written, such as clipping.
     """
 
     def __init__(
@@ -50,22 +60,31 @@ class Step:
         loss: ELBO,
         parameters: Mapping[str, Tensor],
         compile: bool | str = "auto",  # noqa: A002
+        precision: str = "float32",
+        finish: Callable[[list[Tensor]], list[Tensor]] | None = None,
     ) -> None:
         if compile not in MODES:
             raise UsageError(f"compile is 'auto', True or False, got {compile!r}")
+        if precision not in PRECISIONS:
+            raise UsageError(f"precision is {' or '.join(PRECISIONS)}, got {precision!r}")
         self.pair, self.loss, self.parameters = pair, loss, dict(parameters)
+        self.compile, self.precision, self.finish = compile, precision, finish
         self.differentiable = hasattr(loss, "differentiable_loss")
-        self.warns = compile is True
         self.why_not = "" if compile else "it was not asked for"
+        self.why_no_kernels = ""
         self.graphs: dict[Any, Graph] = {}
+        self.kernels: set[Any] = set()
         self.retraces = 0
         self.count, self.due = 0, 1
+        self.remaining = 0  # steps still to come, where that is known
+        self.timed, self.seconds = 0, 0.0
+        self.say: Callable[[str], Any] = lambda message: None
         if not self.differentiable:
             self.refuse(f"{type(loss).__name__} has no differentiable_loss")
 
     def refuse(self, reason: str) -> None:
         """Go on without graphs."""
-        if not self.why_not and self.warns:
+        if not self.why_not and self.compile is True:
             warnings.warn(f"the step is not compiled: {reason}", stacklevel=5)
         self.why_not = self.why_not or reason
         self.graphs.clear()
@@ -74,8 +93,8 @@ class Step:
         """Hold the graph against the handlers at the next step."""
         self.due = self.count + 1
 
-    def __call__(self, batch: Args, *, validating: bool = False) -> float:
-        """Write the parameters' gradients, return the loss.
+    def __call__(self, batch: Args, *, validating: bool = False) -> Tensor:
+        """Write the parameters' gradients, return the loss, a tensor without dimensions.
 
         Args:
             batch: as the programs take it.
@@ -84,28 +103,38 @@ class Step:
         if validating or self.why_not:
             return self.by_handlers(batch, validating)
         self.count += 1
-        key = tuple((a.shape, a.dtype, a.device) for a in batch if isinstance(a, Tensor))
+        key = tuple((a.shape, a.dtype, a.device) if isinstance(a, Tensor) else a for a in batch)
         graph = self.graphs.get(key)
         if graph is None:
             if len(self.graphs) >= SHAPES:
                 return self.by_handlers(batch)
             return self._trace(key, batch)
-        if self.count < self.due:
-            return self._write(graph(*batch))
-        self.due = 2 * self.count
-        return self._compare(graph, batch)
+        if self.count >= self.due:
+            self.due = 2 * self.count
+            return self._compare(key, graph, batch)
+        start = time.perf_counter()
+        value = self._write(graph(*batch))
+        self._time(key, batch, time.perf_counter() - start)
+        return value
 
-    def by_handlers(self, batch: Args, validating: bool = False) -> float:
+    def by_handlers(self, batch: Args, validating: bool = False) -> Tensor:
         """The step as Pyro takes it."""
         for parameter in self.parameters.values():
             parameter.grad = None
         with pyro.validation_enabled(validating):
             if self.differentiable:
-                loss = self.loss.differentiable_loss(self.pair.model, self.pair.guide, *batch)
+                with self._autocast(batch):
+                    loss = self.loss.differentiable_loss(self.pair.model, self.pair.guide, *batch)
                 loss.backward()
-                return float(loss.detach())
-            value = self.loss.loss_and_grads(self._registered, self.pair.guide, *batch)
-            return float(value[0] if isinstance(value, tuple) else value)
+                value = loss.detach()
+            else:
+                found = self.loss.loss_and_grads(self._registered, self.pair.guide, *batch)
+                value = torch.as_tensor(found[0] if isinstance(found, tuple) else found)
+        if self.finish is not None:
+            done = self.finish(self._grads())
+            for parameter, grad in zip(self.parameters.values(), done, strict=True):
+                parameter.grad = grad
+        return value
 
     def _registered(self, *args: Any) -> Any:
         """Losses that call backward themselves do so only when a trace holds a parameter."""
@@ -113,49 +142,85 @@ class Step:
             pyro.param(f"_pyrovae.{name}", parameter)
         return self.pair.model(*args)
 
-    def _write(self, out: list[Tensor]) -> float:
+    def _autocast(self, batch: Args) -> Any:
+        device = next((a.device.type for a in batch if isinstance(a, Tensor)), "cpu")
+        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def _write(self, out: list[Tensor]) -> Tensor:
         loss, *grads = out
         for parameter, grad in zip(self.parameters.values(), grads, strict=True):
             parameter.grad = grad
-        return float(loss)
+        return loss
 
-    def _trace(self, key: Any, batch: Args) -> float:
-        buffers = [b for m in self.pair.modules().values() for b in m.buffers()]
-        before = [b.clone() for b in buffers]
-        states = _random_states()
+    def _trace(self, key: Any, batch: Args) -> Tensor:
+        before = _State(self.pair)
         value = self.by_handlers(batch)
-        grads = self._grads()
-        if any(not torch.equal(a, b) for a, b in zip(before, buffers, strict=True)):
-            self.refuse("a buffer changes at every step")
-            return value
-        after = _random_states()
+        grads, after = self._grads(), _State(self.pair)
         try:
+            before.put_back()
             with _silent_elbos(), pyro.validation_enabled(False):
-                graph = make_fx(self._loss_and_grads)(*batch)
+                graph: Any = make_fx(self._loss_and_grads)(*batch)
             graph.graph.eliminate_dead_code()
             graph.recompile()
-            _set_random_states(states)
-            with torch.no_grad():
-                out = graph(*batch)
+            graph = torch.no_grad()(graph)
+            if self.compile is True:
+                graph = self._made(graph, before, batch)
+            before.put_back()
+            out = graph(*batch)
         except Exception as error:
             self.refuse(" ".join(str(error).split())[:200] or type(error).__name__)
         else:
-            if not _close(value, grads, out):
+            if not (self._close(value, grads, out) and after.holds()):
                 self.refuse("the graph does not give what the handlers give on the same noise")
             else:
-                self.graphs[key] = torch.no_grad()(graph)
+                self.graphs[key] = graph
                 self.verify()
-        _set_random_states(after)
+        after.put_back()
         return value
 
-    def _compare(self, graph: Graph, batch: Args) -> float:
+    def _made(self, graph: Any, state: _State, batch: Args) -> Graph:
+        """The graph as kernels, or itself where they cannot be made."""
+        inner = getattr(graph, "__wrapped__", graph)
+        try:
+            state.put_back()
+            with _quiet_inductor():
+                kernels = torch.no_grad()(torch.compile(inner, fullgraph=True, dynamic=False))
+                kernels(*batch)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:160]
+            self.why_no_kernels = f"torch.compile does not work here ({reason})"
+            warnings.warn(f"the step is not compiled: {self.why_no_kernels}", stacklevel=6)
+            return graph  # type: ignore[no-any-return]
+        return kernels  # type: ignore[no-any-return]
+
+    def _time(self, key: Any, batch: Args, seconds: float) -> None:
+        """Make kernels once the steps to come are known to save more than that takes."""
+        self.remaining -= 1
+        if self.compile != "auto" or key in self.kernels or self.why_no_kernels:
+            return
+        self.timed, self.seconds = self.timed + 1, self.seconds + seconds
+        if self.timed < TIMED:
+            return
+        saved = self.remaining * self.seconds / self.timed * SAVING
+        self.timed, self.seconds = 0, 0.0
+        if saved > COMPILE_SECONDS:
+            self.say(f"compiling the step: about {saved:.0f} s to be saved")
+            self.kernels.add(key)
+            now = _State(self.pair)
+            self.graphs[key] = self._made(self.graphs[key], now, batch)
+            now.put_back()
+            self.verify()
+
+    def _compare(self, key: Any, graph: Graph, batch: Args) -> Tensor:
         """The step by handlers, and whether the graph still gives the same."""
-        states = _random_states()
+        before = _State(self.pair)
         out = graph(*batch)
-        _set_random_states(states)
+        theirs = _State(self.pair)
+        before.put_back()
         value = self.by_handlers(batch)
-        if not _close(value, self._grads(), out):
+        if not (self._close(value, self._grads(), out) and theirs.holds()):
             self.graphs.clear()
+            self.kernels.clear()
             self.retraces += 1
             if self.retraces > RETRACES:
                 self.refuse("the programs change while they train")
@@ -165,36 +230,174 @@ class Step:
         return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
 
     def _loss_and_grads(self, *batch: Any) -> list[Tensor]:
-        loss = self.loss.differentiable_loss(self.pair.model, self.pair.guide, *batch)
+        with self._autocast(batch):
+            loss = self.loss.differentiable_loss(self.pair.model, self.pair.guide, *batch)
         leaves = list(self.parameters.values())
         grads = torch.autograd.grad(loss, leaves, allow_unused=True)
         unused = zip(grads, leaves, strict=True)
-        return [loss.detach(), *(torch.zeros_like(p) if g is None else g for g, p in unused)]
+        found = [torch.zeros_like(p) if g is None else g for g, p in unused]
+        return [loss.detach(), *(found if self.finish is None else self.finish(found))]
+
+    def _close(self, value: Tensor, grads: list[Tensor], out: list[Tensor]) -> bool:
+        """Whether a graph's loss and gradients are the handlers', up to the order of sums."""
+        loss, *theirs = out
+        relative = 1e-4 if self.precision == "float32" else 3e-2
+        if not bool((loss - value).abs() <= relative * (1 + value.abs())):
+            return False
+        return all(
+            bool((a - b).abs().max() <= relative * (1e-6 + b.abs().max()))
+            for a, b in zip(theirs, grads, strict=True)
+            if a.numel()
+        )
 
 
-def _close(value: float, grads: list[Tensor], out: list[Tensor]) -> bool:
-    """Whether a graph's loss and gradients are the handlers', up to the order of sums."""
-    loss, *theirs = out
-    if abs(float(loss) - value) > 1e-4 * (1 + abs(value)):
-        return False
-    return all(
-        bool((a - b).abs().max() <= 1e-4 * (1e-6 + b.abs().max()))
-        for a, b in zip(theirs, grads, strict=True)
-        if a.numel()
-    )
+class _State:
+    """What a step changes besides the gradients: random states and buffers."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.buffers = [b for m in pair.modules().values() for b in m.buffers()]
+        self.values = [b.clone() for b in self.buffers]
+        self.cpu = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+
+    def put_back(self) -> None:
+        with torch.no_grad():
+            for buffer, value in zip(self.buffers, self.values, strict=True):
+                buffer.copy_(value)
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda)
+
+    def holds(self) -> bool:
+        """Whether the buffers are as they were here."""
+        both = zip(self.buffers, self.values, strict=True)
+        return all(torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-6) for a, b in both)
 
 
-def _random_states() -> list[Tensor]:
-    states = [torch.get_rng_state()]
-    if torch.cuda.is_initialized():
-        states.append(torch.cuda.get_rng_state())
-    return states
+class SVI(pyro.infer.SVI):
+    """``pyro.infer.SVI`` whose steps are compiled: same constructor, same :meth:`step`.
+
+    The first step is Pyro's own; from then on the handlers run once more to be traced, and one
+    fused optimiser stands for the many of ``optim``, whose states it shares: ``optim.get_state``,
+    ``optim.save`` and learning-rate schedulers work as ever. What cannot be compiled is left to
+    Pyro, with one warning that gives the reason.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        optim: a ``pyro.optim`` optimiser.
+        loss: any ``pyro.infer`` ELBO.
+        compile: as for :class:`Step`; "auto" uses the traced graph and makes no kernels.
+        precision: "float32", or "bf16" for matrix products in bfloat16.
+
+    >>> from pyrovae.vae import VAE
+    >>> vae = VAE((4,), 2)
+    >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), pyro.infer.Trace_ELBO(),
+    ...           compile="auto")
+    >>> losses = [float(svi.step(torch.ones(10, 4))) for _ in range(50)]
+    >>> losses[-1] < losses[0]
+    True
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        guide: Any,
+        optim: Any,
+        loss: Any,
+        loss_and_grads: Any = None,
+        *,
+        compile: bool | str = True,  # noqa: A002
+        precision: str = "float32",
+        **options: Any,
+    ) -> None:
+        super().__init__(model, guide, optim, loss, loss_and_grads, **options)
+        self.elbo, self.compile, self.precision = loss, compile, precision
+        self.evaluate: Step | None = None
+        self.joint: torch.optim.Optimizer | None = None
+        self.own: list[Any] = []
+        if not isinstance(loss, ELBO) or loss_and_grads is not None:
+            self.compile = False
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """One step on a batch; the loss, as a tensor without dimensions once compiled (reading
+        it waits for the device), as Pyro's float before."""
+        if not self.compile or kwargs:
+            return self._pyros(*args, **kwargs)
+        if self.evaluate is None:
+            self._prepare(args)
+        if self.joint is None or self.evaluate is None:
+            return self._first(*args)
+        value = self.evaluate(args)
+        for group, own in zip(self.joint.param_groups, self.own, strict=True):
+            group["lr"] = own["lr"]  # a scheduler may have changed it
+        self.joint.step()
+        return value
+
+    def _pyros(self, *args: Any, **kwargs: Any) -> Any:
+        return super().step(*args, **kwargs)
+
+    def _prepare(self, args: Args) -> None:
+        pair = Pair.here(self.model, self.guide)
+        found = parameters(pair, args)
+        self.evaluate = Step(pair, self.elbo, found, self.compile, self.precision, self._clip)
+
+    def _first(self, *args: Any) -> Any:
+        """Gradients by the handlers and a step of every parameter's own optimiser, so that their
+        states are there; then the joint one over the same states."""
+        assert self.evaluate is not None
+        value = self.evaluate.by_handlers(args)
+        leaves = list(self.evaluate.parameters.values())
+        clips, self.optim.pt_clip_args = self.optim.pt_clip_args, {}  # clipped already
+        try:
+            self.optim(leaves)
+        finally:
+            self.optim.pt_clip_args = clips
+        own = [self.optim.optim_objs[p] for p in leaves]
+        own = [getattr(o, "optimizer", o) for o in own]  # a scheduler holds its optimiser
+        self.own = [o.param_groups[0] for o in own]
+        groups = [{**o.param_groups[0], "params": [p]} for o, p in zip(own, leaves, strict=True)]
+        joint = type(own[0])(groups)
+        if all("fused" in group for group in joint.param_groups):
+            for group in joint.param_groups:
+                group["fused"], group["foreach"] = True, False
+        for optimizer, leaf in zip(own, leaves, strict=True):
+            state = optimizer.state[leaf]
+            if "step" in state and isinstance(state["step"], Tensor):
+                state["step"] = state["step"].to(leaf.device)
+            joint.state[leaf] = state
+        self.joint = joint
+        return float(value)
+
+    def _clip(self, grads: list[Tensor]) -> list[Tensor]:
+        """Each parameter's gradient, clipped as the optimiser was asked to."""
+        args = self.optim.pt_clip_args
+        if not args:
+            return grads
+        names = list(self.evaluate.parameters) if self.evaluate is not None else []
+        done = []
+        for grad, name in zip(grads, names, strict=True):
+            chosen = args(name) if callable(args) else args
+            if "clip_norm" in chosen:
+                norm = grad.norm()
+                grad = grad * (chosen["clip_norm"] / (norm + 1e-6)).clamp_max(1.0)
+            if "clip_value" in chosen:
+                grad = grad.clamp(-chosen["clip_value"], chosen["clip_value"])
+            done.append(grad)
+        return done
 
 
-def _set_random_states(states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state(states[1])
+@contextlib.contextmanager
+def _quiet_inductor() -> Iterator[None]:
+    """torch.compile with torch's own random numbers, so that noise is the handlers' noise."""
+    config = importlib.import_module("torch._inductor.config")
+    validates = torch.distributions.Distribution._validate_args
+    with warnings.catch_warnings(), config.patch(fallback_random=True):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            torch.distributions.Distribution.set_default_validate_args(validates)
 
 
 @contextlib.contextmanager
@@ -203,7 +406,7 @@ def _silent_elbos() -> Iterator[None]:
     names = {"torch_item": lambda value: value, "warn_if_nan": lambda *args, **options: None}
     modules = [
         importlib.import_module(f"pyro.infer.{name}")
-        for name in ("trace_elbo", "trace_mean_field_elbo")
+        for name in ("trace_elbo", "trace_mean_field_elbo", "traceenum_elbo")
     ]
     kept = [(m, n, getattr(m, n)) for m in modules for n in names if hasattr(m, n)]
     try:

@@ -95,6 +95,7 @@ def fit(
     seed: int = 0,
     device: str | torch.device = "auto",
     compile: bool | str = "auto",  # noqa: A002
+    precision: str = "float32",
     out: str | Path | runs.Folder | None = None,
     force: bool = False,
     callbacks: Sequence[Callable[[History], Any]] = (),
@@ -117,8 +118,11 @@ def fit(
         seed: of data order, noise and split. The global random state is left as it was.
         device: ``"auto"`` is CUDA when there is one.
         compile: ``"auto"`` replaces Pyro's handlers by the graph that they leave behind, once the
-            two have been found equal on the same noise; True warns where that is not possible,
-            False always runs the handlers. See :class:`pyrovae.svi.Step`.
+            two have been found equal on the same noise, and that by kernels of ``torch.compile``
+            where the steps to come save more than making them takes; True makes kernels at once
+            and warns where that is not possible, False always runs the handlers. See
+            :class:`pyrovae.svi.Step`.
+        precision: "float32", or "bf16" for matrix products in bfloat16.
         out: folder to write ``metrics.csv``, ``model.safetensors`` and ``environment.json`` to.
         force: whether ``out`` may be a run that is there already.
         callbacks: called with the history after each epoch; one that returns True ends training.
@@ -179,8 +183,9 @@ def fit(
     history = History(seed=seed, device=str(chosen))
     with torch.random.fork_rng(devices), _interruptible(history), program.scope():
         torch.manual_seed(seed)
-        trainer = _Trainer(program, data, held_out, loss, batch_size, seed, chosen, compile)
+        trainer = _Trainer(program, data, held_out, loss, batch_size, seed, chosen)
         trainer.prepare(optimizer or _adam, lr, lr_schedule)
+        trainer.evaluate = Step(program, loss, trainer.pair_parameters, compile, precision)
         if folder is not None:
             folder.create()
         try:
@@ -229,9 +234,7 @@ class _Trainer:
         batch_size: int,
         seed: int,
         device: torch.device,
-        compile: bool | str,  # noqa: A002
     ) -> None:
-        self.compile = compile
         self.pair, self.data, self.loss = pair, data, loss
         self.batch_size, self.device = batch_size, device
         self.generator = torch.Generator(device).manual_seed(seed)
@@ -240,6 +243,7 @@ class _Trainer:
         self.step = 0
         self.data_checked = False
         self.shape: Structure | None = None
+        self.evaluate: Step
 
     def prepare(
         self,
@@ -269,7 +273,6 @@ class _Trainer:
                 f"the log probabilities do not depend on {', '.join(idle)}: not trained",
                 stacklevel=4,
             )
-        self.evaluate = Step(self.pair, self.loss, self.pair_parameters, self.compile)
         self.optimizer = optimizer(list(self.pair_parameters.values()), lr)
         self.lr_schedule = lr_schedule
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
@@ -307,6 +310,9 @@ class _Trainer:
         folder: runs.Folder | None,
     ) -> None:
         bar = _Progress(epochs, len(self.data), progress)
+        self.evaluate.remaining = epochs * math.ceil(len(self.data) / self.batch_size)
+        if progress:
+            self.evaluate.say = bar.say
         start = time.perf_counter()
         with bar:
             for epoch in range(1, epochs + 1):
@@ -336,7 +342,8 @@ class _Trainer:
                 group["lr"] = rate * factor
 
     def _epoch(self, epoch: int, epochs: int, history: History, bar: _Progress) -> None:
-        start, seen, total = time.perf_counter(), 0, 0.0
+        start, seen = time.perf_counter(), 0
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         batches = self.data.batches(self.batch_size, shuffle=True, generator=self.generator)
         self.evaluate.verify()  # a callback may have changed the programs
         for batch in batches:
@@ -349,15 +356,17 @@ class _Trainer:
             total += value
             seen += len(batch[0])
             self.step += 1
-            if not math.isfinite(value):
-                self._explain(value)
+            # reading a number waits for the device; on the CPU there is nothing to wait for
+            if self.device.type == "cpu" or self.step % 50 == 0:
+                self._watch(value)
             if bar.due():
                 bar.show(epoch, self._batch_terms(batch))
             bar.advance(len(batch[0]))
             if history.interrupted:
                 break
+        self._watch(total)
         self.rate = seen / (time.perf_counter() - start)
-        self.epoch_loss = total / seen / self._scale(seen)
+        self.epoch_loss = float(total) / seen / self._scale(seen)
 
     def _scale(self, seen: int) -> float:
         """A plate that stands for N data scales a batch of B by N / B."""
@@ -390,12 +399,15 @@ class _Trainer:
             "kl": float(kl),
         }
 
-    def _explain(self, value: float) -> None:
+    def _watch(self, value: Tensor) -> None:
+        """Raise Diverged once the loss is no finite number."""
+        if math.isfinite(float(value)):
+            return
         bad = [n for n, p in self.pair_parameters.items() if not bool(torch.isfinite(p).all())]
         where = f"; not finite: {', '.join(bad)}" if bad else ""
         raise Diverged(
-            f"the loss is {value} at step {self.step}{where}. Lower lr, look for extreme values "
-            f"in the data (standardise them), or bound the scales"
+            f"the loss is {float(value)} at step {self.step}{where}. Lower lr, look for extreme "
+            f"values in the data (standardise them), or bound the scales"
         )
 
 
@@ -421,6 +433,9 @@ class _Progress:
 
     def __exit__(self, *error: Any) -> None:
         self.bar.close()
+
+    def say(self, message: str) -> None:
+        self.bar.write(message, file=sys.stderr)
 
     def advance(self, count: int) -> None:
         self.bar.update(count)

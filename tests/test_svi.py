@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import math
+import os
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pairs
 import pyro
@@ -10,10 +15,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from test_components import GUIDES, LIKELIHOODS, PRIORS, SMALL, event_of
+from test_latents import data, fits, size
 from torch import Tensor, nn
 
 import pyrovae as pv
-from pyrovae import traces
+from pyrovae import svi, traces
+from pyrovae.objectives import IWAE, BetaELBO
 from pyrovae.svi import Step
 
 X = torch.bernoulli(torch.rand(64, 6, generator=torch.Generator().manual_seed(0)))
@@ -93,22 +101,34 @@ def test_training_is_the_same_either_way() -> None:
     torch.testing.assert_close(runs[0], runs[2], rtol=1e-3, atol=1e-4)
 
 
-def test_buffers_that_move_are_left_to_the_handlers() -> None:
-    norm = nn.BatchNorm1d(6)
-    encoder = nn.Sequential(norm, nn.Linear(6, 4), nn.Unflatten(1, (2, 2)))
+class Normalised(nn.Module):
+    """A body with BatchNorm and dropout."""
 
-    class Split(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = encoder
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6)
+        self.net = nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.3), nn.Unflatten(1, (2, 2)))
 
-        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-            return tuple(self.net(x).unbind(1))
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.net(self.norm(x)).unbind(1))
 
-    pair = vae(guide=pv.guides.MeanField(Split()))
-    with pytest.warns(UserWarning, match="a buffer changes at every step"):
-        pv.fit(pair, X, epochs=15, batch_size=32, compile=True, progress=False)
-    assert int(norm.num_batches_tracked) == 30  # two steps an epoch, none of them twice
+
+def normalised() -> tuple[pv.VAE, nn.BatchNorm1d]:
+    torch.manual_seed(0)
+    body = Normalised()
+    return vae(guide=pv.guides.MeanField(body)), body.norm
+
+
+def test_buffers_move_once_a_step() -> None:
+    """BatchNorm's statistics and dropout's masks are those of the handlers."""
+    found = []
+    for compiled in (True, "auto", False):
+        pair, norm = normalised()
+        pv.fit(pair, X, epochs=15, batch_size=32, compile=compiled, progress=False)
+        assert int(norm.num_batches_tracked) == 30  # two steps an epoch, none of them twice
+        found.append(torch.cat([t.flatten() for t in pair.state_dict().values()]))
+    torch.testing.assert_close(found[0], found[2], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found[1], found[2], rtol=1e-3, atol=1e-4)
 
 
 def test_programs_that_look_at_their_values_are_left_to_the_handlers() -> None:
@@ -183,6 +203,243 @@ def test_validation_and_pyros_own_functions_are_put_back() -> None:
     assert (module.torch_item, module.warn_if_nan) == before
     with pytest.raises(ValueError, match="scale"):
         dist.Normal(0.0, torch.tensor(-1.0))
+
+
+def catalogue() -> dict[str, Callable[[], tuple[pv.VAE, tuple[Tensor, ...]]]]:
+    """A pair and data for every row of the tables of components."""
+
+    def of(prior: object = None, likelihood: object = None, guide: object = None) -> object:
+        def made() -> tuple[pv.VAE, tuple[Tensor, ...]]:
+            torch.manual_seed(0)
+            parts = [make() if make else None for make in (prior, likelihood, guide)]
+            p, like, q = parts
+            if q is None and p is not None:
+                q = next(g for g in (m() for m in GUIDES.values()) if fits(p, g))
+            if p is None and q is not None:
+                p = next(p for p in (m() for m in PRIORS.values()) if fits(p, q))
+            q = q or pv.guides.MeanField(SMALL)
+            like = like or pv.likelihoods.Bernoulli(SMALL)
+            event = event_of(like)
+            pair = pv.VAE(event, size(q), p, like, q)
+            with torch.no_grad():
+                x = pair.likelihood(torch.randn(16, pair.latent_dim)).sample()
+            return pair, data(pair, x)
+
+        return made
+
+    return (
+        {f"prior {name}": of(prior=make) for name, make in PRIORS.items()}
+        | {f"likelihood {name}": of(likelihood=make) for name, make in LIKELIHOODS.items()}
+        | {f"guide {name}": of(guide=make) for name, make in GUIDES.items()}
+    )
+
+
+CATALOGUE = catalogue()
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.float64, 1e-5), (torch.float32, 1e-4)])
+def test_the_whole_catalogue_compiles(name: str, dtype: torch.dtype, relative: float) -> None:
+    """Loss and every gradient are the handlers', on noise and data not traced on."""
+    pair, args = CATALOGUE[name]()
+    pair.to(dtype)
+    args = tuple(a.to(dtype) if a.is_floating_point() else a for a in args)
+    program, loss = traces.as_pair(pair), BetaELBO()
+    with program.scope(), pyro.validation_enabled(False):
+        traced = Step(program, loss, traces.parameters(program, args), "auto")
+        for _ in range(2):
+            traced(args)
+        assert not traced.why_not, traced.why_not
+        (graph,) = traced.graphs.values()
+        other = tuple(a.flip(0) for a in args)
+        torch.manual_seed(7)
+        ours = graph(*other)
+        torch.manual_seed(7)
+        value = traced.by_handlers(other)
+    assert float((ours[0] - value).abs()) <= relative * (1 + float(value.abs()))
+    largest = max(float(p.grad.abs().max()) for p in traced.parameters.values() if p.numel())
+    for grad, p in zip(ours[1:], traced.parameters.values(), strict=True):
+        if p.numel():
+            allowed = relative * max(float(p.grad.abs().max()), 1e-2 * largest)
+            assert float((grad - p.grad).abs().max()) <= allowed
+
+
+def missing() -> tuple[pv.Pair, Tensor]:
+    x = X.masked_fill(
+        torch.rand(X.shape, generator=torch.Generator().manual_seed(1)) < 0.3, math.nan
+    )
+    return traces.completing(traces.as_pair(vae()), (x,)), x
+
+
+def enumerated() -> tuple[pv.Pair, Tensor]:
+    torch.manual_seed(0)
+    guide = pv.guides.OneHot(SMALL, categories=3, enumerate=True)
+    pair = pv.VAE((6,), 3, pv.priors.OneHot(3), pv.likelihoods.Bernoulli(SMALL), guide)
+    return traces.as_pair(pair), X
+
+
+def subsampled() -> tuple[pv.Pair, Tensor]:
+    pair = vae()
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", 1000, subsample_size=len(x)):
+            z = pyro.sample("z", pair.prior())
+            pyro.sample("x", pair.likelihood(z), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", 1000, subsample_size=len(x)):
+            pyro.sample("z", pair.posterior(x))
+
+    return pv.Pair(model, guide), X
+
+
+@pytest.mark.parametrize("make", [missing, enumerated, subsampled], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("loss", [BetaELBO(2.0), IWAE(3)], ids=["BetaELBO", "IWAE"])
+def test_other_programs_compile(make: Callable[[], tuple[pv.Pair, Tensor]], loss: ELBO) -> None:
+    pair, x = make()
+    with pair.scope(), pyro.validation_enabled(False):
+        traced = Step(pair, loss, traces.parameters(pair, (x,)), "auto")
+        for _ in range(2):
+            traced((x,))
+        assert not traced.why_not, traced.why_not
+        (graph,) = traced.graphs.values()
+        other = x.flip(0)
+        torch.manual_seed(7)
+        ours = graph(other)
+        torch.manual_seed(7)
+        value = traced.by_handlers((other,))
+    torch.testing.assert_close(ours[0], value, rtol=1e-4, atol=1e-4)
+    for grad, theirs in zip(ours[1:], traced._grads(), strict=True):
+        torch.testing.assert_close(grad, theirs, rtol=1e-3, atol=1e-3)
+
+
+OPTIMISERS: dict[str, Callable[[], pyro.optim.PyroOptim]] = {
+    "Adam": lambda: pyro.optim.Adam({"lr": 1e-2, "betas": (0.8, 0.99)}),
+    "AdamW, by name": lambda: pyro.optim.AdamW(
+        lambda name: {"lr": 0.02 if "body" in name else 0.01}
+    ),
+    "SGD, clipped": lambda: pyro.optim.SGD({"lr": 1e-3, "momentum": 0.9}, {"clip_norm": 0.5}),
+    "ClippedAdam": lambda: pyro.optim.ClippedAdam({"lr": 1e-2, "clip_norm": 0.1}),
+    "scheduled": lambda: pyro.optim.ExponentialLR(
+        {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.05}, "gamma": 0.7}
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OPTIMISERS)
+def test_svi_takes_pyros_steps(kind: str) -> None:
+    """Same constructor, same step: weights and states after 24 steps on the same noise."""
+    ends = []
+    for make in (pv.SVI, pyro.infer.SVI):
+        pyro.clear_param_store()
+        pair, optim = vae(), OPTIMISERS[kind]()
+
+        def model(x: Tensor, pair: pv.VAE = pair) -> None:
+            pyro.module("pair", pair)
+            pair.model(x)
+
+        options = {"compile": "auto"} if make is pv.SVI else {}
+        inference = make(model, pair.guide, optim, Trace_ELBO(), **options)
+        torch.manual_seed(4)
+        losses = []
+        for step in range(24):
+            if kind == "scheduled" and step in (5, 11):
+                optim.step()
+            torch.manual_seed(step)
+            losses.append(float(inference.step(X)))
+        state = optim.get_state()
+        ends.append((losses, [p.detach().clone() for p in pair.parameters()], state))
+    pyro.clear_param_store()
+    (ours, weights, state), (theirs, their_weights, their_state) = ends
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    for a, b in zip(weights, their_weights, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    assert set(state) == set(their_state)
+
+
+def test_svi_says_what_it_leaves_to_pyro() -> None:
+    pyro.clear_param_store()
+    pair = vae()
+
+    def model(x: Tensor) -> None:
+        pyro.module("pair", pair)
+        pair.model(x)
+
+    optim = pyro.optim.Adam({"lr": 1e-2})
+    inference = pv.SVI(model, pair.guide, optim, TraceGraph_ELBO())
+    with pytest.warns(UserWarning, match="TraceGraph_ELBO has no differentiable_loss"):
+        losses = [float(inference.step(X))]
+    losses += [float(inference.step(X)) for _ in range(30)]
+    assert sum(losses[-5:]) < sum(losses[:5])
+    pyro.clear_param_store()
+
+
+def test_kernels_give_what_the_handlers_give() -> None:
+    """torch.compile's kernels over whole runs, every tenth step of them Pyro's; 5 seeds."""
+    for seed in range(5):
+        ends = []
+        for compiled in (True, False):
+            pair = vae()
+            pv.fit(pair, X, epochs=20, batch_size=32, seed=seed, compile=compiled, progress=False)
+            ends.append(torch.cat([p.detach().flatten() for p in pair.parameters()]))
+        torch.testing.assert_close(ends[0], ends[1], rtol=1e-3, atol=1e-4)
+
+
+def test_auto_compiles_where_it_pays(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"epochs": 40, "batch_size": 8, "compile": "auto"}
+    pv.fit(vae(), X, **settings)
+    assert "compiling" not in capsys.readouterr().err
+    monkeypatch.setattr(svi, "COMPILE_SECONDS", 0.0)
+    pv.fit(vae(), X, **settings)
+    assert re.search(r"compiling the step: about \d+ s to be saved", capsys.readouterr().err)
+
+
+def test_without_a_compiler_the_graph_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._inductor.config as config
+
+    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
+    monkeypatch.setattr(config, "force_disable_caches", True)
+    torch._dynamo.reset()
+    pair = vae()
+    program = traces.as_pair(pair)
+    x = X[:23]  # a shape of its own, lest kernels be found made
+    traced = Step(program, Trace_ELBO(), traces.parameters(program, (x,)), True)
+    with pytest.warns(UserWarning, match="torch.compile does not work here"):
+        traced((x,))
+    assert traced.graphs and not traced.why_not
+    assert float(traced((x,))) > 0
+
+
+def test_bfloat16_trains_near_float32() -> None:
+    ends = []
+    for precision in ("float32", "bf16"):
+        pair = vae()
+        pv.fit(pair, X, epochs=40, batch_size=32, lr=5e-3, precision=precision, progress=False)
+        assert all(p.dtype == torch.float32 for p in pair.parameters())
+        ends.append(float(pv.elbo(pair, X, 100).mean()))
+    assert ends[0] == pytest.approx(ends[1], abs=0.05)
+    assert ends[0] != ends[1]
+
+
+def test_ten_thousand_steps_leak_nothing() -> None:
+    program = traces.as_pair(vae())
+    traced = Step(program, Trace_ELBO(), traces.parameters(program, (X,)), True)
+
+    def resident() -> int:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("no /proc here")
+    seen = []
+    for count in range(10_000):
+        traced((X,))
+        if count in (1000, 9999):
+            gc.collect()
+            seen.append(resident())
+    assert seen[1] < 1.01 * seen[0]
 
 
 def test_mistake_speaks() -> None:

@@ -31,6 +31,15 @@ __all__ = [
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
+def _pick(logits: Tensor, sample_shape: torch.Size) -> Tensor:
+    """One-hot draws ``[*sample_shape, *logits.shape]`` of a categorical, by the Gumbel maximum:
+    unlike torch's own it looks at no value, so that a step can be traced."""
+    with torch.no_grad():
+        waits = torch.empty(torch.Size(sample_shape) + logits.shape).to(logits).exponential_()
+        chosen = (logits - waits.log()).argmax(-1, keepdim=True)
+        return torch.zeros_like(waits).scatter(-1, chosen, 1.0)
+
+
 class Mixture(dist.MixtureSameFamily):
     """``MixtureSameFamily``; of diagonal Gaussians, its ``log_prob`` is three matrix products.
 
@@ -199,8 +208,7 @@ class MixtureOfNormals(dist.TorchDistribution):
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
-            chosen = dist.Categorical(logits=self.logits).sample(sample_shape)
-            where = F.one_hot(chosen, self.logits.shape[-1]).to(self.loc)[..., None]
+            where = _pick(self.logits, sample_shape)[..., None]
             loc, scale = ((where * part).sum(-2) for part in (self.loc, self.scale))
             value = loc + scale * torch.randn_like(loc)
         if not torch.is_grad_enabled():
@@ -254,6 +262,8 @@ class Codes(dist.TorchDistribution):
         return Codes(self.base_dist.expand(shape), self._validate_args)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        if isinstance(self.base_dist, torch.distributions.OneHotCategorical):
+            return _pick(self.base_dist.logits, sample_shape).flatten(-2)
         return cast(Tensor, self.base_dist.sample(sample_shape).flatten(-2))
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008

@@ -358,7 +358,11 @@ def _probe_particles(pair: Pair, args: Args, found: Structure) -> Structure:
             pairs = [(together.elbo[k], alone.elbo[0]), (together.log_joint[k], alone.log_joint[0])]
             if not all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in pairs):
                 raise ValueError("particles influence each other")
-        return dataclasses.replace(found, row_bytes=max(1, allocations.total // (2 * size)))
+        # what a particle more takes: a prior made of a guide's answers has costs of its own
+        with _Allocations() as more:
+            _measure(*_run(pair, args, 4, found.nesting, bool(found.enumerated)), found, 4)
+        row = max(1, (more.total - allocations.total) // (2 * size))
+        return dataclasses.replace(found, row_bytes=row)
     except (ValueError, RuntimeError, IndexError) as error:
         if found.enumerated:
             raise UsageError(
