@@ -62,7 +62,7 @@ class Mixture(dist.MixtureSameFamily):
         if not isinstance(normal, torch.distributions.Normal):
             return cast(Tensor, super().log_prob(value))
         loc, scale = normal.loc, normal.scale
-        while loc.dim() > 2 and loc.stride(0) == scale.stride(0) == logits.stride(0) == 0:
+        while loc.dim() > 2 and all(len(t) == 1 or t.stride(0) == 0 for t in (loc, scale, logits)):
             loc, scale, logits = loc[0], scale[0], logits[0]  # a plate has only repeated them
         if loc.dim() != 2:
             return cast(Tensor, super().log_prob(value))
