@@ -7,7 +7,7 @@ import importlib
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
@@ -184,7 +184,14 @@ class Step:
         try:
             state.put_back()
             with _quiet_inductor():
-                kernels = torch.no_grad()(torch.compile(inner, fullgraph=True, dynamic=False))
+                options = {
+                    "fallback_random": True,  # torch's own numbers: the handlers' noise
+                    # a graph is looked up by its shapes here, and nothing else can change
+                    "guard_filter_fn": lambda guards: [False] * len(guards),
+                    "triton.cudagraphs": batch[0].device.type == "cuda",
+                }
+                made = torch.compile(inner, fullgraph=True, dynamic=False, options=options)
+                kernels = torch.no_grad()(made)
                 kernels(*batch)
         except Exception as error:
             reason = " ".join(str(error).split())[:160]
@@ -274,13 +281,58 @@ class _State:
         return all(torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-6) for a, b in both)
 
 
+def fused_step(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
+    """``optimizer.step``; of a fused Adam its kernel alone, without the bookkeeping around it,
+    which takes as long as the kernel for networks of this size."""
+    plain = ("amsgrad", "maximize", "capturable", "differentiable")
+    if type(optimizer) is not torch.optim.Adam or not all(
+        group["fused"] and not any(group.get(name) for name in plain)
+        for group in optimizer.param_groups
+    ):
+        return optimizer.step
+    lists: list[tuple[Any, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]] = []
+
+    def step() -> None:
+        if not lists or any(
+            optimizer.state[leaves[0]].get("exp_avg") is not means[0]
+            for _, leaves, means, *_ in lists
+        ):
+            optimizer.step()  # makes the states, or takes over those that were loaded
+            lists.clear()
+            for group in optimizer.param_groups:
+                states = [optimizer.state[p] for p in group["params"]]
+                each = ([s[n] for s in states] for n in ("exp_avg", "exp_avg_sq", "step"))
+                lists.append((group, group["params"], *each))
+            return
+        with torch.no_grad():
+            for group, leaves, means, squares, steps in lists:
+                torch._foreach_add_(steps, 1)
+                torch._fused_adam_(
+                    leaves,
+                    cast(list[Tensor], [p.grad for p in leaves]),
+                    means,
+                    squares,
+                    [],
+                    steps,
+                    lr=group["lr"],
+                    beta1=group["betas"][0],
+                    beta2=group["betas"][1],
+                    weight_decay=group["weight_decay"],
+                    eps=group["eps"],
+                    amsgrad=False,
+                    maximize=False,
+                )
+
+    return step
+
+
 class SVI(pyro.infer.SVI):
     """``pyro.infer.SVI`` whose steps are compiled: same constructor, same :meth:`step`.
 
-    The first step is Pyro's own; from then on the handlers run once more to be traced, and one
-    fused optimiser stands for the many of ``optim``, whose states it shares: ``optim.get_state``,
-    ``optim.save`` and learning-rate schedulers work as ever. What cannot be compiled is left to
-    Pyro, with one warning that gives the reason.
+    Parameters are what the loss depends on, registered with ``pyro.module`` or not, and one fused
+    optimiser over all of them stands for the many of ``optim``. It shares their states, so that
+    ``optim.get_state``, ``optim.save`` and learning-rate schedulers work as ever. What cannot be
+    compiled is left to Pyro's handlers, with one warning that gives the reason.
 
     Args:
         model: the model.
@@ -289,6 +341,9 @@ class SVI(pyro.infer.SVI):
         loss: any ``pyro.infer`` ELBO.
         compile: as for :class:`Step`; "auto" uses the traced graph and makes no kernels.
         precision: "float32", or "bf16" for matrix products in bfloat16.
+
+    Raises:
+        UsageError: programs that depend on no parameter; an unknown ``compile`` or ``precision``.
 
     >>> from pyrovae.vae import VAE
     >>> vae = VAE((4,), 2)
@@ -312,87 +367,85 @@ class SVI(pyro.infer.SVI):
         **options: Any,
     ) -> None:
         super().__init__(model, guide, optim, loss, loss_and_grads, **options)
-        self.elbo, self.compile, self.precision = loss, compile, precision
+        self.elbo = loss if isinstance(loss, ELBO) and loss_and_grads is None else None
+        self.compile, self.precision = compile, precision
         self.evaluate: Step | None = None
         self.joint: torch.optim.Optimizer | None = None
-        self.own: list[Any] = []
-        if not isinstance(loss, ELBO) or loss_and_grads is not None:
-            self.compile = False
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
-        """One step on a batch; the loss, as a tensor without dimensions once compiled (reading
-        it waits for the device), as Pyro's float before."""
-        if not self.compile or kwargs:
-            return self._pyros(*args, **kwargs)
+        """One step on a batch; the loss, as a tensor without dimensions: reading it is what waits
+        for the device. With keyword arguments, or a loss that is no ELBO, the step is Pyro's."""
+        if self.elbo is None or kwargs:
+            return super().step(*args, **kwargs)
         if self.evaluate is None:
-            self._prepare(args)
-        if self.joint is None or self.evaluate is None:
-            return self._first(*args)
-        value = self.evaluate(args)
+            pair = Pair.here(self.model, self.guide)
+            found = parameters(pair, args)
+            self.evaluate = Step(
+                pair, self.elbo, found, self.compile, self.precision, self._clip(list(found))
+            )
+        value = self.evaluate(args) if self.joint else self.evaluate.by_handlers(args)
+        if self.joint is None:
+            self._join(list(self.evaluate.parameters.values()))
+            return value
         for group, own in zip(self.joint.param_groups, self.own, strict=True):
             group["lr"] = own["lr"]  # a scheduler may have changed it
-        self.joint.step()
+        self.advance()
         return value
 
-    def _pyros(self, *args: Any, **kwargs: Any) -> Any:
-        return super().step(*args, **kwargs)
-
-    def _prepare(self, args: Args) -> None:
-        pair = Pair.here(self.model, self.guide)
-        found = parameters(pair, args)
-        self.evaluate = Step(pair, self.elbo, found, self.compile, self.precision, self._clip)
-
-    def _first(self, *args: Any) -> Any:
-        """Gradients by the handlers and a step of every parameter's own optimiser, so that their
-        states are there; then the joint one over the same states."""
-        assert self.evaluate is not None
-        value = self.evaluate.by_handlers(args)
-        leaves = list(self.evaluate.parameters.values())
+    def _join(self, leaves: list[Tensor]) -> None:
+        """A step of every parameter's own optimiser, so that their states are there; then one
+        optimiser over the same states."""
         clips, self.optim.pt_clip_args = self.optim.pt_clip_args, {}  # clipped already
         try:
             self.optim(leaves)
         finally:
             self.optim.pt_clip_args = clips
-        own = [self.optim.optim_objs[p] for p in leaves]
-        own = [getattr(o, "optimizer", o) for o in own]  # a scheduler holds its optimiser
-        self.own = [o.param_groups[0] for o in own]
-        groups = [{**o.param_groups[0], "params": [p]} for o, p in zip(own, leaves, strict=True)]
-        joint = type(own[0])(groups)
-        if all("fused" in group for group in joint.param_groups):
-            for group in joint.param_groups:
+        each = [self.optim.optim_objs[p] for p in leaves]
+        each = [getattr(o, "optimizer", o) for o in each]  # a scheduler holds its optimiser
+        groups: dict[str, Any] = {}
+        for optimizer, leaf in zip(each, leaves, strict=True):
+            (own,) = optimizer.param_groups
+            options = {name: value for name, value in own.items() if name != "params"}
+            group = groups.setdefault(repr(options), ({**options, "params": []}, own))
+            group[0]["params"].append(leaf)
+        self.own = [own for _, own in groups.values()]
+        self.joint = type(each[0])([group for group, _ in groups.values()])
+        for group in self.joint.param_groups:
+            if "fused" in group:
                 group["fused"], group["foreach"] = True, False
-        for optimizer, leaf in zip(own, leaves, strict=True):
+        for optimizer, leaf in zip(each, leaves, strict=True):
             state = optimizer.state[leaf]
-            if "step" in state and isinstance(state["step"], Tensor):
+            if isinstance(state.get("step"), Tensor):
                 state["step"] = state["step"].to(leaf.device)
-            joint.state[leaf] = state
-        self.joint = joint
-        return float(value)
+            self.joint.state[leaf] = state
+        self.advance = fused_step(self.joint)
 
-    def _clip(self, grads: list[Tensor]) -> list[Tensor]:
-        """Each parameter's gradient, clipped as the optimiser was asked to."""
-        args = self.optim.pt_clip_args
-        if not args:
-            return grads
-        names = list(self.evaluate.parameters) if self.evaluate is not None else []
-        done = []
-        for grad, name in zip(grads, names, strict=True):
-            chosen = args(name) if callable(args) else args
-            if "clip_norm" in chosen:
-                norm = grad.norm()
-                grad = grad * (chosen["clip_norm"] / (norm + 1e-6)).clamp_max(1.0)
-            if "clip_value" in chosen:
-                grad = grad.clamp(-chosen["clip_value"], chosen["clip_value"])
-            done.append(grad)
-        return done
+    def _clip(self, names: list[str]) -> Callable[[list[Tensor]], list[Tensor]] | None:
+        """What clips each parameter's gradient as the optimiser was asked to."""
+        asked = self.optim.pt_clip_args
+        if not asked:
+            return None
+
+        def clip(grads: list[Tensor]) -> list[Tensor]:
+            done = []
+            for grad, name in zip(grads, names, strict=True):
+                chosen = asked(name) if callable(asked) else asked
+                if "clip_norm" in chosen:
+                    share = chosen["clip_norm"] / (grad.norm() + 1e-6)
+                    grad = grad * share.clamp_max(1.0)
+                if "clip_value" in chosen:
+                    grad = grad.clamp(-chosen["clip_value"], chosen["clip_value"])
+                done.append(grad)
+            return done
+
+        return clip
 
 
 @contextlib.contextmanager
 def _quiet_inductor() -> Iterator[None]:
-    """torch.compile with torch's own random numbers, so that noise is the handlers' noise."""
-    config = importlib.import_module("torch._inductor.config")
+    """torch.compile without its advice, and with the validation of distributions as it was."""
     validates = torch.distributions.Distribution._validate_args
-    with warnings.catch_warnings(), config.patch(fallback_random=True):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from pyrovae import runs, traces
 from pyrovae.objectives import Objective
 from pyrovae.schedules import Schedule
-from pyrovae.svi import Step
+from pyrovae.svi import Step, fused_step
 from pyrovae.tensors import StreamedData, TensorData, UsageError, as_data, whole_number
 from pyrovae.traces import Pair, Structure, as_pair
 
@@ -274,6 +274,7 @@ class _Trainer:
                 stacklevel=4,
             )
         self.optimizer = optimizer(list(self.pair_parameters.values()), lr)
+        self.advance = fused_step(self.optimizer)
         self.lr_schedule = lr_schedule
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         if isinstance(self.loss, Objective):
@@ -352,7 +353,7 @@ class _Trainer:
             self._clock(epoch - 1 + seen / len(self.data), epochs)
             validating = self.step < VALIDATED or (epoch == 1 and not self.data_checked)
             value = self.evaluate(batch, validating=validating)
-            self.optimizer.step()
+            self.advance()
             total += value
             seen += len(batch[0])
             self.step += 1

@@ -396,17 +396,14 @@ def test_auto_compiles_where_it_pays(
     assert re.search(r"compiling the step: about \d+ s to be saved", capsys.readouterr().err)
 
 
-def test_without_a_compiler_the_graph_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_graph_is_used() -> None:
     import torch._inductor.config as config
 
-    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
-    monkeypatch.setattr(config, "force_disable_caches", True)
-    torch._dynamo.reset()
-    pair = vae()
-    program = traces.as_pair(pair)
+    program = traces.as_pair(vae())
     x = X[:23]  # a shape of its own, lest kernels be found made
     traced = Step(program, Trace_ELBO(), traces.parameters(program, (x,)), True)
-    with pytest.warns(UserWarning, match="torch.compile does not work here"):
+    no_compiler = {"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True}
+    with config.patch(no_compiler), pytest.warns(UserWarning, match="does not work here"):
         traced((x,))
     assert traced.graphs and not traced.why_not
     assert float(traced((x,))) > 0
