@@ -161,7 +161,7 @@ def test_compiles_to_the_same(make: Callable[[], Objective]) -> None:
     ours = graph(other)
     torch.manual_seed(5)
     value = step.by_handlers((other,))
-    assert float(ours[0]) == pytest.approx(value, rel=1e-5)
+    assert float(ours[0]) == pytest.approx(float(value), rel=1e-5)
     for grad, p in zip(ours[1:], step.parameters.values(), strict=True):
         torch.testing.assert_close(grad, p.grad, rtol=1e-3, atol=1e-4)
 
