@@ -199,7 +199,11 @@ class Step:
         except Exception as error:
             reason = " ".join(str(error).split())[:160]
             self.why_no_kernels = f"torch.compile does not work here ({reason})"
-            warnings.warn(f"the step is not compiled: {self.why_no_kernels}", stacklevel=6)
+            message = f"the step is not compiled: {self.why_no_kernels}"
+            if self.compile is True:
+                warnings.warn(message, stacklevel=6)
+            else:
+                self.say(message)
             return graph  # type: ignore[no-any-return]
         return kernels  # type: ignore[no-any-return]
 
@@ -249,15 +253,17 @@ class Step:
         return [loss.detach(), *(found if self.finish is None else self.finish(found))]
 
     def _close(self, value: Tensor, grads: list[Tensor], out: list[Tensor]) -> bool:
-        """Whether a graph's loss and gradients are the handlers', up to the order of sums."""
+        """Whether a graph's loss and gradients are the handlers', up to the order of sums: of a
+        gradient whose terms cancel, up to that of the largest one's digits."""
         loss, *theirs = out
         relative = 1e-4 if self.precision == "float32" else 3e-2
         if not bool((loss - value).abs() <= relative * (1 + value.abs())):
             return False
+        both = [(a, b) for a, b in zip(theirs, grads, strict=True) if b.numel()]
+        top = max((b.abs().max() for _, b in both), default=torch.zeros(()))
         return all(
-            bool((a - b).abs().max() <= relative * (1e-6 + b.abs().max()))
-            for a, b in zip(theirs, grads, strict=True)
-            if a.numel()
+            bool((a - b).abs().max() <= relative * (1e-6 + torch.maximum(b.abs().max(), top / 10)))
+            for a, b in both
         )
 
 
