@@ -425,3 +425,30 @@ def test_analytic_kl_is_refused_where_it_would_be_wrong() -> None:
         pv.fit(Trained(), x, loss=TraceMeanField_ELBO(), batch_size=6, progress=False)
     assert traces.structure(bed.pair, bed.args).closed_form == ("z2",)
     pv.fit(Trained(), x, epochs=1, batch_size=6, progress=False)
+
+
+def test_data_observed_in_another_shape_are_checked_and_simulated() -> None:
+    """As in Pyro's own example: x.reshape(-1, 784); one grey pixel among the last data is found."""
+    torch.manual_seed(0)
+    decoder = torch.nn.Linear(2, 6)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            flat = x.reshape(-1, 6)
+            pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=flat)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+
+    x = torch.bernoulli(torch.full((3000, 1, 2, 3), 0.5))
+    pair = traces.as_pair((model, guide))
+    few = (x[:5],)
+    with pair.evaluating():
+        assert traces.check_support(pair, few, pv.data.TensorData(x))
+        latents, (simulated,) = traces.simulate(pair, few, ["z"])
+    assert simulated.shape == (5, 1, 2, 3) and latents["z"].shape == (5, 2)
+    x[-1, 0, 1, 2] = 0.5
+    with pytest.raises(pv.UsageError, match="Bernoulli takes 0 or 1"), pair.evaluating():
+        traces.check_support(pair, few, pv.data.TensorData(x))

@@ -148,7 +148,7 @@ def simulate(pair: Any, args: Args, latents: Sequence[str]) -> tuple[dict[str, T
                     f"the observed site {name!r} does not observe one of the model's arguments as "
                     f"it is, so simulated data cannot be handed to the guide"
                 )
-            simulated[where] = observing[name]["value"]
+            simulated[where] = observing[name]["value"].reshape(args[where].shape)
     return {name: observing[name]["value"] for name in latents}, tuple(simulated)
 
 

@@ -249,8 +249,19 @@ def _in_particles(program: Program, particles: int, nesting: int) -> Program:
 
 
 def _argument(site: Any, args: Args) -> int | None:
-    """Which argument of the programs an observed site observes as it is."""
-    return next((k for k, a in enumerate(args) if a is site["value"]), None)
+    """Which argument of the programs an observed site observes, as it is or in another shape."""
+    value = site["value"]
+
+    def same(a: Any) -> bool:
+        return a is value or (
+            isinstance(a, Tensor)
+            and isinstance(value, Tensor)
+            and (a.data_ptr(), a.numel(), a.dtype) == (value.data_ptr(), value.numel(), value.dtype)
+            and a.is_contiguous()
+            and value.is_contiguous()
+        )
+
+    return next((k for k, a in enumerate(args) if same(a)), None)
 
 
 def _replay(program: Program, trace: Any, args: Args) -> Any:
