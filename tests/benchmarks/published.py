@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", help="run folder, to keep the weights")
     parser.add_argument("--measure", help="run folder of weights to measure, instead of training")
-    parser.add_argument("--results", default=str(Path(__file__).with_suffix(".jsonl")))
+    parser.add_argument("--results", default=str(Path(__file__).parent / "results" / "published.jsonl"))
     options = parser.parse_args()
 
     digits = pv.data.load("mnist", options.data_dir)
