@@ -72,7 +72,9 @@ class VAE(nn.Module, Component):
             raise UsageError(
                 f"the prior {type(self.prior).__name__} is over {self.prior.space}, the guide "
                 f"{type(self.posterior).__name__} over {self.posterior.space}: the KL between "
-                f"them is infinite. Choose a guide and a prior of the same kind"
+                f"them is infinite. Sphere goes with PowerSpherical, OneHot with OneHot, "
+                f"RelaxedOneHot with RelaxedOneHot, of as many categories; every other prior with "
+                f"every other guide"
             )
 
     def model(self, x: Tensor, *labels: Tensor) -> Tensor:
