@@ -150,7 +150,7 @@ class Step:
         loss, *grads = out
         for parameter, grad in zip(self.parameters.values(), grads, strict=True):
             parameter.grad = grad
-        return loss
+        return loss.clone() if loss.is_cuda else loss  # a CUDA graph writes over what it gave
 
     def _trace(self, key: Any, batch: Args) -> Tensor:
         before = _State(self.pair)
