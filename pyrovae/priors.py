@@ -36,6 +36,8 @@ class Prior(nn.Module, networks.Component, ABC):
     """A distribution over the latent. One abstract method: :meth:`forward`."""
 
     latent_dim: int
+    zeros: Tensor
+    ones: Tensor
     space = "real numbers"  # where z lives; a guide must live there too
     takes_labels = False  # whether forward takes y, and with it the pair's programs
 
@@ -43,10 +45,9 @@ class Prior(nn.Module, networks.Component, ABC):
         """Allocate what depends on the latent's size; called once by the pair that owns this,
         which hands its guide over, built already."""
         self.latent_dim = latent_dim
-
-    def constant(self, name: str, value: Tensor) -> None:
-        """A tensor that ``.to(device)`` carries and no file needs."""
-        self.register_buffer(name, value, persistent=False)
+        # buffers, so that .to(device) carries them; they hold no information worth saving
+        self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
+        self.register_buffer("ones", torch.ones(latent_dim), persistent=False)
 
     @abstractmethod
     def forward(self, *labels: Tensor) -> dist.TorchDistribution:
@@ -64,16 +65,8 @@ class StandardNormal(Prior):
     torch.Size([20])
     """
 
-    loc: Tensor
-    scale: Tensor
-
-    def build(self, latent_dim: int, guide: networks.Conditional | None = None) -> None:
-        super().build(latent_dim)
-        self.constant("loc", torch.zeros(latent_dim))
-        self.constant("scale", torch.ones(latent_dim))
-
     def forward(self, *labels: Tensor) -> dist.TorchDistribution:
-        return dist.Normal(self.loc, self.scale).to_event(1)
+        return dist.Normal(self.zeros, self.ones).to_event(1)
 
 
 class Normal(Prior):
@@ -108,16 +101,8 @@ class Laplace(Prior):
     torch.Size([20])
     """
 
-    loc: Tensor
-    scale: Tensor
-
-    def build(self, latent_dim: int, guide: networks.Conditional | None = None) -> None:
-        super().build(latent_dim)
-        self.constant("loc", torch.zeros(latent_dim))
-        self.constant("scale", torch.ones(latent_dim))
-
     def forward(self, *labels: Tensor) -> dist.TorchDistribution:
-        return dist.Laplace(self.loc, self.scale).to_event(1)
+        return dist.Laplace(self.zeros, self.ones).to_event(1)
 
 
 class StudentT(Prior):
@@ -134,20 +119,12 @@ class StudentT(Prior):
     torch.Size([20])
     """
 
-    degrees: Tensor
-    loc: Tensor
-
     def __init__(self, df: float = 5.0) -> None:
         super().__init__()
         self.df = number("df", df)
 
-    def build(self, latent_dim: int, guide: networks.Conditional | None = None) -> None:
-        super().build(latent_dim)
-        self.constant("degrees", torch.full((latent_dim,), self.df))
-        self.constant("loc", torch.zeros(latent_dim))
-
     def forward(self, *labels: Tensor) -> dist.TorchDistribution:
-        return dist.StudentT(self.degrees, self.loc, 1.0).to_event(1)
+        return dist.StudentT(self.df, self.zeros, self.ones).to_event(1)
 
 
 class Mixture(Prior):
@@ -237,9 +214,6 @@ class Flow(Prior):
     torch.Size([5])
     """
 
-    loc: Tensor
-    scale: Tensor
-
     def __init__(
         self,
         kind: str = "autoregressive",
@@ -253,12 +227,10 @@ class Flow(Prior):
 
     def build(self, latent_dim: int, guide: networks.Conditional | None = None) -> None:
         super().build(latent_dim)
-        self.constant("loc", torch.zeros(latent_dim))
-        self.constant("scale", torch.ones(latent_dim))
         self.flow = networks.flow(self.kind, latent_dim, 0, self.transforms, self.hidden)
 
     def forward(self, *labels: Tensor) -> dist.TorchDistribution:
-        base = dist.Normal(self.loc, self.scale).to_event(1)
+        base = dist.Normal(self.zeros, self.ones).to_event(1)
         return distributions.Flow(base, self.flow(None).inv)
 
 
@@ -274,15 +246,13 @@ class Sphere(Prior):
     tensor(1.)
     """
 
-    like: Tensor
     space = "the unit sphere"
 
     def build(self, latent_dim: int, guide: networks.Conditional | None = None) -> None:
         super().build(whole_number("the latent_dim of a Sphere", latent_dim, least=2))
-        self.constant("like", torch.zeros(latent_dim))
 
     def forward(self, *labels: Tensor) -> dist.TorchDistribution:
-        return distributions.Uniform(self.like)
+        return distributions.Uniform(self.zeros)
 
 
 class Conditional(Prior):
@@ -377,8 +347,6 @@ class RelaxedOneHot(Prior):
     tensor(2., grad_fn=<RoundBackward1>)
     """
 
-    heat: Tensor
-
     def __init__(self, categories: int = 10, temperature: float = 0.5) -> None:
         super().__init__()
         self.categories = whole_number("categories", categories, least=2)
@@ -388,7 +356,7 @@ class RelaxedOneHot(Prior):
     def build(self, latent_dim: int, guide: networks.Conditional | None = None) -> None:
         super().build(latent_dim)
         self.logits = nn.Parameter(torch.zeros(networks.codes(latent_dim, self.categories)))
-        self.constant("heat", torch.tensor(self.temperature))
 
     def forward(self, *labels: Tensor) -> dist.TorchDistribution:
-        return distributions.Codes(distributions.Relaxed(self.heat, logits=self.logits))
+        heat = self.temperature * self.ones[0]
+        return distributions.Codes(distributions.Relaxed(heat, logits=self.logits))

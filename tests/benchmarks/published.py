@@ -64,7 +64,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", help="run folder, to keep the weights")
     parser.add_argument("--measure", help="run folder of weights to measure, instead of training")
-    parser.add_argument("--results", default=str(Path(__file__).parent / "results" / "published.jsonl"))
+    results = Path(__file__).parent / "results" / "published.jsonl"
+    parser.add_argument("--results", default=str(results))
     options = parser.parse_args()
 
     digits = pv.data.load("mnist", options.data_dir)
