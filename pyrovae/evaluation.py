@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import traces
-from pyrovae.tensors import StreamedData, TensorData, UsageError, whole_number
+from pyrovae.tensors import StreamedData, TensorData, UsageError, log_mean_exp, whole_number
 from pyrovae.traces import Pair, Structure, Traces
 
 __all__ = ["Evaluation", "Gap", "elbo", "evaluate", "gap", "log_evidence", "pareto_khat"]
@@ -204,7 +204,7 @@ def evaluate(
                     terms[f"code/{site.name}"] = code
         if not shape.globals and num_particles > 1:
             weights = torch.cat([p.log_weights for p in parts]).double()
-            terms["log_evidence"] = _log_mean_exp(weights)
+            terms["log_evidence"] = log_mean_exp(weights)
             terms["ess"] = (2 * weights.logsumexp(0) - (2 * weights).logsumexp(0)).exp()
             terms["khat"] = pareto_khat(weights)
         bits = bits or _discrete_images(first)
@@ -286,7 +286,7 @@ def log_evidence(
     found = _Filled(len(data))
     for parts in chunks:
         weights = torch.cat([p.log_weights for p in parts])
-        found.add({"log_evidence": _log_mean_exp(weights)})
+        found.add({"log_evidence": log_mean_exp(weights)})
     return found.tensors()["log_evidence"]
 
 
@@ -406,7 +406,7 @@ def gap(
             # independent draws, as importance sampling needs
             refinement.restart(num_particles, noise=False)
             drawn = traces.draw(refined, batch, num_particles, shape)
-            evidence = _log_mean_exp(drawn.log_weights)
+            evidence = log_mean_exp(drawn.log_weights)
             better = end >= start  # a refinement that its own particles misled is not one
             parts.append((start.cpu(), torch.where(better, end, start).cpu(), evidence.cpu()))
     return Gap(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -511,10 +511,6 @@ def _chunks(
                 light = [part.light() for part in parts]
             validating = False
             yield light
-
-
-def _log_mean_exp(weights: Tensor) -> Tensor:
-    return weights.logsumexp(0) - math.log(len(weights))
 
 
 def _mean(parts: list[Tensor]) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from pyrovae import traces
 from pyrovae.networks import Component
 from pyrovae.schedules import Schedule
-from pyrovae.tensors import UsageError, number, whole_number
+from pyrovae.tensors import UsageError, log_mean_exp, number, whole_number
 from pyrovae.traces import Pair, Structure, Traces
 
 __all__ = [
@@ -98,10 +98,9 @@ class Objective(ELBO, Component, ABC):
         shape = self._structure(model, guide, pair, args)
         drawn = traces.draw(pair, args, self.particles, shape)
         value = self.bound(drawn)
-        scored = [n for n in shape.latents if n not in (*shape.pathwise, *shape.enumerated)]
-        if scored:
+        if shape.scored:
             others = (value.sum() - value).detach() / max(1, len(value) - 1)
-            score = torch.stack([drawn.guide[n].log_prob.sum(0) for n in scored]).sum(0)
+            score = torch.stack([drawn.guide[n].log_prob.sum(0) for n in shape.scored]).sum(0)
             value = value + (value.detach() - others) * (score - score.detach())
         scale = 1.0 if shape.size is None else shape.size / len(value)
         return -scale * value.sum()
@@ -131,14 +130,13 @@ class Objective(ELBO, Component, ABC):
         return self._known[2]
 
     def _check(self, shape: Structure) -> None:
-        name = type(self).__name__
+        name, scored = type(self).__name__, shape.scored
         if shape.scaled:
             raise UsageError(
                 f"the site(s) {', '.join(shape.scaled)} carry a scale of their own, which {name} "
                 f"does not follow; remove that scale and give the KL's weight to the "
                 f"objective: BetaELBO(beta=...)"
             )
-        scored = [n for n in shape.latents if n not in (*shape.pathwise, *shape.enumerated)]
         if scored and (self.needs_pathwise or self.needs_batch or set(scored) & set(shape.globals)):
             raise UsageError(
                 f"{name} differentiates through the draws of {', '.join(scored)}, which are not "
@@ -257,11 +255,9 @@ class Capacity(Objective):
         num_particles: int = 1,
     ) -> None:
         super().__init__(num_particles, schedule)
-        self.nats, self.gamma, self.analytic = (
-            number("nats", nats, zero=True),
-            number("gamma", gamma, zero=True),
-            analytic,
-        )
+        self.nats = number("nats", nats, zero=True)
+        self.gamma = number("gamma", gamma, zero=True)
+        self.analytic = analytic
 
     def bound(self, drawn: Traces) -> Tensor:
         off = (drawn.total_kl.mean() - self.nats * self.factor).abs()
@@ -290,7 +286,7 @@ class IWAE(Objective):
         super().__init__(num_particles)
 
     def bound(self, drawn: Traces) -> Tensor:
-        return _log_mean_exp(drawn.log_weights)
+        return log_mean_exp(drawn.log_weights)
 
 
 class Renyi(Objective):
@@ -319,7 +315,7 @@ class Renyi(Objective):
         self.alpha = float(alpha)
 
     def bound(self, drawn: Traces) -> Tensor:
-        return _log_mean_exp((1 - self.alpha) * drawn.log_weights) / (1 - self.alpha)
+        return log_mean_exp((1 - self.alpha) * drawn.log_weights) / (1 - self.alpha)
 
 
 class MIWAE(Objective):
@@ -347,7 +343,7 @@ class MIWAE(Objective):
 
     def bound(self, drawn: Traces) -> Tensor:
         grouped = drawn.log_weights.unflatten(0, (self.groups, self.num_particles))
-        return _log_mean_exp(grouped, 1).mean(0)
+        return log_mean_exp(grouped, 1).mean(0)
 
 
 class CIWAE(Objective):
@@ -373,7 +369,7 @@ class CIWAE(Objective):
 
     def bound(self, drawn: Traces) -> Tensor:
         weights = drawn.log_weights
-        return self.beta * weights.mean(0) + (1 - self.beta) * _log_mean_exp(weights)
+        return self.beta * weights.mean(0) + (1 - self.beta) * log_mean_exp(weights)
 
 
 class StickingTheLanding(Objective):
@@ -431,7 +427,7 @@ class DReG(Objective):
         share = weights.detach().softmax(0)
         path = weights - constant.log_weights  # zero, with the gradient by way of z alone
         surrogate = (share * constant.log_p + share.square() * path).sum(0)
-        return _with_value(_log_mean_exp(weights), surrogate)
+        return _with_value(log_mean_exp(weights), surrogate)
 
 
 class TotalCorrelation(Objective):
@@ -533,11 +529,9 @@ class MMD(Objective):
 
     def __init__(self, weight: float = 100.0, beta: float = 0.0, analytic: bool = True) -> None:
         super().__init__(1)
-        self.weight, self.beta, self.analytic = (
-            number("weight", weight, zero=True),
-            number("beta", beta, zero=True),
-            analytic,
-        )
+        self.weight = number("weight", weight, zero=True)
+        self.beta = number("beta", beta, zero=True)
+        self.analytic = analytic
 
     def bound(self, drawn: Traces) -> Tensor:
         value = drawn.reconstruction[0] - self.beta * drawn.total_kl[0]
@@ -561,10 +555,6 @@ class MMD(Objective):
 
         within = ((kernel(a, a) + kernel(b, b)) * others).sum() / (n * (n - 1))
         return within - 2 * kernel(a, b).mean()
-
-
-def _log_mean_exp(weights: Tensor, dim: int = 0) -> Tensor:
-    return weights.logsumexp(dim) - math.log(weights.shape[dim])
 
 
 def _with_value(value: Tensor, surrogate: Tensor) -> Tensor:

@@ -50,6 +50,15 @@ def number(name: str, value: object, *, zero: bool = False) -> float:
     return float(cast(float, value))
 
 
+def log_mean_exp(values: Tensor, dim: int = 0) -> Tensor:
+    """log of the mean of exp(values) along ``dim``.
+
+    >>> log_mean_exp(torch.tensor([0.0, 0.0]))
+    tensor(0.)
+    """
+    return values.logsumexp(dim) - math.log(values.shape[dim])
+
+
 @dataclass(frozen=True)
 class Summary:
     """What values data have: of all entries, or of one column of a table.

@@ -60,6 +60,11 @@ class Structure:
     pathwise: tuple[str, ...]
     scaled: tuple[str, ...]
 
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """Latents whose gradient is the score function's: sampled, and not reparameterised."""
+        return tuple(n for n in self.latents if n not in (*self.pathwise, *self.enumerated))
+
     def refuse_globals(self) -> None:
         """Raise where a per-datum weight has no meaning."""
         if self.globals:
