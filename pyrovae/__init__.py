@@ -35,8 +35,10 @@ _ROOMS = {
     "data": (),
     "calibration": ("Calibration", "calibrate", "predictive_check"),
     "cli": (),
+    "components": (),
     "distributions": (),
     "evaluation": ("Evaluation", "Gap", "elbo", "evaluate", "gap", "log_evidence"),
+    "files": (),
     "generation": (
         "decode",
         "encode",

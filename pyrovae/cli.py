@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             elif arguments[0] in COMMANDS:
                 COMMANDS[arguments[0]](arguments[1:])
             else:
-                raise pv.runs.unknown("command", arguments[0], COMMANDS)
+                raise pv.components.unknown("command", arguments[0], COMMANDS)
             sys.stdout.flush()
         code = 0
     except (Exception, KeyboardInterrupt) as error:
@@ -168,7 +168,7 @@ def _option(parser: Any, name: str, kind: Any, default: Any, text: str) -> None:
 
     def typed(value: str) -> Any:
         try:
-            return pv.runs.typed(kind, value, "")
+            return pv.components.typed(kind, value, "")
         except pv.UsageError as error:
             raise argparse.ArgumentTypeError(str(error).strip()) from error
 
@@ -185,11 +185,13 @@ def _describe_class(option: str, cls: Any) -> str:
     """What a class is and the flags of its own arguments, for the help."""
     words = (inspect.getdoc(cls) or "").partition(">>>")[0].rstrip()
     lines = [f"{option} {cls.__name__}:", textwrap.indent(words, "  "), ""]
-    for name, slot in pv.runs.slots(cls).items():
+    for name, slot in pv.components.slots(cls).items():
         flag = f"  --{option}.{name}".replace("_", "-")
         if slot.part:
             own = type(slot.default).__name__ if slot.default is not None else "none"
-            lines.append(f"{flag} one of {', '.join(pv.runs.classes(slot.part))} (default: {own})")
+            lines.append(
+                f"{flag} one of {', '.join(pv.components.classes(slot.part))} (default: {own})"
+            )
         else:
             lines.append(flag + (" (required)" if slot.required else f" (default: {slot.default})"))
     return "\n".join(lines)
@@ -227,7 +229,7 @@ def _put(tree: dict[str, Any], path: str, value: str) -> None:
         if value in WORDS.get(last, ()):
             tree[last] = value
             return
-        slots = pv.runs.slots(_class(last, value))
+        slots = pv.components.slots(_class(last, value))
         init = (node.get("init_args") or {}) if isinstance(node, Mapping) else {}
         kept = {k: v for k, v in init.items() if k in slots and slots[k].part}
         tree[last] = {"class_path": value, "init_args": kept}
@@ -238,11 +240,11 @@ def _put(tree: dict[str, Any], path: str, value: str) -> None:
 def _class(option: str, name: Any) -> Any:
     """The class that an option names."""
     try:
-        return pv.runs.find(PARTS[option], name)
+        return pv.components.find(PARTS[option], name)
     except pv.UsageError as error:
         words = WORDS.get(option, ())
-        choices = [*words, *pv.runs.classes(PARTS[option])]
-        raise (pv.runs.unknown(option, name, choices) if words else error) from error
+        choices = [*words, *pv.components.classes(PARTS[option])]
+        raise (pv.components.unknown(option, name, choices) if words else error) from error
 
 
 def _part(option: str, given: Any) -> Any:
@@ -254,7 +256,7 @@ def _part(option: str, given: Any) -> Any:
     name = given.get("class_path") if isinstance(given, Mapping) else given
     if isinstance(name, str):
         _class(option, name)
-    return pv.runs.construct(given, PARTS[option], option)
+    return pv.components.construct(given, PARTS[option], option)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -269,9 +271,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise pv.UsageError(f"the config {path} is not a mapping of options to values")
     for name, value in config.items():
         if name in OPTIONS:
-            config[name] = pv.runs.typed(OPTIONS[name][0], value, f"{path}: {name}")
+            config[name] = pv.components.typed(OPTIONS[name][0], value, f"{path}: {name}")
         elif name not in PARTS:
-            raise pv.runs.unknown(f"option for {path} to set:", name, [*OPTIONS, *PARTS])
+            raise pv.components.unknown(f"option for {path} to set:", name, [*OPTIONS, *PARTS])
     return config
 
 
@@ -279,7 +281,7 @@ def _fit_parser(flags: Mapping[str, str]) -> _Parser:
     """The parser; its help has the arguments of the classes that the flags choose."""
     parser = _Parser(fit)
     chosen = {option: value for option, value in flags.items() if option in PARTS}
-    known = {o: c for o, v in chosen.items() if (c := pv.runs.classes(PARTS[o]).get(v))}
+    known = {o: c for o, v in chosen.items() if (c := pv.components.classes(PARTS[o]).get(v))}
     parser.epilog = "\n\n".join(
         [*(_describe_class(option, cls) for option, cls in known.items()), str(parser.epilog)]
     )
@@ -291,8 +293,8 @@ def _fit_parser(flags: Mapping[str, str]) -> _Parser:
         # only for the help: _take_parts sees them first
         for part in {"model": OF_A_MODEL, "training": ("loss", "lr_schedule")}.get(title, ()):
             words = WORDS.get(part, ())
-            named = [*words, *pv.runs.classes(PARTS[part])]
-            usual = words[0] if words else pv.runs.PARTS[PARTS[part]][2]
+            named = [*words, *pv.components.classes(PARTS[part])]
+            usual = words[0] if words else pv.components.PARTS[PARTS[part]][2]
             text = f"{', '.join(named)}; --{part.replace('_', '-')} {named[-1]} --help tells more"
             _option(group, part, str, usual, text)
     return parser
@@ -343,7 +345,7 @@ def fit(arguments: list[str]) -> None:
         given = config[name]
         if given is not None and given not in pv.data.NAMES and Path(given).exists():
             config[name] = str(Path(given).resolve())
-    config |= {name: pv.runs.describe(part) for name, part in parts.items()}
+    config |= {name: pv.components.describe(part) for name, part in parts.items()}
     torch.manual_seed(options.seed)
     of_a_model = {name: parts[name] for name in OF_A_MODEL}
     vae = pv.VAE(tuple(train.event_shape), options.latent_dim, **of_a_model)
@@ -595,7 +597,7 @@ def sample(arguments: list[str]) -> None:
         raise pv.UsageError(f"--density {options.density} gives E[x|z]; leave --mean as it is")
     else:
         if options.density not in (known := ("prior", *pv.aggregate.KINDS)):
-            raise pv.runs.unknown("density", options.density, known)
+            raise pv.components.unknown("density", options.density, known)
         options.data = options.data_dir = options.binarise = None
         pair, data = _open_with_data(options, "train")
         density = pv.fit_codes(pair, data, options.density, seed=options.seed)
@@ -752,7 +754,7 @@ def _describe_data(options: Any) -> str:
 def _column(likelihood: Any) -> str:
     """One column's likelihood as the command line takes it."""
     name = type(likelihood).__name__
-    slots = pv.runs.slots(type(likelihood))
+    slots = pv.components.slots(type(likelihood))
     given = {k: v for k, v in likelihood.arguments().items() if slots[k].required}
     if not given:
         return name

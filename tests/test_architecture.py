@@ -11,9 +11,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
-    "tensors", "data", "networks", "schedules", "distributions", "priors", "likelihoods",
-    "guides", "vae", "traces", "objectives", "svi", "runs", "training", "evaluation", "oracles",
-    "generation", "aggregate", "calibration", "plots", "cli",
+    "tensors", "files", "data", "networks", "schedules", "distributions", "priors", "likelihoods",
+    "guides", "vae", "traces", "objectives", "svi", "components", "runs", "training", "evaluation",
+    "oracles", "generation", "aggregate", "calibration", "plots", "cli",
 ]  # fmt: skip
 
 

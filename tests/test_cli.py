@@ -182,10 +182,12 @@ def test_every_command_shows_its_examples(command: str, run: Run) -> None:
 def test_the_help_of_fit_names_every_class_and_the_arguments_of_those_chosen(run: Run) -> None:
     words = re.split(r"[\s,;]+", run("fit", "--help").out)
     for option, part in cli.PARTS.items():
-        for name, cls in pv.runs.classes(part).items():
+        for name, cls in pv.components.classes(part).items():
             assert name in words
             told = run("fit", f"--{option}", name, "--help").out
-            assert all(f"--{option}.{a}".replace("_", "-") in told for a in pv.runs.slots(cls))
+            assert all(
+                f"--{option}.{a}".replace("_", "-") in told for a in pv.components.slots(cls)
+            )
 
 
 # --- classes and their arguments ---------------------------------------------------------------
@@ -197,7 +199,7 @@ def parts() -> Callable[..., dict[str, object]]:
 
     def parts(*arguments: object) -> dict[str, object]:
         _, made = cli._fit_options([str(argument) for argument in arguments])
-        return {name: pv.runs.describe(part) for name, part in made.items()}
+        return {name: pv.components.describe(part) for name, part in made.items()}
 
     return parts
 
@@ -301,7 +303,7 @@ def test_a_new_class_appears_by_itself(
     expected = described("networks.Wide", factor=2.0, body=None)
     made = parts(*flags)
     assert made["guide"] == described("guides.MeanField", network=expected)
-    assert pv.runs.describe(pv.runs.construct(made["guide"])) == made["guide"]
+    assert pv.components.describe(pv.components.construct(made["guide"])) == made["guide"]
     assert parts(*flags, "--guide.network.body", "MLP")["guide"] == described(
         "guides.MeanField", network=described("networks.Wide", factor=2.0, body=mlp())
     )
@@ -753,9 +755,9 @@ PARTS = {
     ("option", "name"), [(option, name) for option, table in PARTS.items() for name in table]
 )
 def test_every_class_is_an_option_with_its_own_arguments(option: str, name: str) -> None:
-    described = pv.runs.describe(PARTS[option][name]())
+    described = pv.components.describe(PARTS[option][name]())
     _, parts = cli._fit_options(flags(option, described))
-    assert pv.runs.describe(parts[option]) == described
+    assert pv.components.describe(parts[option]) == described
 
 
 def test_labels_reach_a_prior_of_labels_and_a_density_can_be_sampled(

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import pyrovae as pv
-from pyrovae import guides, likelihoods, networks, priors, runs
+from pyrovae import components, guides, likelihoods, networks, priors
 from pyrovae.networks import Component
 
 SMALL = networks.MLP([8])
@@ -106,9 +106,9 @@ def test_every_class_has_a_row(room: object, table: dict[str, Callable[[], objec
 def test_signature_is_configuration(make: Callable[[], Component]) -> None:
     """Described as plain data and built again: the same description, the same shapes."""
     first = make()
-    again = runs.construct(runs.describe(first))
-    assert runs.describe(again) == runs.describe(first)
-    assert set(runs.describe(first)["init_args"]) == set(first.arguments())
+    again = components.construct(components.describe(first))
+    assert components.describe(again) == components.describe(first)
+    assert set(components.describe(first)["init_args"]) == set(first.arguments())
     assert type(again) is type(first)
 
 

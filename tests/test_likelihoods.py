@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 import pyrovae as pv
-from pyrovae import distributions, likelihoods, networks, runs
+from pyrovae import components, distributions, likelihoods, networks
 from pyrovae.distributions import eight_bit
 from pyrovae.tensors import Summary, TensorData
 
@@ -332,10 +332,10 @@ def test_student_t_without_a_mean_shows_its_mode() -> None:
         (lambda: likelihoods.StudentT(scale="optimal"), "scale is one of"),
         (lambda: likelihoods.StudentT(df=0.0), "df is a positive"),
         (lambda: likelihoods.NegativeBinomial(dispersion="gene"), "dispersion is one of"),
-        (lambda: runs.construct({"class_path": "Mixed", "init_args": {"columns": "Normal"}},
-                                "likelihood"), "must be a list of classes"),
-        (lambda: runs.construct({"class_path": "Mixed", "init_args": {"columns": ["os.system"]}},
-                                "likelihood"), "there is no likelihood"),
+        (lambda: components.construct(
+            {"class_path": "Mixed", "init_args": {"columns": "Normal"}}, "likelihood"), "must be a list of classes"),
+        (lambda: components.construct(
+            {"class_path": "Mixed", "init_args": {"columns": ["os.system"]}}, "likelihood"), "there is no likelihood"),
     ],
 )  # fmt: skip
 def test_mistakes_speak(make: Callable[[], object], match: str) -> None:
@@ -346,9 +346,11 @@ def test_mistakes_speak(make: Callable[[], object], match: str) -> None:
 def test_columns_as_text() -> None:
     text = "[Normal, {class_path: Categorical, init_args: {classes: 3}}]"
     given = {"class_path": "Mixed", "init_args": {"columns": text}}
-    made = runs.construct(given, "likelihood")
+    made = components.construct(given, "likelihood")
     assert [type(c).__name__ for c in made.columns] == ["Normal", "Categorical"]
-    assert runs.describe(runs.construct(runs.describe(made))) == runs.describe(made)
+    assert components.describe(
+        components.construct(components.describe(made))
+    ) == components.describe(made)
 
 
 def counts(rate: float, spread: float = 0.0) -> Tensor:

@@ -16,7 +16,7 @@ from test_components import SMALL
 from torch import Tensor, nn
 
 import pyrovae as pv
-from pyrovae import guides, likelihoods, objectives, priors, runs, schedules, traces
+from pyrovae import components, guides, likelihoods, objectives, priors, schedules, traces
 from pyrovae.objectives import (
     CIWAE,
     IWAE,
@@ -123,8 +123,8 @@ def test_every_class_has_a_row() -> None:
 @row(OBJECTIVES)
 def test_signature_is_configuration(make: Callable[[], Objective]) -> None:
     first = make()
-    again = runs.construct(runs.describe(first), "loss")
-    assert runs.describe(again) == runs.describe(first) and type(again) is type(first)
+    again = components.construct(components.describe(first), "loss")
+    assert components.describe(again) == components.describe(first) and type(again) is type(first)
 
 
 @row(OBJECTIVES)

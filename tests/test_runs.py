@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 import pyrovae as pv
-from pyrovae import runs
+from pyrovae import components, runs
 
 X = torch.bernoulli(torch.full((60, 6), 0.3), generator=torch.Generator().manual_seed(0))
 
@@ -54,7 +54,7 @@ def test_a_vae_comes_back_whole(tmp_path: Path, scale: float | str) -> None:
     assert file == tmp_path / "run" / "model.safetensors"
     for path in (file, file.parent, str(file)):
         again = pv.load(path)
-        assert runs.describe(again) == runs.describe(pair)
+        assert components.describe(again) == components.describe(pair)
         assert torch.equal(numbers(again), numbers(pair))
     assert pv.save(again, tmp_path / "x.safetensors").read_bytes() == file.read_bytes()
 
@@ -235,16 +235,18 @@ def test_no_file_is_told(tmp_path: Path) -> None:
 
 
 def test_construct_takes_what_a_hand_writes() -> None:
-    guide = runs.construct("MeanField", "guide")
-    assert runs.describe(guide) == runs.describe(pv.guides.MeanField())
+    guide = components.construct("MeanField", "guide")
+    assert components.describe(guide) == components.describe(pv.guides.MeanField())
     body = {"class_path": "MLP", "init_args": {"hidden": [3]}}
-    guide = runs.construct({"class_path": "MeanField", "init_args": {"network": body}}, "guide")
+    guide = components.construct(
+        {"class_path": "MeanField", "init_args": {"network": body}}, "guide"
+    )
     assert guide.network.hidden == [3]
-    assert runs.construct(runs.describe(guide)).network.hidden == [3]
+    assert components.construct(components.describe(guide)).network.hidden == [3]
     with pytest.raises(pv.UsageError, match="no guide 'MLP'"):
-        runs.construct("MLP", "guide")
+        components.construct("MLP", "guide")
     with pytest.raises(pv.UsageError, match="did you mean 'MeanField'"):
-        runs.construct("MeanFeld", "guide")
+        components.construct("MeanFeld", "guide")
 
 
 @pytest.mark.parametrize(
@@ -264,7 +266,7 @@ def test_construct_takes_what_a_hand_writes() -> None:
     ],
 )
 def test_typed(kind: Any, value: Any, expected: Any) -> None:
-    got = runs.typed(kind, value, "x")
+    got = components.typed(kind, value, "x")
     assert got == expected and type(got) is type(expected)
 
 
@@ -283,7 +285,7 @@ def test_typed(kind: Any, value: Any, expected: Any) -> None:
 )
 def test_what_is_of_no_such_type(kind: Any, value: Any, said: str) -> None:
     with pytest.raises(pv.UsageError) as raised:
-        runs.typed(kind, value, "x")
+        components.typed(kind, value, "x")
     assert str(raised.value).startswith(said) and "\n" not in str(raised.value)
 
 
