@@ -333,9 +333,11 @@ def test_student_t_without_a_mean_shows_its_mode() -> None:
         (lambda: likelihoods.StudentT(df=0.0), "df is a positive"),
         (lambda: likelihoods.NegativeBinomial(dispersion="gene"), "dispersion is one of"),
         (lambda: components.construct(
-            {"class_path": "Mixed", "init_args": {"columns": "Normal"}}, "likelihood"), "must be a list of classes"),
+            {"class_path": "Mixed", "init_args": {"columns": "Normal"}}, "likelihood"),
+         "must be a list of classes"),
         (lambda: components.construct(
-            {"class_path": "Mixed", "init_args": {"columns": ["os.system"]}}, "likelihood"), "there is no likelihood"),
+            {"class_path": "Mixed", "init_args": {"columns": ["os.system"]}}, "likelihood"),
+         "there is no likelihood"),
     ],
 )  # fmt: skip
 def test_mistakes_speak(make: Callable[[], object], match: str) -> None:
