@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
+import math
+import sys
 from argparse import ArgumentError
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 import yaml
 from jsonargparse import ArgumentParser
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
 
+from pyrovae.files import DEPTH, SCALAR, simple
 from pyrovae.networks import Component
 from pyrovae.tensors import UsageError, nearest
 
-__all__ = ["Slot", "classes", "construct", "describe", "find", "slots", "typed", "unknown"]
+__all__ = [
+    "Bounded",
+    "Slot",
+    "classes",
+    "construct",
+    "describe",
+    "find",
+    "slots",
+    "typed",
+    "unknown",
+]
+
+VALUES = 100_000  # of one description: thousands of a table's columns, and quickly built
 
 # What is named by its class: the module, the base class, the class by default.
 PARTS = {
@@ -34,11 +54,15 @@ def describe(value: Any) -> Any:
     """A component as plain data: ``{"class_path": ..., "init_args": {...}}``.
 
     Raises:
-        TypeError: a class or module of the user's own is part of it.
+        TypeError: a function or module is part of it, or a class that no other program could
+            import by its path.
     """
-    if isinstance(value, Component) and type(value).__module__.startswith("pyrovae."):
+    if isinstance(value, Component) and _importable(type(value)):
         cls = type(value)
-        arguments = {name: describe(part) for name, part in value.arguments().items()}
+        try:
+            arguments = {name: describe(part) for name, part in value.arguments().items()}
+        except AttributeError as error:  # an argument that the class does not keep
+            raise TypeError(f"{cls.__name__} cannot be written as plain data") from error
         return {"class_path": f"{cls.__module__}.{cls.__name__}", "init_args": arguments}
     if isinstance(value, list | tuple | torch.nn.ModuleList):
         return [describe(part) for part in value]
@@ -47,11 +71,16 @@ def describe(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be written as plain data")
 
 
+def _importable(cls: type) -> bool:
+    module = sys.modules.get(cls.__module__)
+    return cls.__module__ != "__main__" and getattr(module, cls.__name__, None) is cls
+
+
 def unknown(what: str, name: object, choices: Iterable[str]) -> UsageError:
     """The error of a name that is none of the choices, with the nearest of them."""
     choices = list(choices)
-    hint = nearest(str(name), choices) or "."
-    return UsageError(f"there is no {what} {name!r}{hint} Choose one of {', '.join(choices)}")
+    hint = nearest(str(name)[:100], choices) or "."
+    return UsageError(f"there is no {what} {_shown(name)}{hint} Choose one of {', '.join(choices)}")
 
 
 def classes(part: str) -> dict[str, type]:
@@ -68,17 +97,44 @@ def classes(part: str) -> dict[str, type]:
     }
 
 
-def find(part: str | None, name: Any) -> Any:
-    """A class of a part (None: of any) by its name or full path; nothing else is ever imported.
+def find(part: str | None, name: Any, allow: Sequence[str] = ()) -> Any:
+    """A class of a part (None: of any) by its name or full path.
+
+    Args:
+        part: which part it must be.
+        name: of a class of pyrovae, or the path ``module.Class`` of one of your own.
+        allow: modules that may be imported for it; their code runs. Nothing else is imported.
 
     Raises:
-        UsageError: no such class, with the nearest name.
+        UsageError: no such class, with the nearest name, or one of a module that is not allowed.
     """
     known = {k: c for one in ([part] if part else PARTS) for k, c in classes(one).items()}
     paths = {f"{cls.__module__}.{cls.__name__}": cls for cls in known.values()}
-    if not isinstance(name, str) or name not in known | paths:
-        raise unknown(part or "component", name, known)
-    return (known | paths)[name]
+    if isinstance(name, str) and name in known | paths:
+        return (known | paths)[name]
+    error = unknown(part or "component", name, known)
+    words = name.split(".") if isinstance(name, str) else []
+    module = ".".join(words[:-1])
+    if not module or words[0] == "pyrovae" or not all(map(str.isidentifier, words)):
+        raise error
+    if not any(module == given or module.startswith(f"{given}.") for given in allow):
+        raise UsageError(
+            f"{error}. If you know the module {module!r} and trust its code to be run, allow it: "
+            f"pv.load(path, allow=[{module!r}]), --allow {module}"
+        )
+    try:
+        found = getattr(importlib.import_module(module), words[-1])
+    except Exception as reason:  # it is the user's code
+        raise UsageError(
+            f"cannot import {name}: {type(reason).__name__}: {reason}; put the folder of its "
+            f"module on PYTHONPATH"
+        ) from reason
+    room, base, _ = PARTS[part] if part else ("networks", "Component", None)
+    kind = getattr(importlib.import_module(f"pyrovae.{room}"), base)
+    concrete = inspect.isclass(found) and not inspect.isabstract(found)
+    if not (concrete and issubclass(found, kind) and issubclass(found, Component)):
+        raise UsageError(f"{name} is not a class derived from pyrovae.{room}.{base}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -100,6 +156,11 @@ class Slot:
 
 def slots(cls: Any) -> dict[str, Slot]:
     """The arguments of a component's constructor."""
+    return dict(_slots(cls))
+
+
+@functools.lru_cache(1000)
+def _slots(cls: Any) -> dict[str, Slot]:
     hints = get_type_hints(cls.__init__)
     bases = {
         getattr(importlib.import_module(f"pyrovae.{room}"), base): part
@@ -119,18 +180,63 @@ def typed(kind: Any, value: Any, where: str) -> Any:
     """A flag's text, or a value out of a file, as the type that was annotated.
 
     Raises:
-        UsageError: it is not of that type.
+        UsageError: it is not of that type, or nothing plain is.
     """
+    if kind is type(value) and kind in (int, bool, str):
+        return value
+    if value is None and NoneType in get_args(kind):
+        return None
+    if not _plain(kind):
+        raise UsageError(f"{where} is {kind}, which no text can give; build it in Python")
+    if isinstance(value, str) and not _short(value):
+        if str in (kind, *get_args(kind)):
+            return value
+        raise _mistyped(kind, value, where)
+    if get_origin(kind) in (list, Sequence):  # the parser's time grows with the square
+        try:
+            items = yaml.safe_load(value) if isinstance(value, str) else value
+        except (yaml.YAMLError, ValueError):
+            items = value
+        try:
+            if isinstance(items, list | tuple):
+                return [typed(get_args(kind)[0], item, where) for item in items]
+        except UsageError as error:
+            raise _mistyped(kind, value, where) from error
+        raise _mistyped(kind, value, where)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=kind)
     try:
         if isinstance(value, str):
             return parser.parse_args([f"--value={value}"]).value
         return parser.parse_object({"value": value}).value
-    except (ArgumentError, TypeError, ValueError) as error:
-        kinds = [kind] if kind in _WORDS else [k for k in get_args(kind) if k is not type(None)]
-        words = " or ".join(_WORDS.get(k, str(k)) for k in kinds or [kind])
-        raise UsageError(f"{where} must be {words}, got {value!r}") from error
+    except (ArgumentError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        raise _mistyped(kind, value, where) from error
+
+
+def _mistyped(kind: Any, value: Any, where: str) -> UsageError:
+    kinds = [kind] if kind in _WORDS else [k for k in get_args(kind) if k is not NoneType]
+    words = " or ".join(_WORDS.get(k, str(k)) for k in kinds or [kind])
+    return UsageError(f"{where} must be {words}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 500 else f"{text[:500]}..."
+
+
+def _plain(kind: Any) -> bool:
+    """Whether it is made of numbers and text: of other types the parser would import classes."""
+    if get_origin(kind) in (list, tuple, dict, Sequence, Mapping, Union, UnionType):
+        return all(part is ... or _plain(part) for part in get_args(kind))
+    return kind in (int, float, bool, str, NoneType) or get_origin(kind) is Literal
+
+
+def _short(text: str) -> bool:
+    """Whether reading the text as YAML is quick."""
+    try:
+        return len(text) <= SCALAR and simple(text)
+    except yaml.YAMLError:
+        return True  # and soon refused
 
 
 _WORDS = {
@@ -143,7 +249,11 @@ _WORDS = {
 
 
 def construct(
-    given: Any, part: str | None = None, where: str = "the component", default: Any = None
+    given: Any,
+    part: str | None = None,
+    where: str = "the component",
+    default: Any = None,
+    allow: Sequence[str] = (),
 ) -> Any:
     """The component that a description means: that of :func:`describe`, or one made by hand.
 
@@ -152,19 +262,46 @@ def construct(
         part: which part it must be.
         where: what to call it in errors.
         default: the component that is used where nothing else is given.
+        allow: modules of your own whose classes may be named; their code runs.
 
     Raises:
-        UsageError: a class, argument or value that is not known.
+        UsageError: a class, argument or value that is not known, or a module not allowed.
+
+    >>> construct({"class_path": "MLP", "init_args": {"hidden": [8]}}, "network").hidden
+    [8]
     """
+    _measure(given, where)
+    return _construct(given, part, where, default, tuple(allow))
+
+
+def _measure(given: Any, where: str) -> None:
+    """Refuse what would take the stack or minutes to build."""
+    level, count = [given], 0
+    for _ in range(DEPTH):
+        count += len(level)
+        if count > VALUES:
+            break
+        level = [
+            part
+            for node in level
+            if isinstance(node, Mapping | list | tuple)
+            for part in (node.values() if isinstance(node, Mapping) else node)
+        ]
+        if not level:
+            return
+    raise UsageError(f"{where} has more than {VALUES:,} values or {DEPTH} levels")
+
+
+def _construct(given: Any, part: str | None, where: str, default: Any, allow: Any) -> Any:
     given = {"class_path": given} if isinstance(given, str) else given or {}
     init = (given.get("init_args") or {}) if isinstance(given, Mapping) else None
     if not isinstance(init, Mapping) or set(given) - {"class_path", "init_args"}:
         raise UsageError(
             f"{where} must be the name of a class, or have the keys class_path and init_args, "
-            f"got {given!r}"
+            f"got {_shown(given)}"
         )
     usual = type(default).__name__ if part is None or default is not None else PARTS[part][2]
-    cls = find(part, given.get("class_path", usual))
+    cls = find(part, given.get("class_path", usual), allow)
     known = slots(cls)
     for name in init:
         if name not in known:
@@ -174,7 +311,7 @@ def construct(
         path, value = f"{where}.{name}", init.get(name)
         if slot.part and slot.many and value is not None:
             arguments[name] = [
-                construct(one, slot.part, f"{path}[{i}]")
+                _construct(one, slot.part, f"{path}[{i}]", None, allow)
                 for i, one in enumerate(_several(value, path))
             ]
         elif (
@@ -183,7 +320,7 @@ def construct(
             and (value is not None or slot.required or slot.default is not None)
         ):
             own = None if slot.required else slot.default
-            arguments[name] = construct(value, slot.part, path, own)
+            arguments[name] = _construct(value, slot.part, path, own, allow)
         elif name in init:
             arguments[name] = typed(slot.kind, value, path)
         elif slot.required:
@@ -194,12 +331,57 @@ def construct(
 def _several(given: Any, where: str) -> list[Any]:
     """A list, or the text of one."""
     try:
-        value = yaml.safe_load(given) if isinstance(given, str) else given
-    except yaml.YAMLError:
+        value = yaml.safe_load(given) if isinstance(given, str) and _short(given) else given
+    except (yaml.YAMLError, ValueError):
         value = given
     if not isinstance(value, list):
         raise UsageError(
             f"{where} must be a list of classes such as [Normal, {{class_path: Categorical, "
-            f"init_args: {{classes: 3}}}}], got {given!r}"
+            f"init_args: {{classes: 3}}}}], got {_shown(given)}"
         )
     return value
+
+
+class Bounded(TorchDispatchMode):
+    """Within it, tensors are made only as far as a number of elements and operations goes.
+
+    What an operation would make is found on the meta device, which holds no values, before it
+    runs: a description that asks for terabytes is refused before any is allocated.
+
+    >>> with Bounded(elements=10, operations=10, what="this asks for too much"):
+    ...     torch.zeros(10**15)
+    Traceback (most recent call last):
+    pyrovae.tensors.UsageError: this asks for too much: over 10 elements or 10 operations
+    """
+
+    def __init__(self, elements: int, operations: int, what: str) -> None:
+        super().__init__()
+        self.elements, self.operations = elements, operations
+        self.words = f"{what}: over {elements:,} elements or {operations:,} operations"
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        self.operations -= 1
+        if not func._schema.is_mutable:
+            self.elements -= _made(func, args, kwargs)
+        if self.elements < 0 or self.operations < 0:
+            raise UsageError(self.words)
+        return func(*args, **kwargs)
+
+
+def _made(func: Any, args: Any, kwargs: Any) -> int:
+    """How many elements an operation gives."""
+    given = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
+
+    def empty(value: Any) -> Any:
+        return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
+
+    args, kwargs = tree_map(empty, (args, kwargs))
+    try:
+        out = func(*args, **(kwargs | {"device": "meta"} if "device" in kwargs else kwargs))
+    except (NotImplementedError, RuntimeError):
+        if not given:
+            raise
+        # its size depends on values: as many indices, counts or copies as there are entries
+        return sum(t.numel() * max(1, t.dim()) for t in given)
+    return sum(math.prod(t.shape) for t in tree_flatten(out)[0] if isinstance(t, Tensor))

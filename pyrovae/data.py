@@ -10,7 +10,6 @@ TensorData(5000 x [1, 28, 28] uint8 / 255, labelled, cpu)
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import functools
 import importlib.resources
@@ -18,7 +17,7 @@ import itertools
 import math
 import os
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,13 +26,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.tensors import (
+from pyrovae.streams import (
+    MOST,
+    ArrayFile,
+    FileData,
+    ImageFiles,
+    ParquetFile,
+    Source,
     StreamedData,
+    _arranged,
+    _classes,
+    _label_column,
+    _not_numeric,
+    _reading,
+    as_data,
+    open_source,
+)
+from pyrovae.tensors import (
     TensorData,
     UsageError,
     _reason,
     _tensor,
-    as_data,
+    _tensor_data,
     fits,
     nearest,
 )
@@ -41,6 +55,11 @@ from pyrovae.tensors import (
 __all__ = [
     "NAMES",
     "SUFFIXES",
+    "ArrayFile",
+    "FileData",
+    "ImageFiles",
+    "ParquetFile",
+    "Source",
     "Splits",
     "StreamedData",
     "TensorData",
@@ -57,7 +76,7 @@ class Splits:
     """A data set: its training and test parts, and what its labels mean."""
 
     name: str
-    train: TensorData
+    train: TensorData | FileData
     test: TensorData
     classes: tuple[str, ...] | None
     description: str
@@ -86,7 +105,6 @@ _DECODED: dict[str, Callable[[Any], np.ndarray]] = {
 _DIGITS = tuple("0123456789")
 NAMES = ("mnist5k", "digits", *_TORCHVISION)
 SUFFIXES = (".npy", ".npz", ".pt", ".csv", ".parquet")
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
 def load(
@@ -96,6 +114,7 @@ def load(
     download: bool = True,
     label: str | None = None,
     seed: int = 0,
+    stream: bool | str = "auto",
 ) -> Splits:
     """A data set by its name, or from a file or a folder of images.
 
@@ -108,14 +127,22 @@ def load(
     being classes, `train` and `test` folders the parts. uint8 arrays [N, H, W], [N, C, H, W] or
     [N, H, W, C] are images. Where there is no test part, a tenth is held out at random (`seed`).
 
+    .npy, .parquet and folders that do not fit in memory are streamed: `train` is a
+    :class:`FileData`, `test` a TensorData of at most 10,000 data. `stream` True or False has it
+    either way.
+
     Raises UsageError for an unknown name, and for files missing, damaged or of another kind.
 
     >>> splits = load("digits")
     >>> splits.test, splits.test.maximum, splits.classes[:3]
     (TensorData(360 x [1, 8, 8] float32, labelled, cpu), 16.0, ('0', '1', '2'))
     """
-    path = Path(name).expanduser()
+    if stream not in ("auto", True, False):
+        raise UsageError(f'stream must be "auto", True or False, got {stream!r}')
+    path = _home(name)
     if isinstance(name, str) and name in NAMES:
+        if stream is True:
+            raise UsageError(f"{name} fits in memory and is not streamed")
         if label is not None:
             raise UsageError(f"label={label!r} names a column of a .csv or .parquet file")
         if name == "mnist5k":
@@ -135,27 +162,25 @@ def load(
             f"there is no data set or file {name!r}{hint} Names: {', '.join(NAMES)}. "
             f"Paths: {' '.join(SUFFIXES)} or a folder of images"
         )
+    if not path.is_dir() and not path.is_file():
+        raise UsageError(f"{str(path)!r} is no file or folder; a pipe or a device may never end")
     if not path.is_dir() and not known:
         raise UsageError(
             f"the format of {str(path)!r} is not known by its suffix; convert it to one of "
             f"{' '.join(SUFFIXES)} or put images in a folder"
         )
     with _reading(path):
+        if stream is True or path.is_dir() or path.suffix.lower() in (".npy", ".parquet"):
+            return _from_sources(path, label, seed, stream)
         return _from_arrays(path, _read(path, label), seed)
 
 
-@contextlib.contextmanager
-def _reading(path: Path, remedy: str = "") -> Iterator[None]:
-    """Turn whatever goes wrong with a file's contents into a UsageError that names the file."""
+def _home(path: str | Path) -> Path:
+    """The path with ``~`` written out."""
     try:
-        yield
-    except UsageError as error:
-        if str(path) in str(error):
-            raise
-        raise UsageError(f"{path}: {error}") from error
-    except Exception as error:  # damaged files raise nearly every kind
-        remedy = remedy or "it may be cut short or of another format: make it again"
-        raise UsageError(f"{path} cannot be read: {_reason(error)}; {remedy}") from error
+        return Path(path).expanduser()
+    except RuntimeError as error:  # of a user that is not known
+        raise UsageError(f"{path}: {error}; write the path out") from error
 
 
 def _load_mnist5k() -> Splits:
@@ -192,7 +217,7 @@ def _load_torchvision(name: str, data_dir: str | Path | None, download: bool) ->
             f"two that fit together: pip install torch torchvision"
         ) from error
     kind, for_train, for_test = _TORCHVISION[name]
-    root = Path(data_dir or os.environ.get("PYROVAE_DATA") or "~/.cache/pyrovae").expanduser()
+    root = _home(data_dir or os.environ.get("PYROVAE_DATA") or "~/.cache/pyrovae")
     if not download and not root.is_dir():
         raise UsageError(f"there is no folder {str(root)!r} to read {name} from; pass --data-dir")
     folder = root / kind / "raw" if "mnist" in name else root
@@ -249,14 +274,30 @@ def _from_torchvision(source: Any, name: str) -> tuple[TensorData, tuple[str, ..
 
 def _from_file(x: Any, labels: Any = None) -> TensorData:
     """TensorData of what a file holds: uint8 images in any layout as [N, C, H, W]."""
-    x = _tensor(x)
-    if x.dtype == torch.uint8 and x.ndim in (3, 4):
-        if x.ndim == 3:
-            x = x.unsqueeze(1)
-        elif x.shape[1] not in (1, 3, 4) and x.shape[3] in (1, 3, 4):
-            x = x.permute(0, 3, 1, 2)
-        return TensorData(x.contiguous(), labels=labels, divisor=255, maximum=1.0)
-    return TensorData(x.unsqueeze(1) if x.ndim == 1 else x, labels=labels)
+    return _tensor_data(_arranged(_tensor(x)), labels=labels)
+
+
+def _from_sources(path: Path, label: str | None, seed: int, stream: bool | str) -> Splits:
+    if path.is_dir() and (path / "train").is_dir() and (path / "test").is_dir():
+        sources: list[Source] = [open_source(path / "train", label), open_source(path / "test")]
+    else:
+        sources = [open_source(path, label)]
+    named = {str(i): s for i, s in enumerate(sources) if isinstance(s, ImageFiles) and s.names}
+    classes = sources[0].classes
+    if named:  # both parts have the same classes
+        classes, labels = _classes({key: each.names for key, each in named.items()})
+        for key, each in named.items():
+            each.classes, each.labels = classes, labels[key]
+    files = [FileData(each) for each in sources]
+    large = not fits(2 * sum(data.nbytes for data in files), "cpu")  # a copy is split
+    if stream is not True and not (stream == "auto" and large):
+        return _splits(path, [each.all() for each in sources], classes, seed)
+    train, *rest = files
+    if rest:
+        whole = fits(2 * rest[0].nbytes, "cpu")
+        test = rest[0].source.all() if whole else rest[0].sample(MOST)
+        return _splits(path, [train, test], classes, seed, ", streamed")
+    return _splits(path, [train], classes, seed, ", streamed")
 
 
 def _from_arrays(path: Path, arrays: dict[str, Any], seed: int) -> Splits:
@@ -271,7 +312,15 @@ def _from_arrays(path: Path, arrays: dict[str, Any], seed: int) -> Splits:
     keys = [key for key in (first, "x_test") if key in arrays]
     ys = {key: arrays[y] for key in keys if (y := key.replace("x", "y")) in arrays}
     classes, labels = _classes(ys) if ys else (None, {})
-    train, *rest = (_from_file(arrays[key], labels.get(key)) for key in keys)
+    parts = [_from_file(arrays[key], labels.get(key)) for key in keys]
+    return _splits(path, parts, classes, seed)
+
+
+def _splits(
+    path: Path, parts: Sequence[Any], classes: tuple[str, ...] | None, seed: int, how: str = ""
+) -> Splits:
+    """The training part, and the test part if there is none, of one or both."""
+    train, *rest = parts
     if rest and rest[0].event_shape != train.event_shape:
         shapes = f"{list(train.event_shape)} and {list(rest[0].event_shape)}"
         raise UsageError(f"the training and test data must have one shape, not {shapes}")
@@ -281,36 +330,16 @@ def _from_arrays(path: Path, arrays: dict[str, Any], seed: int) -> Splits:
         )
     held = "" if rest else f" (held out at random, seed {seed})"
     train, test = (train, *rest) if rest else train.split(max(1, round(len(train) / 10)), seed)
-    about = f"{len(train):,} training and {len(test):,} test data{held} from {path}"
+    about = f"{len(train):,} training and {len(test):,} test data{held}{how} from {path}"
     return Splits(path.stem, train, test, classes, about)
 
 
-def _classes(ys: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """The names of the classes in `ys`, and each y as positions among them."""
-    arrays = {key: np.ravel(np.asarray(y)) for key, y in ys.items()}
-    joined = np.concatenate(list(arrays.values()))
-    if joined.dtype.kind == "U":
-        with contextlib.suppress(ValueError):
-            joined = joined.astype(np.float64)
-    if joined.dtype.kind == "f" and np.all(joined == np.round(joined)):
-        joined = joined.astype(np.int64)
-    if joined.dtype.kind not in "biuU":
-        raise UsageError("labels must be whole numbers or names; put other targets into x")
-    names, codes = np.unique(joined, return_inverse=True)
-    ends = np.cumsum([len(y) for y in arrays.values()])[:-1]
-    return tuple(map(str, names)), dict(zip(arrays, np.split(codes, ends), strict=True))
-
-
 def _read(path: Path, label: str | None) -> dict[str, Any]:
-    suffix = "" if path.is_dir() else path.suffix.lower()
+    suffix = path.suffix.lower()
     if suffix == ".csv":
         return _read_csv(path, label)
-    if suffix == ".parquet":
-        return _read_parquet(path, label)
     if label is not None:
         raise UsageError(f"label={label!r} names a column of a .csv or .parquet file")
-    if suffix == "":
-        return _read_folder(path)
     if suffix == ".pt":
         held = torch.load(path, map_location="cpu", weights_only=True)
         return held if isinstance(held, dict) else {"x": held}
@@ -347,94 +376,9 @@ def _read_csv(path: Path, label: str | None) -> dict[str, Any]:
     return {"x": x} if at is None else {"x": x, "y": labels}
 
 
-def _read_parquet(path: Path, label: str | None) -> dict[str, Any]:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UsageError(
-            f'reading it needs pyarrow ({error}); pip install "pyrovae[parquet]"'
-        ) from error
-    table = pyarrow.parquet.read_table(path)
-    at = _label_column(table.column_names, label)
-    columns = [column.to_numpy() for column in table.columns]
-    y = None if at is None else columns.pop(at)
-    for name, column in zip((n for n in table.column_names if n != label), columns, strict=True):
-        if column.dtype.kind not in "biuf":
-            raise _not_numeric(name, f"{column[0]!r}" if len(column) else str(column.dtype))
-    x = np.stack(columns, axis=1) if columns else np.empty((0, 0))
-    if y is not None and y.dtype.kind not in "biuf":
-        y = y.astype(str)
-    return {"x": x} if y is None else {"x": x, "y": y}
-
-
 def _is_number(cell: str) -> bool:
     try:
         float(cell)
     except ValueError:
         return False
     return True
-
-
-def _label_column(names: list[str], label: str | None) -> int | None:
-    if label is not None and label not in names:
-        few = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
-        raise UsageError(f"there is no column {label!r}{nearest(label, names)} Columns: {few}")
-    return None if label is None else names.index(label)
-
-
-def _not_numeric(name: str, found: str) -> UsageError:
-    return UsageError(
-        f"column {name!r} is not numeric ({found}); leave it out, turn it into numbers, or name it "
-        f"as label={name!r} if it holds class labels"
-    )
-
-
-def _read_folder(path: Path) -> dict[str, Any]:
-    roots = {"x": path}
-    if (path / "train").is_dir() and (path / "test").is_dir():
-        roots = {"x_train": path / "train", "x_test": path / "test"}
-    arrays: dict[str, Any] = {}
-    seen: tuple[Path, tuple[int, ...]] | None = None
-    for key, root in roots.items():
-        files = sorted(
-            file
-            for file in root.rglob("[!.]*")
-            if file.suffix.lower() in _IMAGE_SUFFIXES and file.is_file()
-        )
-        if not files:
-            kinds = " ".join(_IMAGE_SUFFIXES)
-            raise UsageError(f"there are no images in {root}; images are files {kinds}")
-        for i, file in enumerate(files):
-            with _reading(file, "it is damaged or no image: replace it or take it away"):
-                image = _decode(file)
-            first, shape = seen = seen or (file, image.shape)
-            if image.shape != shape:
-                one, other = (
-                    f"{f} is {' x '.join(map(str, s))}"
-                    for f, s in ((first, shape), (file, image.shape))
-                )
-                raise UsageError(
-                    f"images must have one size and mode (height x width x channels): {one}, "
-                    f"{other}; resize or convert them to the same"
-                )
-            if i == 0:
-                images = np.empty((len(files), *shape), np.uint8)
-            images[i] = image
-        # Channels first here: the layout of few pixels cannot be told from their number.
-        arrays[key] = images.transpose(0, 3, 1, 2)
-        if any(file.parent != root for file in files):
-            arrays[key.replace("x", "y")] = [file.relative_to(root).parts[0] for file in files]
-    return arrays
-
-
-def _decode(file: Path) -> np.ndarray:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise UsageError(f"images need Pillow ({error}): pip install pillow") from error
-    with Image.open(file) as image:
-        simple = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
-        mode = simple.get(image.mode, image.mode)
-        if mode not in ("L", "RGB", "RGBA"):
-            raise UsageError(f"its mode is {mode}; convert it to 8-bit grey or colour")
-        return np.atleast_3d(np.asarray(image.convert(mode)))

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from pyrovae import traces
-from pyrovae.tensors import StreamedData, TensorData, UsageError, log_mean_exp, whole_number
+from pyrovae.streams import Data
+from pyrovae.tensors import UsageError, log_mean_exp, whole_number
 from pyrovae.traces import Pair, Structure, Traces
 
 __all__ = ["Evaluation", "Gap", "elbo", "evaluate", "gap", "log_evidence", "pareto_khat"]
@@ -489,7 +490,7 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
 
 def _chunks(
     pair: Pair,
-    data: TensorData | StreamedData,
+    data: Data,
     shape: Structure,
     num_particles: int,
     chunk_bytes: int,

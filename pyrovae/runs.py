@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import datetime
 import json
+import math
 import os
 import platform
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,20 +18,21 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 
-from pyrovae.components import construct, describe
-from pyrovae.files import writing
+from pyrovae.checkpoints import BEFORE, LAST, Checkpoints
+from pyrovae.components import Bounded, construct, describe
+from pyrovae.files import inside, read_notes, read_tensors, write_tensors, writing
 from pyrovae.tensors import UsageError
 from pyrovae.traces import as_pair
 
 __all__ = ["Folder", "environment", "load", "save"]
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, BEST = "model.safetensors", "checkpoints/best.safetensors"
 FIGURES = ("training", "reconstructions", "samples", "interpolation", "latent_map", "kl")
 OWN = (
     *("config.yaml", "metrics.csv", WEIGHTS, "environment.json", "evaluation.json"),
+    *(LAST, BEFORE, BEST),
     *(f"figures/{name}.png" for name in (*FIGURES, "traversal")),
 )
 
@@ -49,51 +51,69 @@ def save(pair: Any, path: str | Path) -> Path:
         UsageError: a path that cannot be written.
     """
     path = Path(path)
-    file = path if path.suffix == ".safetensors" else path / WEIGHTS
+    file = path if path.suffix == ".safetensors" else inside(path, WEIGHTS)
     program = as_pair(pair)
-    tensors = {n: t.detach().cpu().contiguous().clone() for n, t in program.tensors().items()}
-    notes = {"pyrovae": json.dumps({"version": 1, "model": _description(program.owner)})}
-    with writing(file) as temporary:
-        save_file(tensors, temporary, metadata=notes)
+    write_tensors(file, program.tensors(), {"version": 1, "model": _description(program.owner)})
     return file
 
 
-def load(path: str | Path, into: Any = None) -> Any:
-    """Read what :func:`save` wrote.
+def load(path: str | Path, into: Any = None, allow: Sequence[str] = ()) -> Any:
+    """Read what :func:`save` wrote. The file executes nothing, whoever made it.
 
     Args:
         path: the file, or a folder (a run's) that holds ``model.safetensors``.
         into: a pair of the same structure to fill; needed where the saved one was made of your
             own functions or modules, which no file can hold.
+        allow: modules of your own whose classes the file may name; they are imported, and
+            nothing else is.
 
     Returns:
         The pair, on the CPU where it is built here.
 
     Raises:
-        UsageError: no such file, a corrupt one, tensors that do not fit, ``into`` missing.
+        UsageError: no such file, a corrupt one, tensors that do not fit, ``into`` missing, a class
+            of a module that is not allowed, a model larger than the file's tensors.
     """
     file = Path(path)
     file = file / WEIGHTS if file.is_dir() else file
-    if not file.is_file():
+    if not file.exists():
         raise UsageError(f"there is no saved model at {file}; give a run folder or its {WEIGHTS}")
-    try:
-        with safe_open(str(file), "pt") as opened:
-            notes = dict(json.loads((opened.metadata() or {}).get("pyrovae", "{}")))
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
+    pair = _build(file, allow) if into is None else into
+    tensors, _ = read_tensors(file)
+    program = as_pair(pair)
+    for name, own in program.tensors().items():
+        kind = tensors[name].dtype if name in tensors else own.dtype
+        if kind.is_complex or kind.is_floating_point != own.dtype.is_floating_point:
+            raise UsageError(f"{file}: {name!r} is {kind}, the pair's is {own.dtype}")
+    program.fill(tensors, str(file))
+    return pair
+
+
+def _build(file: Path, allow: Sequence[str]) -> Any:
+    """The pair that a file describes, if its tensors are those of the file."""
+    shapes, notes = read_notes(file)
+    if notes.get("model") is None:
         raise UsageError(
-            f"{file} is not a readable safetensors file ({error}); it is corrupt or cut off: "
-            f"take another copy, or train again"
+            f"{file} holds the parameters of a pair of your own code, which no file can "
+            f"carry; build the pair and call pv.load(path, into=pair)"
+        )
+    # masks, orders and what draws the first weights come to a few times the weights
+    elements = 10**7 + 30 * sum(map(math.prod, shapes.values()))
+    operations = 10**4 + 20 * min(len(shapes), 10**4)
+    try:
+        with Bounded(elements, operations, f"{file} describes a larger model than it holds"):
+            pair = construct(notes["model"], "model", f"{file}: model", allow=allow)
+            program = as_pair(pair)
+            if shapes != {name: tuple(t.shape) for name, t in program.tensors().items()}:
+                held = {n: torch.empty(s, device="meta") for n, s in shapes.items()}
+                program.fill(held, str(file))  # raises, and says what differs
+    except UsageError:
+        raise
+    except Exception as error:  # torch refuses sizes in many ways
+        raise UsageError(
+            f"{file} describes a model that cannot be built ({str(error)[:500]}); it is corrupt: "
+            f"take another copy"
         ) from error
-    pair = into
-    if pair is None:
-        if notes.get("model") is None:
-            raise UsageError(
-                f"{file} holds the parameters of a pair of your own code, which no file can "
-                f"carry; build the pair and call pv.load(path, into=pair)"
-            )
-        pair = construct(notes["model"], "model", f"{file}: model")
-    as_pair(pair).fill(tensors, str(file))
     return pair
 
 
@@ -142,21 +162,29 @@ class Folder:
         path: str | Path,
         *,
         force: bool = False,
+        resume: bool = False,
         config: dict[str, Any] | None = None,
         heading: str = "",
     ) -> Folder:
         """Check that the folder can be made, and leave no trace of having checked.
 
         Raises:
-            UsageError: it is there already (without ``force``), is a file, or cannot be written.
+            UsageError: it is there already (without ``force`` or ``resume``), is a file, cannot be
+                written, or is a run without a checkpoint to resume from.
         """
         path = Path(path).expanduser()
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file; choose another folder for the run")
-        if path.is_dir() and any(path.iterdir()) and not force:
+        if path.is_dir() and any(path.iterdir()) and not (force or resume):
             raise UsageError(
-                f"the run folder {path} exists already; choose another (out, --out), or overwrite "
-                f"it with force=True (--force)"
+                f"the run folder {path} exists already; choose another (out, --out), go on with "
+                f"it (resume=True, --resume), or overwrite it with force=True (--force)"
+            )
+        made = cls(path, config, heading)
+        if resume and (path / WEIGHTS).exists() and not made.checkpoints.there() and not force:
+            raise UsageError(
+                f"the run in {path} has no checkpoint to go on from; choose another folder, or "
+                f"overwrite it with force=True (--force)"
             )
         ancestor = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
         try:
@@ -167,28 +195,44 @@ class Folder:
                 f"cannot write to {ancestor} ({error.strerror}); choose another folder for the "
                 f"run (out, --out)"
             ) from error
-        return cls(path, config, heading)
+        return made
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Where the states of the run are kept."""
+        return Checkpoints(self.path)
 
     def create(self) -> None:
         """Make the folder; an earlier run's files in it, and nothing else, are removed."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for name in OWN:
-            (self.path / name).unlink(missing_ok=True)
+        for name in OWN:  # a link is removed, not what it leads to
+            (inside(self.path, Path(name).parent) / Path(name).name).unlink(missing_ok=True)
         if self.config is not None:
-            with writing(self.path / "config.yaml") as temporary:
+            with writing(inside(self.path, "config.yaml")) as temporary:
                 temporary.write_text(yaml.safe_dump(self.config, sort_keys=False))
         if self.heading:
             print(self.heading, file=sys.stderr)
 
+    def rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """``metrics.csv`` with these rows alone."""
+        (self.path / "metrics.csv").unlink(missing_ok=True)
+        for row in rows:
+            self.append(row)
+
     def append(self, row: Mapping[str, Any]) -> None:
         """One more line of ``metrics.csv``."""
-        file = self.path / "metrics.csv"
+        file = inside(self.path, "metrics.csv")
         new = not file.exists()
         with file.open("a", newline="") as stream:
             writer = csv.DictWriter(stream, list(row))
             if new:
                 writer.writeheader()
             writer.writerow(row)
+
+    def save_best(self, pair: Any, tensors: Mapping[str, Tensor]) -> None:
+        """The weights of the best epoch, as :func:`load` reads them."""
+        notes = {"version": 1, "model": _description(as_pair(pair).owner)}
+        write_tensors(inside(self.path, BEST), tensors, notes)
 
     def save(self, pair: Any, device: str) -> None:
         """The weights, and the environment that made them."""
@@ -197,5 +241,5 @@ class Folder:
 
     def write_json(self, name: str, content: Any) -> None:
         """One file of the run."""
-        with writing(self.path / name) as temporary:
+        with writing(inside(self.path, name)) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
@@ -15,6 +14,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyrovae.randomness import put_back, states
 from pyrovae.tensors import UsageError
 from pyrovae.traces import Args, Pair, parameters
 
@@ -22,13 +22,14 @@ __all__ = ["SVI", "Step"]
 
 SHAPES = 4  # graphs kept, one per shape of batch
 RETRACES = 3
-TIMED = 30  # steps by which the length of one is known
 MODES = ("auto", True, False)
 PRECISIONS = ("float32", "bf16")
 
-# What torch.compile takes, and the share of a step that it saves: medians on two CPU cores.
+# What torch.compile takes, and what it saves of a step per operation and per byte that one writes:
+# on two CPU cores. Fixed numbers, so that the same run makes the same choice wherever it runs.
 COMPILE_SECONDS = 9.0
-SAVING = 0.15
+NODE_SECONDS = 3e-6
+BYTE_SECONDS = 2e-11
 
 Graph = Callable[..., list[Tensor]]
 
@@ -43,13 +44,17 @@ class Step:
     whenever :meth:`verify` asks for it: programs that change are traced anew, and those that
     keep changing or that look at their values are left to the handlers.
 
+    What a step gives depends on the batch, the parameters and the random state alone, not on
+    when the graph was made or held against the handlers, nor on any clock: a run that is taken
+    up again goes on as if it had not been interrupted.
+
     Args:
         pair: the pair.
         loss: any ``pyro.infer`` ELBO.
         parameters: the leaves to differentiate by, by name.
-        compile: ``"auto"`` uses graphs where they hold, and kernels where :attr:`remaining`
-            steps save more than making them takes; True makes kernels at once and warns where
-            that is not possible; False leaves all to the handlers.
+        compile: ``"auto"`` uses graphs where they hold, and kernels where :attr:`steps` of them
+            save more than making them takes; True makes kernels and warns where that is not
+            possible; False leaves all to the handlers.
         precision: "float32", or "bf16" for matrix products in bfloat16.
         finish: what is done to the gradients before they are written, such as clipping.
     """
@@ -73,11 +78,9 @@ class Step:
         self.why_not = "" if compile else "it was not asked for"
         self.why_no_kernels = ""
         self.graphs: dict[Any, Graph] = {}
-        self.kernels: set[Any] = set()
         self.retraces = 0
         self.count, self.due = 0, 1
-        self.remaining = 0  # steps still to come, where that is known
-        self.timed, self.seconds = 0, 0.0
+        self.steps = 0  # how many there will be, where that is known
         self.say: Callable[[str], Any] = lambda message: None
         if not self.differentiable:
             self.refuse(f"{type(loss).__name__} has no differentiable_loss")
@@ -108,14 +111,20 @@ class Step:
         if graph is None:
             if len(self.graphs) >= SHAPES:
                 return self.by_handlers(batch)
-            return self._trace(key, batch)
-        if self.count >= self.due:
+            graph = self._trace(batch)
+            if graph is None:
+                return self.by_handlers(batch)
+            self.graphs[key] = graph
+            self.verify()
+        elif self.count >= self.due:
             self.due = 2 * self.count
-            return self._compare(key, graph, batch)
-        start = time.perf_counter()
-        value = self._write(graph(*batch))
-        self._time(key, batch, time.perf_counter() - start)
-        return value
+            if not self._agrees(graph, batch):
+                self.graphs.clear()
+                self.retraces += 1
+                if self.retraces > RETRACES:
+                    self.refuse("the programs change while they train")
+                return self.by_handlers(batch)
+        return self._write(graph(*batch))
 
     def by_handlers(self, batch: Args, validating: bool = False) -> Tensor:
         """The step as Pyro takes it."""
@@ -152,37 +161,51 @@ class Step:
             parameter.grad = grad
         return loss.clone() if loss.is_cuda else loss  # a CUDA graph writes over what it gave
 
-    def _trace(self, key: Any, batch: Args) -> Tensor:
-        before = _State(self.pair)
-        value = self.by_handlers(batch)
-        grads, after = self._grads(), _State(self.pair)
+    def _trace(self, batch: Args) -> Graph | None:
+        """The graph of a step, as kernels where they pay, if it gives what the handlers give."""
+        before = Snapshot(self.pair)
+        self.by_handlers(batch)  # objectives learn the pair's structure when they first run
+        before.put_back()
         try:
-            before.put_back()
             with _silent_elbos(), pyro.validation_enabled(False):
                 graph: Any = make_fx(self._loss_and_grads)(*batch)
             graph.graph.eliminate_dead_code()
             graph.recompile()
-            graph = torch.no_grad()(graph)
-            if self.compile is True:
-                graph = self._made(graph, before, batch)
+            if self.compile is True or self._pays(graph):
+                before.put_back()
+                chosen = self._made(graph, batch)
+            else:
+                chosen = torch.no_grad()(graph)
             before.put_back()
-            out = graph(*batch)
+            agrees = self._agrees(chosen, batch)
         except Exception as error:
             self.refuse(" ".join(str(error).split())[:200] or type(error).__name__)
-        else:
-            if not (self._close(value, grads, out) and after.holds()):
-                self.refuse("the graph does not give what the handlers give on the same noise")
-            else:
-                self.graphs[key] = graph
-                self.verify()
-        after.put_back()
-        return value
+            agrees = True
+        finally:
+            before.put_back()
+        if not agrees:
+            self.refuse("the graph does not give what the handlers give on the same noise")
+        return None if self.why_not else chosen
 
-    def _made(self, graph: Any, state: _State, batch: Args) -> Graph:
+    def _pays(self, graph: Any) -> bool:
+        """Whether the kernels of a graph save more time than making them takes."""
+        made = [node for node in graph.graph.nodes if node.op == "call_function"]
+        products = ("mm", "convolution", "linear")
+        values = [
+            node.meta.get("val")
+            for node in made
+            if not any(p in str(node.target) for p in products)
+        ]
+        moved = sum(value.nbytes for value in values if isinstance(value, Tensor))
+        saved = self.steps * (NODE_SECONDS * len(made) + BYTE_SECONDS * moved)
+        if saved <= COMPILE_SECONDS:
+            return False
+        self.say(f"compiling the step: about {saved:.0f} s to be saved")
+        return True
+
+    def _made(self, inner: Any, batch: Args) -> Graph:
         """The graph as kernels, or itself where they cannot be made."""
-        inner = getattr(graph, "__wrapped__", graph)
         try:
-            state.put_back()
             with _quiet_inductor():
                 options = {
                     "fallback_random": True,  # torch's own numbers: the handlers' noise
@@ -204,41 +227,19 @@ class Step:
                 warnings.warn(message, stacklevel=6)
             else:
                 self.say(message)
-            return graph  # type: ignore[no-any-return]
+            return torch.no_grad()(inner)  # type: ignore[no-any-return]
         return kernels  # type: ignore[no-any-return]
 
-    def _time(self, key: Any, batch: Args, seconds: float) -> None:
-        """Make kernels once the steps to come are known to save more than that takes."""
-        self.remaining -= 1
-        if self.compile != "auto" or key in self.kernels or self.why_no_kernels:
-            return
-        self.timed, self.seconds = self.timed + 1, self.seconds + seconds
-        if self.timed < TIMED:
-            return
-        saved = self.remaining * self.seconds / self.timed * SAVING
-        self.timed, self.seconds = 0, 0.0
-        if saved > COMPILE_SECONDS:
-            self.say(f"compiling the step: about {saved:.0f} s to be saved")
-            self.kernels.add(key)
-            now = _State(self.pair)
-            self.graphs[key] = self._made(self.graphs[key], now, batch)
-            now.put_back()
-            self.verify()
-
-    def _compare(self, key: Any, graph: Graph, batch: Args) -> Tensor:
-        """The step by handlers, and whether the graph still gives the same."""
-        before = _State(self.pair)
-        out = graph(*batch)
-        theirs = _State(self.pair)
-        before.put_back()
-        value = self.by_handlers(batch)
-        if not (self._close(value, self._grads(), out) and theirs.holds()):
-            self.graphs.clear()
-            self.kernels.clear()
-            self.retraces += 1
-            if self.retraces > RETRACES:
-                self.refuse("the programs change while they train")
-        return value
+    def _agrees(self, graph: Graph, batch: Args) -> bool:
+        """Whether a graph gives what the handlers give here; random states and buffers stay."""
+        before = Snapshot(self.pair)
+        try:
+            value = self.by_handlers(batch)
+            grads, after = self._grads(), Snapshot(self.pair)
+            before.put_back()
+            return self._close(value, grads, graph(*batch)) and after.holds()
+        finally:
+            before.put_back()
 
     def _grads(self) -> list[Tensor]:
         return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
@@ -267,22 +268,19 @@ class Step:
         )
 
 
-class _State:
+class Snapshot:
     """What a step changes besides the gradients: random states and buffers."""
 
     def __init__(self, pair: Pair) -> None:
         self.buffers = [b for m in pair.modules().values() for b in m.buffers()]
         self.values = [b.clone() for b in self.buffers]
-        self.cpu = torch.get_rng_state()
-        self.cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+        self.random = states()
 
     def put_back(self) -> None:
         with torch.no_grad():
             for buffer, value in zip(self.buffers, self.values, strict=True):
                 buffer.copy_(value)
-        torch.set_rng_state(self.cpu)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state(self.cuda)
+        put_back(self.random)
 
     def holds(self) -> bool:
         """Whether the buffers are as they were here."""

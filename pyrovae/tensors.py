@@ -1,10 +1,9 @@
-"""Tensors kept as stored and served as floats in batches; streams of those that do not fit."""
+"""Tensors kept as stored and served as floats in batches."""
 
 from __future__ import annotations
 
 import copy
 import difflib
-import functools
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import Dataset
 
 
 class UsageError(ValueError):
@@ -156,6 +155,33 @@ class Summary:
 
 
 _MODES = ("none", "dynamic", "threshold", "static")
+Cut = tuple[int, int, slice]  # where a batch starts, its size, the rows of it that are served
+
+
+def _own(size: int, share: tuple[int, int]) -> slice:
+    """The rows of a batch that fall to one of several processes."""
+    rank, world = share
+    return slice(rank * size // world, (rank + 1) * size // world)
+
+
+def _cuts(n: int, size: int, drop_last: bool, skip: int, share: tuple[int, int]) -> Iterator[Cut]:
+    """The batches of one pass over n data."""
+    if size < 1 or (drop_last and size > n):
+        raise UsageError(f"no batch of {size} can be made of {n} data")
+    starts = range(0, n - size + 1 if drop_last else n, size)[skip:]
+    return ((at, min(size, n - at), _own(min(size, n - at), share)) for at in starts)
+
+
+def _part(held_out: float, n: int) -> int:
+    """How many of n data a fraction in (0, 1) or a whole number means."""
+    fraction = 0 < held_out < 1
+    count = round(held_out * n) if fraction else int(held_out)
+    if not 0 < count < n or not (fraction or count == held_out):
+        raise UsageError(
+            f"cannot hold out {held_out} of {n} data: give a fraction in (0, 1) or a "
+            f"count that leaves at least one datum on each side"
+        )
+    return count
 
 
 class TensorData(Dataset[tuple[Tensor, ...]]):
@@ -242,7 +268,15 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
                 f"[0, {maximum:g}]; rescale them, or give the maximum or divisor they have"
             )
 
-    def _served(self, stored: Tensor, generator: torch.Generator | None, noise: bool) -> Tensor:
+    def _served(
+        self,
+        stored: Tensor,
+        generator: torch.Generator | None,
+        noise: bool,
+        size: int | None = None,
+        own: slice = slice(None),
+    ) -> Tensor:
+        """``stored`` as floats: the rows ``own`` of a batch of ``size``, with their noise."""
         x = stored.to(self._device, non_blocking=True)
         x = x.to(self.dtype or torch.get_default_dtype())
         if self.divisor is not None:
@@ -252,7 +286,28 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
         probability = x if self._maximum in (None, 1) else x / self._maximum
         if self.binarise == "threshold":
             return (probability >= 0.5).to(x.dtype)
-        return torch.bernoulli(probability, generator=generator) if noise else probability
+        if not noise:
+            return probability
+        if size is None or size == len(x):
+            return torch.bernoulli(probability, generator=generator)
+        # as many draws as the whole batch takes, so that each row has the noise it has in there
+        whole = probability.new_zeros((size, *probability.shape[1:]))
+        whole[own] = probability
+        return torch.bernoulli(whole, generator=generator)[own]
+
+    def _serve(
+        self,
+        stored: Sequence[Tensor],
+        generator: torch.Generator | None,
+        size: int | None = None,
+        own: slice = slice(None),
+    ) -> tuple[Tensor, ...]:
+        """The rows ``own`` of a batch of ``size``, as a model takes them."""
+        x, *others = stored
+        return (
+            self._served(x, generator, True, size, own),
+            *(other.to(self._device, non_blocking=True) for other in others),
+        )
 
     @property
     def x(self) -> Tensor:
@@ -283,8 +338,7 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
         return len(self.tensors[0])
 
     def __getitem__(self, index: int | slice | Tensor) -> tuple[Tensor, ...]:
-        x, *others = (tensor[index] for tensor in self.tensors)
-        return self._served(x, None, noise=True), *(o.to(self._device) for o in others)
+        return self._serve([tensor[index] for tensor in self.tensors], None)
 
     def __repr__(self) -> str:
         x, *others = self.tensors
@@ -344,13 +398,7 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
         >>> [len(part) for part in TensorData(torch.randn(10, 3)).split(0.2)]
         [8, 2]
         """
-        fraction = 0 < held_out < 1
-        count = round(held_out * len(self)) if fraction else int(held_out)
-        if not 0 < count < len(self) or not (fraction or count == held_out):
-            raise UsageError(
-                f"cannot hold out {held_out} of {len(self)} data: give a fraction in (0, 1) or a "
-                f"count that leaves at least one datum on each side"
-            )
+        count = _part(held_out, len(self))
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self.select(order[count:]), self.select(order[:count])
 
@@ -393,37 +441,40 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
         shuffle: bool = False,
         generator: torch.Generator | None = None,
         drop_last: bool = False,
+        skip: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, ...]]:
         """One pass in batches ([B, *event], ...) gathered on the data's device.
 
-        `generator` (on that device) drives the order and the binarisation.
+        `generator` (on that device) drives the order, which is drawn by this call, and the
+        binarisation, drawn as batches are served. The first `skip` batches are left out, with
+        their noise. Of each batch only the part that `share` = (rank, of) names is served, rows
+        rank * B // of to (rank + 1) * B // of, perhaps none: the shares of all ranks, whose
+        generators are alike, make up the batch.
 
         >>> data = TensorData(torch.arange(5.0))
         >>> [x.tolist() for (x,) in data.batches(2)]
         [[0.0, 1.0], [2.0, 3.0], [4.0]]
+        >>> [x.tolist() for (x,) in data.batches(2, skip=1, share=(1, 2))]
+        [[3.0], [4.0]]
         """
-        if batch_size < 1 or (drop_last and batch_size > len(self)):
-            raise UsageError(f"no batch of {batch_size} can be made of {len(self)} data")
-        return self._batches(batch_size, shuffle, generator, drop_last)
-
-    def _batches(
-        self, size: int, shuffle: bool, generator: torch.Generator | None, drop_last: bool
-    ) -> Iterator[tuple[Tensor, ...]]:
-        n = len(self)
+        parts = _cuts(len(self), batch_size, drop_last, skip, share)
         order = None
         if shuffle:
-            order = torch.randperm(n, generator=generator, device=self._device)
+            order = torch.randperm(len(self), generator=generator, device=self._device)
             order = order.to(self.tensors[0].device)
-        for start in range(0, n - size + 1 if drop_last else n, size):
-            batch = slice(start, start + size)
+        return self._batches(parts, order, generator)
+
+    def _batches(
+        self, parts: Iterable[Cut], order: Tensor | None, generator: torch.Generator | None
+    ) -> Iterator[tuple[Tensor, ...]]:
+        for start, size, own in parts:
+            rows = slice(start + own.start, start + own.stop)
             if order is None:
-                x, *others = (tensor[batch] for tensor in self.tensors)
+                stored = [tensor[rows] for tensor in self.tensors]
             else:
-                x, *others = (tensor.index_select(0, order[batch]) for tensor in self.tensors)
-            yield (
-                self._served(x, generator, noise=True),
-                *(o.to(self._device, non_blocking=True) for o in others),
-            )
+                stored = [tensor.index_select(0, order[rows]) for tensor in self.tensors]
+            yield self._serve(stored, generator, size, own)
 
     @staticmethod
     def _chunks(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -465,85 +516,6 @@ def _is_image(x: Tensor) -> bool:
     return x.dtype == torch.uint8 and x.ndim >= 3
 
 
-class StreamedData:
-    """Batches of a DataLoader, moved to a device: for data that do not fit in its memory.
-
-    The loader yields x [B, *event] or (x, y, ...), and keeps its own batch size and order.
-    Integers x are served as floats, uint8 images [B, ..., H, W] divided by 255.
-
-    >>> stream = as_data(DataLoader(TensorDataset(torch.zeros(10, 3)), batch_size=4))
-    >>> len(stream), stream.event_shape, [len(x) for (x,) in stream.batches()]
-    (10, torch.Size([3]), [4, 4, 2])
-    """
-
-    labels: None = None
-    maximum: None = None
-    binarise: None = None
-
-    def __init__(
-        self,
-        loader: DataLoader[Any],
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        self.loader, self.device, self.dtype = loader, torch.device(device), dtype
-
-    def __len__(self) -> int:
-        """The number of data; UsageError when the loader's data set does not tell."""
-        try:
-            return len(cast(Any, self.loader.dataset))
-        except TypeError:
-            kind = type(self.loader.dataset).__name__
-            raise UsageError(
-                f"{kind} has no length; give it a __len__, the number of data"
-            ) from None
-
-    def __repr__(self) -> str:
-        return f"StreamedData({type(self.loader.dataset).__name__}, {self.device})"
-
-    @functools.cached_property
-    def event_shape(self) -> torch.Size:
-        """The shape of one x, seen in a first batch."""
-        own = self.loader.generator
-        state = None if own is None else own.get_state()
-        with torch.random.fork_rng(devices=[]):  # a look must not change what is drawn later
-            for x, *_ in self.batches():
-                if own is not None and state is not None:
-                    own.set_state(state)
-                return x.shape[1:]
-        raise UsageError("there are no data: the DataLoader yields no batch")
-
-    def fixed(self, seed: int = 0) -> StreamedData:
-        """Itself: what a loader yields is its own affair."""
-        return self
-
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> StreamedData:
-        """The same stream, served on `device`, x in `dtype`."""
-        return StreamedData(self.loader, device or self.device, dtype or self.dtype)
-
-    def batches(
-        self,
-        batch_size: int | None = None,
-        *,
-        shuffle: bool = False,
-        generator: torch.Generator | None = None,
-        drop_last: bool = False,
-    ) -> Iterator[tuple[Tensor, ...]]:
-        """One pass over the loader; the arguments are TensorData's, and the loader's own hold."""
-        for batch in self.loader:
-            parts = (batch,) if isinstance(batch, Tensor) else batch
-            if not isinstance(parts, tuple | list) or not all(isinstance(p, Tensor) for p in parts):
-                raise UsageError(
-                    f"the DataLoader yields {type(batch).__name__}; a batch is a tensor x or a "
-                    f"tuple of tensors (x, y, ...): give it such a data set or collate_fn"
-                )
-            x, *others = (part.to(self.device, non_blocking=True) for part in parts)
-            image, x = _is_image(x), x.to(self.dtype or torch.get_default_dtype())
-            yield x / 255 if image else x, *others
-
-
 def fits(nbytes: int, device: torch.device | str) -> bool:
     """Whether `nbytes` fit in half of the free memory of `device`.
 
@@ -561,45 +533,15 @@ def fits(nbytes: int, device: torch.device | str) -> bool:
     return nbytes <= free / 2
 
 
-def as_data(
-    x: Any, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-) -> TensorData | StreamedData:
-    """Data from what Python has: moved to `device`, served in `dtype`, when they are given.
-
-    Takes TensorData or StreamedData; a tensor, array or DataFrame x; a tuple (or list of
-    arrays) of those (x, y, ...); a TensorDataset; a map-style Dataset of x or (x, y, ...), which
-    becomes a TensorData where it fits; or a DataLoader, which is streamed. uint8 tensors with
-    three axes or more are 8-bit images, x / 255. Raises UsageError for anything else.
-
-    >>> as_data((np.zeros((4, 3)), np.arange(4)))
-    TensorData(4 x [3] float32, y [], cpu)
-    >>> as_data(torch.zeros(4, 1, 8, 8, dtype=torch.uint8))
-    TensorData(4 x [1, 8, 8] uint8 / 255, cpu)
-    """
-    data: TensorData | StreamedData
-    if isinstance(x, TensorData | StreamedData):
-        data = x
-    elif isinstance(x, DataLoader):
-        data = StreamedData(x)
-    elif isinstance(x, TensorDataset):
-        data = _tensor_data(*x.tensors)
-    elif isinstance(x, Dataset):
-        data = _read_dataset(x, device)
-    elif isinstance(x, str | Path):
-        raise UsageError(f"{str(x)!r} is a name, not data; load({str(x)!r}) reads it")
-    elif isinstance(x, tuple) or (
-        isinstance(x, list) and any(getattr(part, "ndim", 0) > 0 for part in x)
-    ):
-        data = _tensor_data(*map(_tensor, x))
-    else:
-        data = _tensor_data(_tensor(x))
-    return data if device is None and dtype is None else data.to(device, dtype)
-
-
 def _tensor(value: Any) -> Tensor:
     """A tensor of real numbers from anything NumPy takes, float64 arrays in the default dtype."""
     if isinstance(value, Tensor):
         return value
+    if isinstance(value, np.memmap) and not fits(value.nbytes, "cpu"):
+        raise UsageError(
+            f"a memory-mapped array of {value.nbytes:,} bytes does not fit in memory; it can be "
+            f"streamed where it is all of the data: give x alone"
+        )
     try:
         values = np.asarray(value)
     except ValueError as error:
@@ -622,36 +564,6 @@ def _tensor_data(*tensors: Tensor, **options: Any) -> TensorData:
     if tensors and isinstance(tensors[0], Tensor) and _is_image(tensors[0]):
         options |= {"divisor": 255, "maximum": 1.0}
     return TensorData(*tensors, **options)
-
-
-def _read_dataset(dataset: Dataset[Any], device: Any) -> TensorData | StreamedData:
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-        kind = type(dataset).__name__
-        raise UsageError(f"{kind} has no length; pass DataLoader({kind}(...), batch_size=...)")
-    if not (n := len(dataset)):
-        raise UsageError(f"there are no data: {type(dataset).__name__} is empty")
-    item = dataset[0]
-    parts = item if isinstance(item, tuple | list) else (item,)
-    for part in parts:
-        if not isinstance(part, Tensor | np.ndarray | np.number | int | float):
-            raise UsageError(
-                f"the items of {type(dataset).__name__} hold {type(part).__name__}, not tensors; "
-                f"images become tensors with the data set's transform=ToTensor()"
-            )
-    nbytes = n * sum(torch.as_tensor(part).nbytes for part in parts)
-    if not (fits(nbytes, "cpu") and fits(nbytes, device or "cpu")):
-        return StreamedData(DataLoader(dataset, batch_size=128, shuffle=True))
-    try:
-        # Its own generator: a DataLoader draws a seed from the global one otherwise.
-        loader = DataLoader(dataset, batch_size=256, generator=torch.Generator())
-        batches = [[batch] if isinstance(batch, Tensor) else batch for batch in loader]
-        columns = [torch.cat(rows) for rows in zip(*batches, strict=True)]
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"the items of {type(dataset).__name__} do not form one tensor: {_reason(error)}; "
-            f"give them all the same shape and type"
-        ) from error
-    return _tensor_data(*(_tensor(c.numpy()) if c.dtype == torch.float64 else c for c in columns))
 
 
 def _reason(error: Exception) -> str:

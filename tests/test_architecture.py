@@ -11,8 +11,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
-    "tensors", "files", "data", "networks", "schedules", "distributions", "priors", "likelihoods",
-    "guides", "vae", "traces", "objectives", "svi", "components", "runs", "training", "evaluation",
+    "tensors", "files", "streams", "randomness", "data", "networks", "schedules", "distributions", "priors", "likelihoods",
+    "guides", "vae", "traces", "objectives", "svi", "processes", "components", "checkpoints", "runs",
+    "callbacks", "trainer", "training", "evaluation",
     "oracles", "generation", "aggregate", "calibration", "plots", "cli",
 ]  # fmt: skip
 
@@ -37,7 +38,7 @@ def internal(node: ast.AST) -> list[str]:
 
 
 def test_every_room_has_its_place() -> None:
-    files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"assets"}
     assert files | folders == set(ORDER)
 

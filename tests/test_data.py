@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pyrovae import data as module
-from pyrovae import tensors
+from pyrovae import streams
 from pyrovae.assets import make_mnist5k
 from pyrovae.data import StreamedData, TensorData, UsageError, as_data, fits, load, nearest
 
@@ -353,7 +353,7 @@ def test_a_dataset_becomes_tensors() -> None:
 
 
 def test_a_dataset_too_large_is_streamed(monkeypatch) -> None:
-    monkeypatch.setattr(tensors, "fits", lambda nbytes, device: nbytes < 300 * 6 * 4)
+    monkeypatch.setattr(streams, "fits", lambda nbytes, device: nbytes < 300 * 6 * 4)
     data = as_data(Pairs())
     assert isinstance(data, StreamedData) and len(data) == 300
     seen = torch.cat([x[:, 0, 0] for x, _ in data.batches(7)])

@@ -12,6 +12,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import pytest
+import safetensors.torch
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -303,7 +304,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         path.write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr(runs, "save_file", half)
+    monkeypatch.setattr(safetensors.torch, "save_file", half)
     with pytest.raises((pv.UsageError, KeyboardInterrupt)):
         pv.save(fitted(vae()), tmp_path)
     assert left(tmp_path) == ["model.safetensors"] and file.read_bytes() == before
@@ -351,7 +352,7 @@ def test_creating_removes_an_earlier_run_and_nothing_else(tmp_path: Path) -> Non
     (tmp_path / "figures" / "mine.png").touch()
     (tmp_path / "notes.txt").touch()
     runs.Folder.prepare(tmp_path, force=True, config={"seed": 3}).create()
-    assert left(tmp_path) == ["config.yaml", "figures", "mine.png", "notes.txt"]
+    assert left(tmp_path) == ["checkpoints", "config.yaml", "figures", "mine.png", "notes.txt"]
     assert (tmp_path / "config.yaml").read_text() == "seed: 3\n"
 
 

@@ -8,6 +8,7 @@ is ``[particles, batch]`` for a local site and ``[particles]`` for a global one.
 """
 
 from pyrovae.traces.draws import draw, generate, log_density, simulate, slices
+from pyrovae.traces.faults import adds, first_bad
 from pyrovae.traces.handlers import Refinement, completing
 from pyrovae.traces.pair import Args, Pair, as_pair
 from pyrovae.traces.structure import check, check_support, parameters, prepare, structure, unreached
@@ -20,11 +21,13 @@ __all__ = [
     "Site",
     "Structure",
     "Traces",
+    "adds",
     "as_pair",
     "check",
     "check_support",
     "completing",
     "draw",
+    "first_bad",
     "generate",
     "log_density",
     "parameters",

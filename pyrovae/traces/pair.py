@@ -14,7 +14,8 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyrovae.tensors import StreamedData, TensorData, UsageError, as_data
+from pyrovae.streams import Data, as_data
+from pyrovae.tensors import UsageError
 
 Program = Callable[..., Any]
 Args = tuple[Any, ...]
@@ -187,7 +188,7 @@ class Pair:
         """Where the pair's tensors are."""
         return next((t.device for t in self.tensors().values()), torch.device("cpu"))
 
-    def serve(self, x: Any) -> TensorData | StreamedData:
+    def serve(self, x: Any) -> Data:
         """``x`` as data on this pair's device, in its floating dtype."""
         floats = [t for t in self.tensors().values() if t.is_floating_point()]
         given = x.dtype if isinstance(x, Tensor) and x.is_floating_point() else None

@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae.distributions import Columns
 from pyrovae.likelihoods import advice
-from pyrovae.tensors import StreamedData, Summary, TensorData, UsageError
+from pyrovae.streams import Data
+from pyrovae.tensors import Summary, TensorData, UsageError
 from pyrovae.traces.handlers import completing
 from pyrovae.traces.pair import Args, Pair, _list, as_pair
 from pyrovae.traces.terms import (
@@ -34,7 +35,7 @@ from pyrovae.traces.terms import (
 
 def prepare(
     pair: Any, x: Any, seed: int = 0, plate: str | None = None
-) -> tuple[Pair, TensorData | StreamedData, Structure]:
+) -> tuple[Pair, Data, Structure]:
     """What every verb starts with: the pair (NaN in ``x`` means missing), the data where the
     pair is, any binarisation drawn once, and the pair's structure on them.
 

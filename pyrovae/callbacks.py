@@ -1,0 +1,278 @@
+"""What may look on while a pair trains, and end it: the protocol, and what people expect."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from abc import ABC
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyrovae.tensors import UsageError, number, whole_number
+
+__all__ = ["Callback", "EarlyStopping", "History", "JSONLines", "Run", "TensorBoard", "TimeLimit"]
+
+
+@dataclass
+class History:
+    """What a training run saw, one row per epoch.
+
+    Each row: ``epoch``, ``step``, ``seconds`` of training so far, ``images_per_second``, ``lr``,
+    ``loss`` (the objective, mean over the epoch), then ``elbo``, ``reconstruction``, ``kl`` on at
+    most 1,000 training data at the epoch's end and ``validation_*`` on the held-out ones, all in
+    nats per datum. The terms come from the pair's traces, so they mean the same whatever the loss.
+
+    ``stopped`` says why training ended before its last epoch, "" if it did not.
+    """
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    seed: int = 0
+    device: str = "cpu"
+    stopped: str = ""
+
+    def __getitem__(self, name: str) -> list[float]:
+        return [row[name] for row in self.rows]
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The last epoch's row."""
+        return self.rows[-1]
+
+    def best(self, name: str = "validation_elbo") -> int:
+        """The index of the row with the largest ``name``; NaN is smaller than all.
+
+        >>> History([{"elbo": -3.0}, {"elbo": -1.0}, {"elbo": -2.0}]).best("elbo")
+        1
+        """
+        values = [-math.inf if math.isnan(value) else value for value in self[name]]
+        return values.index(max(values))
+
+
+class Run(Protocol):
+    """What callbacks see of a run.
+
+    Attributes:
+        pair: the pair being trained, with the weights of this moment.
+        history: the rows so far.
+        step: optimiser steps taken.
+        epoch: the epoch at hand, from 1 on.
+        epochs: how many there will be.
+        loss: the last step's loss, a tensor without dimensions; reading it waits for the device.
+        optimizer: the ``torch.optim`` optimiser.
+        out: the run folder, None where there is none.
+    """
+
+    pair: Any
+    history: History
+    step: int
+    epoch: int
+    epochs: int
+    loss: Tensor
+    optimizer: torch.optim.Optimizer
+    out: Path | None
+
+
+class Callback(ABC):  # noqa: B024  (whatever is not wanted is left out)
+    """Something that looks on. Override what is wanted; every method is called in one process
+    alone, and draws random numbers at its own risk: a run is repeated only if it draws none.
+
+    :meth:`step` and :meth:`epoch` end training by returning a reason, a text, or True.
+    """
+
+    def begin(self, run: Run) -> None:
+        """Before the first step, of a resumed run too."""
+
+    def step(self, run: Run) -> str | bool | None:
+        """After every optimiser step."""
+
+    def epoch(self, run: Run) -> str | bool | None:
+        """After every epoch, its row being the last of ``run.history``."""
+
+    def end(self, run: Run) -> None:
+        """When training is over, however it ended."""
+
+
+class EachEpoch(Callback):
+    """A function of the history as a callback."""
+
+    def __init__(self, function: Callable[[History], Any]) -> None:
+        self.function = function
+
+    def epoch(self, run: Run) -> str | bool | None:
+        answer = self.function(run.history)
+        return answer if isinstance(answer, str) else bool(answer)
+
+
+class EarlyStopping(Callback):
+    """Ends training once ``patience`` epochs have not raised ``metric`` by more than ``least``
+    nats over its best.
+
+    It reads the history alone, so a resumed run stops where the uninterrupted one does.
+
+    Raises:
+        UsageError: a metric that no row has.
+
+    >>> EarlyStopping(patience=2).verdict([-9.0, -7.0, -8.0, -7.5])
+    'no better for 2 epochs than epoch 2'
+    """
+
+    def __init__(
+        self, patience: int = 10, metric: str = "validation_elbo", least: float = 0.0
+    ) -> None:
+        self.patience = whole_number("patience", patience)
+        self.metric, self.least = metric, number("least", least, zero=True)
+
+    def epoch(self, run: Run) -> str | None:
+        if self.metric not in run.history.last:
+            raise UsageError(
+                f"early stopping watches {self.metric!r}, which this run does not measure; give "
+                f"validation= (--validation), or one of {', '.join(run.history.last)}"
+            )
+        return self.verdict(run.history[self.metric])
+
+    def verdict(self, values: Sequence[float]) -> str | None:
+        """Why to stop after these values, or None."""
+        best, at = -math.inf, 0
+        for i, value in enumerate(values):
+            if value > best + (self.least if i else 0.0):
+                best, at = value, i
+        waited = len(values) - 1 - at
+        if waited < self.patience:
+            return None
+        return f"no better for {waited} epochs than epoch {at + 1}"
+
+
+class TimeLimit(Callback):
+    """Ends training after ``seconds`` of wall-clock time in this process, within an epoch too;
+    ``resume`` goes on from there.
+
+    >>> TimeLimit(0.001).seconds
+    0.001
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = number("seconds", seconds)
+        self.reason = f"the time limit of {self.seconds:g} s is over"
+        self.start = time.monotonic()
+
+    def begin(self, run: Run) -> None:
+        self.start = time.monotonic()
+
+    def step(self, run: Run) -> str | None:
+        return self.reason if time.monotonic() - self.start > self.seconds else None
+
+
+class JSONLines(Callback):
+    """Every epoch's row as one line of JSON on the standard output."""
+
+    def epoch(self, run: Run) -> None:
+        print(json.dumps(run.history.last), flush=True)
+
+
+class TensorBoard(Callback):
+    """Every epoch's numbers for TensorBoard, in the run folder or in ``folder``.
+
+    Raises:
+        UsageError: the package tensorboard is not there; neither folder is.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = folder
+        self.writer: Any = None
+
+    def begin(self, run: Run) -> None:
+        folder = self.folder or run.out
+        if folder is None:
+            raise UsageError("TensorBoard needs a folder: give out= or TensorBoard(folder)")
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UsageError(
+                f"TensorBoard is not there ({error}): pip install 'pyrovae[tensorboard]'"
+            ) from error
+        # rows after the one that a resumed run starts from are written again
+        self.writer = SummaryWriter(str(folder), purge_step=len(run.history.rows) + 1)
+
+    def epoch(self, run: Run) -> None:
+        for name, value in run.history.last.items():
+            if name != "epoch":
+                self.writer.add_scalar(name, value, run.epoch)
+        self.writer.flush()
+
+    def end(self, run: Run) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+class Progress:
+    """A bar where there is a terminal or a notebook, one line per epoch where there is none."""
+
+    def __init__(self, epochs: int, size: int, enabled: bool) -> None:
+        interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
+        self.epochs, self.enabled = epochs, enabled
+        self.bar = tqdm(
+            total=epochs * size,
+            unit=" images",
+            unit_scale=True,
+            disable=not (enabled and interactive),
+            dynamic_ncols=True,
+            bar_format="{desc} {bar} {percentage:3.0f}% {rate_fmt}, {remaining} left{postfix}",
+        )
+        self.quiet = not enabled or interactive
+        self.shown = 0.0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.close()
+
+    def say(self, message: str) -> None:
+        """A line of its own, above the bar."""
+        if self.enabled:
+            self.bar.write(message, file=sys.stderr)
+
+    def advance(self, count: int) -> None:
+        self.bar.update(count)
+
+    def due(self) -> bool:
+        now = time.perf_counter()
+        if self.bar.disable or now - self.shown < 1.0:
+            return False
+        self.shown = now
+        return True
+
+    def show(self, epoch: int, terms: dict[str, float]) -> None:
+        self.bar.set_description(f"epoch {epoch}/{self.epochs}", refresh=False)
+        self.bar.set_postfix_str(_in_words(terms), refresh=False)
+
+    def end_epoch(self, row: dict[str, float]) -> None:
+        if not self.quiet:
+            print(
+                f"epoch {row['epoch']:.0f}/{self.epochs}  {row['images_per_second']:,.0f} "
+                f"images/s  {_in_words(row)}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _in_words(row: dict[str, float]) -> str:
+    words = [
+        f"{word} {row[name]:.2f}"
+        for word, name in (
+            ("ELBO", "elbo"),
+            ("reconstruction", "reconstruction"),
+            ("KL", "kl"),
+            ("validation ELBO", "validation_elbo"),
+        )
+        if name in row
+    ]
+    return " ".join(words)

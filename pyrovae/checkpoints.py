@@ -1,0 +1,175 @@
+"""The state of a training run: a tree of plain values and tensors, in a file that is whole."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pyrovae.files import inside, read_tensors, write_tensors
+from pyrovae.tensors import UsageError
+
+__all__ = ["Checkpoints", "Memory", "copied", "flatten", "from_bytes", "to_bytes", "unflatten"]
+
+LAST, BEFORE = "checkpoints/last.safetensors", "checkpoints/before.safetensors"
+
+
+def flatten(tree: Any, where: str = "state") -> tuple[Any, dict[str, Tensor]]:
+    """A tree of dicts, lists, tuples, plain values and tensors as JSON's values, and its tensors.
+
+    Raises:
+        UsageError: something else is in it.
+
+    >>> plain, tensors = flatten({0: torch.ones(2), "betas": (0.9, 0.999)})
+    >>> unflatten(plain, tensors)
+    {0: tensor([1., 1.]), 'betas': (0.9, 0.999)}
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def plain(value: Any, path: str) -> Any:
+        if isinstance(value, Tensor):
+            tensors[path] = value.detach()
+            return {"tensor": path}
+        if isinstance(value, Mapping):
+            return {"dict": [[k, plain(v, f"{path}.{k}")] for k, v in value.items()]}
+        if isinstance(value, list | tuple):
+            parts = [plain(part, f"{path}.{i}") for i, part in enumerate(value)]
+            return parts if isinstance(value, list) else {"tuple": parts}
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise UsageError(
+            f"{path} is a {type(value).__name__}, which no checkpoint can hold; use an optimiser "
+            f"whose state is tensors and numbers"
+        )
+
+    return plain(tree, where), tensors
+
+
+def unflatten(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The tree that :func:`flatten` took apart."""
+    if isinstance(plain, list):
+        return [unflatten(part, tensors) for part in plain]
+    if not isinstance(plain, dict):
+        return plain
+    ((kind, value),) = plain.items()
+    if kind == "tensor":
+        return tensors[value]
+    if kind == "tuple":
+        return tuple(unflatten(part, tensors) for part in value)
+    return {k: unflatten(v, tensors) for k, v in value}
+
+
+class Checkpoints:
+    """The last state of a run and the one before it, in the run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, state: Any) -> None:
+        """Make ``state`` the last one. At every moment a whole one is on disk.
+
+        Raises:
+            UsageError: it cannot be written; those that were there stay.
+        """
+        plain, tensors = flatten(state)
+        last = inside(self.folder, LAST)
+        new = last.with_name("next.safetensors")
+        write_tensors(new, {n: t.cpu().contiguous() for n, t in tensors.items()}, {"state": plain})
+        try:
+            if last.exists():
+                last.replace(inside(self.folder, BEFORE))
+            new.replace(last)
+        except OSError as error:
+            raise UsageError(f"cannot write {last}: {error.strerror}") from error
+
+    def back(self) -> None:
+        """Forget the last state where there is one before it."""
+        before = inside(self.folder, BEFORE)
+        if before.exists():
+            before.replace(inside(self.folder, LAST))
+
+    def there(self) -> bool:
+        """Whether a state has been kept, whole or torn."""
+        return any((self.folder / name).exists() for name in (LAST, BEFORE))
+
+    def tidy(self) -> None:
+        """Remove what a process that was killed left half-written."""
+        for file in (self.folder / LAST).parent.glob(".*"):
+            file.unlink(missing_ok=True)
+
+    def read(self) -> Any:
+        """The last state that is whole, or None where there has been none.
+
+        Raises:
+            UsageError: there are states, and none of them is whole.
+        """
+        torn = []
+        for name in (LAST, BEFORE):
+            file = inside(self.folder, name)
+            if not file.exists():
+                continue
+            try:
+                tensors, notes = read_tensors(file)
+                state = unflatten(notes["state"], tensors)
+            except (UsageError, KeyError, TypeError, ValueError) as error:
+                torn.append(f"{error}")
+                continue
+            if torn:
+                warnings.warn(f"{torn[0]}; the checkpoint before it is used", stacklevel=4)
+            return state
+        if torn:
+            raise UsageError(
+                f"no checkpoint of {self.folder} can be read: {'; '.join(torn)}. Start the run "
+                f"anew (force=True, --force)"
+            )
+        return None
+
+
+class Memory:
+    """The last states of a run that has no folder."""
+
+    def __init__(self) -> None:
+        self.states: list[Any] = []
+
+    def write(self, state: Any) -> None:
+        """Make a copy of ``state`` the last one."""
+        self.states = [*self.states[-1:], copied(state)]
+
+    def back(self) -> None:
+        """Forget the last state where there is one before it."""
+        self.states = self.states[:1]
+
+    def read(self) -> Any:
+        """The last state, None where there is none."""
+        return self.states[-1] if self.states else None
+
+
+def copied(state: Any) -> Any:
+    """The state with tensors of its own, on the CPU."""
+    plain, tensors = flatten(state)
+    return unflatten(plain, {n: t.to("cpu", copy=True) for n, t in tensors.items()})
+
+
+def to_bytes(state: Any) -> Tensor:
+    """A state as one tensor of bytes, to send it to another process.
+
+    >>> from_bytes(to_bytes({"step": 3, "rates": [torch.tensor(0.5)]}))
+    {'step': 3, 'rates': [tensor(0.5000)]}
+    """
+    plain, tensors = flatten(state)
+    kept = {n: t.to("cpu", copy=True).contiguous() for n, t in tensors.items()}
+    sent = safetensors.torch.save(kept, {"state": json.dumps(plain)})
+    return torch.frombuffer(bytearray(sent), dtype=torch.uint8)
+
+
+def from_bytes(sent: Tensor) -> Any:
+    """The state that :func:`to_bytes` made bytes of."""
+    raw = sent.numpy().tobytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    return unflatten(json.loads(header["__metadata__"]["state"]), safetensors.torch.load(raw))

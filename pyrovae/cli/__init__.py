@@ -1,0 +1,98 @@
+"""``pyrovae fit | evaluate | sample | reconstruct | interpolate | traverse | info``."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+import textwrap
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import pyrovae as pv
+from pyrovae.cli.fitting import fit
+from pyrovae.cli.informing import info
+from pyrovae.cli.options import say
+from pyrovae.cli.reading import evaluate, interpolate, reconstruct, sample, traverse
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; exits 0, 2 on a mistake in what was asked, 130 on Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+            if not arguments or arguments[0] in ("-h", "--help", "help"):
+                print(_overview())
+            elif arguments[0] in ("-V", "--version"):
+                print(f"pyrovae {pv.__version__}")
+            elif arguments[0] in COMMANDS:
+                COMMANDS[arguments[0]](arguments[1:])
+            else:
+                raise pv.components.unknown("command", arguments[0], COMMANDS)
+            sys.stdout.flush()
+        code = 0
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        code = _explain(error)
+    sys.exit(code)
+
+
+def _explain(error: BaseException) -> int:
+    """One line about what went wrong, and the exit code."""
+    words, code = textwrap.shorten(str(error)[:5000], 600), 2
+    if isinstance(error, KeyboardInterrupt):
+        say(words or "interrupted")
+        return 130
+    if isinstance(error, BrokenPipeError):  # | head: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if isinstance(error, OSError) and error.filename:
+        words = f"cannot use {error.filename}: {error.strerror}; choose another path"
+    elif not isinstance(error, pv.training.OutOfMemory) and re.search(
+        "out of memory|can't allocate|Storage size|MemoryError", repr(error)
+    ):
+        words = (
+            "there is not enough memory for this; lower --batch-size, --num-particles, "
+            "--latent-dim or the network's sizes"
+        )
+    elif not isinstance(
+        error,
+        (pv.UsageError, pv.training.Diverged, pv.training.OutOfMemory, pv.processes.Lost, OSError),
+    ):
+        last, code = traceback.extract_tb(error.__traceback__)[-1], 1
+        words = (
+            f"internal error: {type(error).__name__}: {words} (at {last.name}, line "
+            f"{last.lineno}). This is a defect of pyrovae; --debug shows the traceback"
+        )
+    say(f"error: {words}")
+    return code
+
+
+def _overview() -> str:
+    lines = [
+        "pyrovae: variational autoencoders as probabilistic programs",
+        "",
+        "  pyrovae fit                              train on bundled digits: under a minute",
+        "  pyrovae fit --data mnist --epochs 20     a named data set",
+        "  pyrovae fit --data x.npy --likelihood Normal --latent-dim 2",
+        "  pyrovae evaluate runs/...                numbers of a saved run",
+        "",
+        "commands (each answers --help with examples):",
+    ]
+    for name, command in COMMANDS.items():
+        lines.append(f"  {name:<12} {(inspect.getdoc(command) or '').splitlines()[0]}")
+    return "\n".join([*lines, "", "options: --help, --version; --debug shows tracebacks"])
+
+
+COMMANDS: Mapping[str, Callable[[list[str]], None]] = {
+    command.__name__: command
+    for command in (fit, evaluate, sample, reconstruct, interpolate, traverse, info)
+}

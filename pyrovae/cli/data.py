@@ -1,0 +1,39 @@
+"""What the commands do to data before they look at them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyrovae as pv
+
+
+def labelled(vae: Any, data: Any) -> Any:
+    """The data, with their labels where the programs take them."""
+    return data.with_labels() if vae.prior.takes_labels else data
+
+
+def check_data(vae: Any, data: Any) -> None:
+    """Refuse data that the likelihood does not hold before work is done on any."""
+    data.check_finite(missing=True)
+    pair = pv.traces.as_pair(vae)
+    few = tuple(t.to(pair.device) for t in data[:2])
+    with pair.evaluating():
+        pv.traces.check_support(pair, few, data)
+
+
+def draw_paths(values: Any) -> Any:
+    """Paths drawn with axes of 1 before the event, lest rows of vectors pass for images."""
+    rows, steps, *event = values.shape
+    ones = {1: 3, 2: 1 if min(event) >= 4 else 2}.get(len(event), 0)
+    return pv.plots.interpolation(values.reshape(rows, steps, *[1] * ones, *event))
+
+
+def first_of_each(data: Any, n: int) -> Any:
+    """``n`` data of different classes where there are labels, the first ones elsewhere."""
+    import torch
+
+    if data.labels is None:
+        return torch.arange(min(n, len(data)))
+    chosen = [int((data.labels == label).nonzero()[0]) for label in data.labels.unique()[:n]]
+    rest = [i for i in range(len(data)) if i not in chosen][: n - len(chosen)]
+    return torch.tensor(chosen + rest)

@@ -1,0 +1,293 @@
+"""The command line's options: what they are, how they are read, from flags and from files."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pyrovae as pv
+
+OF_A_MODEL = ("prior", "likelihood", "guide")
+# Options that are objects, the kind of part that each is, and words for none of its classes.
+PARTS = {name: name for name in (*OF_A_MODEL, "loss")} | {"lr_schedule": "schedule"}
+LOSSES = {"trace": "Trace_ELBO", "analytic": "TraceMeanField_ELBO"}
+WORDS = {"loss": tuple(LOSSES), "lr_schedule": ("constant",)}
+
+# The options of fit and the keys of its config: type, default, help.
+Option = tuple[Any, Any, str]
+FIT: dict[str, dict[str, Option]] = {
+    "data": {
+        "data": (str, "mnist5k", "a name or a path"),
+        "data_dir": (str | None, None, "where named sets are kept"),
+        "label": (str | None, None, "label column of a table"),
+        "binarise": (
+            str,
+            "auto",
+            "dynamic, static, threshold or none; auto: dynamic for a named set of images under a "
+            "Bernoulli likelihood, else none",
+        ),
+        "validation": (float, 0.1, "held-out fraction, or number from 1 on; 0 for none"),
+    },
+    "model": {"latent_dim": (int, 20, "size of z")},
+    "training": {
+        "epochs": (int, 40, "passes over the data"),
+        "batch_size": (int, 128, "data per step"),
+        "lr": (float, 1e-3, "learning rate of Adam"),
+        "seed": (int, 0, "of weights, order and noise"),
+        "device": (str, "auto", "auto, cpu, cuda, cuda:1, ..."),
+        "precision": (str, "float32", "float32, or bf16 for matrix products in bfloat16"),
+        "compile": (str, "auto", "auto, true or false: kernels for the step"),
+        "accumulate": (int, 1, "parts that a batch is taken in, for less memory"),
+        "clip_norm": (float | None, None, "largest norm of the gradient"),
+        "ema": (float | None, None, "share of the weights' moving average kept at a step: 0.999"),
+        "patience": (int | None, None, "epochs without a better validation ELBO to end after"),
+        "keep_best": (bool, False, "the weights of the best epoch instead of the last"),
+        "rollbacks": (int, 0, "times to go back and on at half the rate when the loss is lost"),
+    },
+    "results": {
+        "num_particles": (int, 1000, "for the log evidence"),
+        "out": (str | None, None, "run folder, by default runs/..."),
+        "force": (bool, False, "overwrite the files of a run that is there already"),
+        "resume": (bool, False, "go on with the run in --out from its last checkpoint"),
+        "checkpoint_every": (
+            int | None,
+            None,
+            "steps between checkpoints; by default as a hundredth of the time allows",
+        ),
+        "max_seconds": (float | None, None, "wall-clock time to stop after, ready to --resume"),
+        "tensorboard": (bool, False, "write the curves for TensorBoard too"),
+        "quiet": (bool, False, "no progress"),
+        "json": (bool, False, "a line of JSON per epoch, and the table as JSON"),
+    },
+}
+OPTIONS = {name: option for group in FIT.values() for name, option in group.items()}
+# not part of what repeats a run
+TRANSIENT = ("out", "force", "resume", "max_seconds", "quiet", "json")
+
+
+def say(message: str) -> None:
+    """A line of the program's own, on the standard error."""
+    print(f"pyrovae: {printable(message)}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Without the control characters by which a stranger's file could speak to the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+
+
+def at_least(least: int, options: Any, *names: str) -> None:
+    """Check options that are whole numbers, seeds among them."""
+    for name in names:
+        value = getattr(options, name)
+        if not least <= value < 2**32:
+            flag = f"--{name.replace('_', '-')}"
+            raise pv.UsageError(f"{flag} must be at least {least} and below 2^32, got {value}")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help is the command's docstring, examples included."""
+
+    def __init__(self, command: Callable[..., Any]) -> None:
+        text, _, examples = (inspect.getdoc(command) or "").partition("Examples:\n")
+        super().__init__(
+            prog=f"pyrovae {command.__name__}",
+            description=text.strip(),
+            epilog="examples:\n" + examples.rstrip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        unknown = re.match(r"unrecognized arguments: (-\S+)", message)
+        if unknown:
+            names = [name for name in self._option_string_actions if name.startswith("--")]
+            hint = pv.data.nearest(unknown[1], names)
+            message = f"there is no option {unknown[1]}{hint}"
+        message = re.sub(r"^argument (--[\w-]+)\S*:? (?=\w)", r"\1 ", message)
+        raise pv.UsageError(
+            f"{message.removesuffix('.')}. See {self.prog} --help".replace("?.", "?")
+        )
+
+
+def add_option(parser: Any, name: str, kind: Any, default: Any, text: str) -> None:
+    """An option that may be written with dashes or underscores."""
+    names = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
+    if kind is bool and not default:
+        parser.add_argument(*names, action="store_true", default=default, help=text)
+        return
+
+    def typed(value: str) -> Any:
+        try:
+            return pv.components.typed(kind, value, "")
+        except pv.UsageError as error:
+            raise argparse.ArgumentTypeError(str(error).strip()) from error
+
+    parser.add_argument(
+        *names,
+        type=typed,
+        default=default,
+        metavar=name.upper(),
+        help=text if default is None else f"{text} (default: {default})",
+    )
+
+
+def add_allow(parser: Any) -> None:
+    """The option that names modules whose code may run."""
+    parser.add_argument(
+        "--allow",
+        type=lambda text: text.split(","),
+        action="extend",
+        default=[],
+        metavar="MODULE",
+        help="a module of your own whose classes may be named; its code runs",
+    )
+
+
+def _describe_class(option: str, cls: Any) -> str:
+    """What a class is and the flags of its own arguments, for the help."""
+    words = (inspect.getdoc(cls) or "").partition(">>>")[0].rstrip()
+    lines = [f"{option} {cls.__name__}:", textwrap.indent(words, "  "), ""]
+    for name, slot in pv.components.slots(cls).items():
+        flag = f"  --{option}.{name}".replace("_", "-")
+        if slot.part:
+            own = type(slot.default).__name__ if slot.default is not None else "none"
+            lines.append(
+                f"{flag} one of {', '.join(pv.components.classes(slot.part))} (default: {own})"
+            )
+        else:
+            lines.append(flag + (" (required)" if slot.required else f" (default: {slot.default})"))
+    return "\n".join(lines)
+
+
+def _take_parts(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The flags of parts such as the guide (``--guide.network.hidden``) apart from the rest.
+
+    They are open-ended: which there are depends on the classes chosen.
+    """
+    rest, flags, words = [], {}, iter(arguments)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        path = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and path.split(".")[0] in PARTS:
+            value = value if equals else next(words, "--")
+            if value.startswith("--"):
+                raise pv.UsageError(f"{flag} needs a value; see pyrovae fit --help")
+            flags[path] = value
+        else:
+            rest.append(word)
+    return rest, flags
+
+
+def _put(tree: dict[str, Any], path: str, value: str, allow: Sequence[str]) -> None:
+    """Set one flag of a part in the config's tree."""
+    *above, last = path.split(".")
+    for name in above:
+        node = tree.get(name) or {}
+        tree[name] = {"class_path": node} if isinstance(node, str) else dict(node)
+        tree[name]["init_args"] = dict(tree[name].get("init_args") or {})
+        tree = tree[name]["init_args"]
+    if not above:  # another likelihood keeps the network that the config gives
+        node = tree.get(last)
+        if value in WORDS.get(last, ()):
+            tree[last] = value
+            return
+        slots = pv.components.slots(_class(last, value, allow))
+        init = (node.get("init_args") or {}) if isinstance(node, Mapping) else {}
+        kept = {k: v for k, v in init.items() if k in slots and slots[k].part}
+        tree[last] = {"class_path": value, "init_args": kept}
+    else:
+        tree[last] = value
+
+
+def _class(option: str, name: Any, allow: Sequence[str]) -> Any:
+    """The class that an option names."""
+    try:
+        return pv.components.find(PARTS[option], name, allow)
+    except pv.UsageError as error:
+        words = WORDS.get(option, ())
+        choices = [*words, *pv.components.classes(PARTS[option])]
+        raise (pv.components.unknown(option, name, choices) if words else error) from error
+
+
+def _part(option: str, given: Any, allow: Sequence[str]) -> Any:
+    """The object that an option means; a word stays a word."""
+    words = WORDS.get(option, ())
+    given = words[0] if words and given is None else given
+    if given in words:
+        return given
+    name = given.get("class_path") if isinstance(given, Mapping) else given
+    if isinstance(name, str):
+        _class(option, name, allow)
+    return pv.components.construct(given, PARTS[option], option, allow=allow)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The options in a file, each of the type that it has as a flag."""
+    config = pv.files.read_yaml(path.expanduser())
+    if not isinstance(config, dict):
+        raise pv.UsageError(f"the config {path} is not a mapping of options to values")
+    if "force" in config:
+        raise pv.UsageError(f"{path} cannot say force; files are overwritten by --force alone")
+    for name, value in config.items():
+        if name in OPTIONS:
+            config[name] = pv.components.typed(OPTIONS[name][0], value, f"{path}: {name}")
+        elif name not in PARTS:
+            raise pv.components.unknown(f"option for {path} to set:", name, [*OPTIONS, *PARTS])
+    return config
+
+
+def _fit_parser(command: Callable[..., Any], flags: Mapping[str, str]) -> Parser:
+    """The parser; its help has the arguments of the classes that the flags choose."""
+    parser = Parser(command)
+    chosen = {option: value for option, value in flags.items() if option in PARTS}
+    known = {o: c for o, v in chosen.items() if (c := pv.components.classes(PARTS[o]).get(v))}
+    parser.epilog = "\n\n".join(
+        [*(_describe_class(option, cls) for option, cls in known.items()), str(parser.epilog)]
+    )
+    parser.add_argument("--config", help="YAML file of options; flags win over it")
+    add_allow(parser)
+    for title, options in FIT.items():
+        group = parser.add_argument_group(title)
+        for name, option in options.items():
+            add_option(group, name, *option)
+        # only for the help: _take_parts sees them first
+        for part in {"model": OF_A_MODEL, "training": ("loss", "lr_schedule")}.get(title, ()):
+            words = WORDS.get(part, ())
+            named = [*words, *pv.components.classes(PARTS[part])]
+            usual = words[0] if words else pv.components.PARTS[PARTS[part]][2]
+            text = f"{', '.join(named)}; --{part.replace('_', '-')} {named[-1]} --help tells more"
+            add_option(group, part, str, usual, text)
+    return parser
+
+
+def fit_options(
+    command: Callable[..., Any], arguments: list[str]
+) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """The options, and those that are objects: by default, as configured, as flagged."""
+    rest, flags = _take_parts(arguments)
+    parser = _fit_parser(command, flags)
+    options = parser.parse_args(rest)
+    config = {} if options.config is None else read_config(Path(options.config))
+    if options.resume:
+        if options.out is None:
+            raise pv.UsageError("--resume needs the run's folder: give --out")
+        begun = Path(options.out).expanduser() / "config.yaml"
+        if begun.exists() and options.config is None:
+            config = read_config(begun)
+    tree = {part: config.pop(part, None) for part in PARTS}
+    for path in sorted(flags, key=lambda path: path.count(".")):
+        _put(tree, path, flags[path], options.allow)
+    parts = {part: _part(part, tree[part], options.allow) for part in PARTS}
+    # a config does not choose where on this machine to download to
+    theirs = options.data_dir is None and config.get("data_dir") is not None
+    parser.set_defaults(**config, theirs=theirs)
+    options = parser.parse_args(rest)
+    at_least(1, options, "num_particles")
+    at_least(0, options, "seed")
+    return options, parts

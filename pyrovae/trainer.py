@@ -1,0 +1,710 @@
+"""The loop that :func:`pyrovae.fit` runs: steps, epochs, checkpoints, faults."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyro.infer import ELBO, TraceMeanField_ELBO
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from pyrovae import traces
+from pyrovae.callbacks import Callback, History, Progress
+from pyrovae.checkpoints import Checkpoints, Memory, copied, from_bytes, to_bytes
+from pyrovae.objectives import Objective
+from pyrovae.processes import Processes
+from pyrovae.randomness import pack, put_back, states, unpack
+from pyrovae.runs import Folder
+from pyrovae.schedules import Schedule
+from pyrovae.streams import FileData, StreamedData
+from pyrovae.svi import Snapshot, Step, fused_step
+from pyrovae.tensors import TensorData, UsageError, number, whole_number
+from pyrovae.traces import Pair, Structure
+
+__all__ = ["Diverged", "OutOfMemory", "Trainer"]
+
+Data = TensorData | StreamedData | FileData
+Optimizer = Callable[[list[Tensor], float], torch.optim.Optimizer]
+VALIDATED = 20  # steps
+RARELY = 100  # a checkpoint is made after so many times as long as the last one took
+
+
+class Diverged(ArithmeticError):
+    """The loss or a gradient stopped being a finite number."""
+
+
+class OutOfMemory(MemoryError):
+    """A step needs more memory than there is."""
+
+
+class _Bad(Exception):
+    """A step that cannot be taken, and why."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers that a run is made with; what they mean is told by :func:`pyrovae.fit`."""
+
+    epochs: int = 20
+    batch_size: int = 128
+    lr: float = 1e-3
+    seed: int = 0
+    accumulate: int = 1
+    clip_norm: float | None = None
+    ema: float | None = None
+    keep_best: bool = False
+    rollbacks: int = 0
+    checkpoint_every: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate"):
+            whole_number(name, getattr(self, name))
+        for name in ("seed", "rollbacks"):
+            whole_number(name, getattr(self, name), least=0)
+        number("lr", self.lr)
+        if self.clip_norm is not None:
+            number("clip_norm", self.clip_norm)
+        if self.ema is not None and not number("ema", self.ema) < 1:
+            raise UsageError(f"ema is the share of the average that a step keeps, got {self.ema}")
+        if self.checkpoint_every is not None:
+            whole_number("checkpoint_every", self.checkpoint_every)
+        if self.accumulate > self.batch_size:
+            raise UsageError(
+                f"a batch of {self.batch_size} cannot be taken in {self.accumulate} parts; lower "
+                f"accumulate"
+            )
+
+    def told(self) -> dict[str, str]:
+        """What must be the same when a run is taken up again."""
+        free = ("epochs", "rollbacks", "checkpoint_every", "keep_best")
+        return {k: repr(v) for k, v in dataclasses.asdict(self).items() if k not in free}
+
+
+class Trainer:
+    """One run of :func:`pyrovae.fit`; to callbacks, a :class:`pyrovae.callbacks.Run`."""
+
+    def __init__(
+        self,
+        pair: Any,
+        program: Pair,
+        data: Data,
+        held_out: Data | None,
+        loss: ELBO,
+        settings: Settings,
+        *,
+        lr_schedule: Schedule | None,
+        device: torch.device,
+        processes: Processes,
+        folder: Folder | None,
+        progress: bool,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        self.pair, self.program, self.data, self.objective = pair, program, data, loss
+        self.settings, self.lr_schedule = settings, lr_schedule
+        self.device, self.processes = device, processes
+        self.folder, self.callbacks = folder, callbacks
+        self.out: Path | None = None if folder is None else folder.path
+        self.epochs = settings.epochs
+        self.generator = torch.Generator(device).manual_seed(settings.seed)
+        # binarised once, so that validation curves compare the same data
+        self.held_out = None if held_out is None else held_out.fixed(settings.seed)
+        self.history = History(seed=settings.seed, device=str(device))
+        self.bar = Progress(settings.epochs, len(data), progress and processes.first)
+        self.kept: Checkpoints | Memory = Memory() if folder is None else folder.checkpoints
+        self.step, self.epoch = 0, 1
+        self.taken, self.seen = 0, 0  # batches and data of the epoch at hand
+        self.total = torch.zeros((), dtype=torch.float64, device=device)
+        self.loss = torch.zeros((), device=device)
+        self.seconds, self.epoch_seconds = 0.0, 0.0
+        self.opening: Tensor | None = None  # the random states as the epoch began
+        self.rate, self.rolled = 1.0, 0
+        self.best: dict[str, Any] | None = None
+        self.best_kept = 0  # its epoch, once it is on disk
+        self.average: list[Tensor] | None = None
+        self.careful = False
+        self.next_checkpoint = 0.0
+        self.interrupt = ""  # the signal that came, if one did
+        self.abandoned = False  # it came twice
+        self.data_checked = False
+        self.shape: Structure | None = None
+        self.take: Step
+
+    # --- before the first step ------------------------------------------------------------------
+
+    def begin(
+        self,
+        optimizer: Optimizer,
+        compile: bool | str,  # noqa: A002
+        precision: str,
+        *,
+        resume: bool,
+    ) -> None:
+        """Everything up to the first step: the first of all, or that after a checkpoint."""
+        state = None
+        if resume and self.folder is not None:
+            self.folder.checkpoints.tidy()
+            state = self.folder.checkpoints.read()
+        if resume:
+            state = self.shared(state)
+        if state is not None:  # what the programs declare when they first run gets its value
+            self._own(lambda: self.program.fill(state["weights"][0], "the checkpoint"))
+        self.prepare(optimizer, compile, precision)
+        if state is not None:
+            self.restore(state)
+        elif self.folder is not None:
+            self.folder.create()
+
+    def prepare(self, optimizer: Optimizer, compile: bool | str, precision: str) -> None:  # noqa: A002
+        """Everything that can be refused before the first step is."""
+        if isinstance(self.data, TensorData):
+            self.data.check_finite(missing=True)
+        size = self.settings.batch_size
+        few = next(iter(self.data.batches(size, generator=self._fresh())))
+        self.program.example(few)
+        with self.program.evaluating():
+            if isinstance(self.data, TensorData):
+                self.data_checked = traces.check_support(self.program, few, self.data)
+            traces.check(self.program, few)
+        try:
+            self.shape = traces.structure(self.program, few)
+        except UsageError as error:
+            warnings.warn(f"no reconstruction and KL while training: {error}", stacklevel=4)
+        if isinstance(self.objective, TraceMeanField_ELBO):
+            self._check_analytic()
+        self.adds = True
+        if self.settings.accumulate > 1 or self.processes.size > 1:
+            self._check_parts(few)
+        self.leaves = traces.parameters(self.program, few)
+        self.processes.same([*self.program.tensors().values()])
+        idle = traces.unreached(self.program, self.leaves)
+        if idle:
+            warnings.warn(
+                f"the log probabilities do not depend on {', '.join(idle)}: not trained",
+                stacklevel=4,
+            )
+        self.optimizer = optimizer(list(self.leaves.values()), self.settings.lr)
+        self.advance = fused_step(self.optimizer)
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        if self.settings.ema is not None:
+            self.average = [leaf.detach().clone() for leaf in self.leaves.values()]
+        if isinstance(self.objective, Objective):
+            self.objective.prepare(len(self.data))
+        self.take = Step(self.program, self.objective, self.leaves, compile, precision)
+        self.take.steps = self.epochs * math.ceil(len(self.data) / size) * self.settings.accumulate
+        self.take.say = self.bar.say
+        first = few[0].detach().double().nansum() if isinstance(self.data, TensorData) else 0.0
+        self.told = self.settings.told() | {
+            "loss": _in_words(self.objective),
+            "lr_schedule": repr(self.lr_schedule),
+            "optimizer": type(self.optimizer).__name__,
+            "precision": precision,
+            "data": f"{len(self.data)} data (sum of the first {float(first):.6g})",
+            "validation": "none" if self.held_out is None else f"{len(self.held_out)} data",
+        }
+        for name, value in (("data", len(self.data)), ("batch_size", size)):
+            self.processes.agree(name, value)
+
+    def _fresh(self) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(0)
+
+    def _check_analytic(self) -> None:
+        if self.shape is None:
+            return
+        unsafe = [n for n in self.shape.latents if n not in self.shape.closed_form]
+        scored = [n for n in self.shape.latents if n not in self.shape.pathwise]
+        if scored:
+            raise UsageError(
+                f"TraceMeanField_ELBO differentiates through the draws of {', '.join(scored)}, "
+                f"which are not reparameterised: gradients would be wrong. Use Trace_ELBO(), or "
+                f"enumerate a discrete site with TraceEnum_ELBO()"
+            )
+        if unsafe:
+            raise UsageError(
+                f"TraceMeanField_ELBO would be silently wrong here: in the model, the site(s) "
+                f"{', '.join(unsafe)} come after latents that the guide draws later, so their KL "
+                f"has no closed form given what the guide has drawn. Use Trace_ELBO(), or draw "
+                f"the guide's sites in the model's order"
+            )
+
+    def _check_parts(self, few: tuple[Tensor, ...]) -> None:
+        """Whether a batch may be taken in parts, by this process or by several."""
+        self.adds = traces.adds(self.program, few)
+        if self.adds and self.shape is not None and self.shape.globals:
+            raise UsageError(
+                f"every part of a batch would count {', '.join(self.shape.globals)}, which all "
+                f"data share, once more. Say for how many data the plate stands: "
+                f"pyro.plate({self.shape.plate!r}, N, subsample_size=len(x))"
+            )
+
+    # --- the state, and going back to it ----------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """All that the rest of the run depends on."""
+        now = pack(self._states())
+        opening = now if self.opening is None else self.opening
+        return {
+            "told": self.told,
+            "position": [self.step, self.epoch, self.taken, self.seen],
+            "total": self.total,
+            "seconds": [self.seconds, self.epoch_seconds],
+            "rows": self.history.rows,
+            "rolled": [self.rate, self.rolled],
+            "refused": self.take.why_not if self.take.compile else "",
+            "optimizer": self.optimizer.state_dict(),
+            "weights": self._weights(),
+            "average": self.average,
+            "best": self.best,
+            "random": self.processes.gather(torch.stack([opening, now])),
+        }
+
+    def shared(self, state: Any) -> Any:
+        """The first process's state, in all of them."""
+        if self.processes.size == 1:
+            return state
+        sent = to_bytes(state)
+        size = torch.tensor([len(sent)])
+        self.processes.same([size])
+        if not self.processes.first:
+            sent = torch.empty(int(size), dtype=torch.uint8)
+        self.processes.same([sent])
+        return from_bytes(sent)
+
+    def restore(self, state: Any, *, strict: bool = True) -> None:
+        """Go back, or on, to a state.
+
+        Raises:
+            UsageError: it is not one of this run.
+        """
+        self._own(lambda: self._restore(state, strict))
+
+    def _own(self, go_back: Callable[[], None]) -> None:
+        try:
+            go_back()
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            if isinstance(error, UsageError):
+                raise
+            raise UsageError(
+                f"the checkpoint is not one of this run ({type(error).__name__}: {error}); give "
+                f"the pair and settings that made it, or start anew"
+            ) from error
+
+    def _restore(self, state: Any, strict: bool) -> None:
+        told = state["told"]
+        changed = {k: (v, told.get(k)) for k, v in self.told.items() if told.get(k) != v}
+        if changed and strict:
+            words = "; ".join(f"{k} was {was}, is now {now}" for k, (now, was) in changed.items())
+            raise UsageError(
+                f"this is not the run that was begun: {words}. Resume with what it was begun "
+                f"with, or start anew (pv.load gives its weights)"
+            )
+        self.step, self.epoch, self.taken, self.seen = map(int, state["position"])
+        self.total = state["total"].to(self.device, copy=True)
+        self.seconds, self.epoch_seconds = state["seconds"]
+        self.history.rows[:] = [dict(row) for row in state["rows"]]
+        self.rate, self.rolled = state["rolled"]
+        if state["refused"] and not self.take.why_not:
+            self.take.refuse(state["refused"])
+        self._fill(state["weights"])
+        with torch.no_grad():
+            for mean, value in zip(self.average or (), state["average"] or (), strict=True):
+                mean.copy_(value)
+        self.optimizer.load_state_dict(copied(state["optimizer"]))
+        self.best = state["best"]
+        all_random, rank = state["random"], self.processes.rank
+        self.opening, now = all_random[min(rank, len(all_random) - 1)]
+        put_back(unpack(now, self._states()), self._generators())
+        if len(all_random) != self.processes.size:
+            self.bar.say(f"begun by {len(all_random)} processes: the noise is new from here on")
+            torch.manual_seed(self.settings.seed + 1000 * self.step + rank)
+
+    def _weights(self) -> list[dict[str, Tensor]]:
+        """Parameters and buffers by name, and the leaves that the pair has no name for."""
+        known = self.program.tensors()
+        reached = {id(tensor) for tensor in known.values()}
+        return [known, {n: p for n, p in self.leaves.items() if id(p) not in reached}]
+
+    def _fill(self, weights: list[dict[str, Tensor]]) -> None:
+        named, strays = weights
+        self.program.fill(named, "the checkpoint")
+        with torch.no_grad():
+            for name, value in strays.items():
+                self.leaves[name].copy_(value)
+
+    def _states(self) -> dict[str, Tensor]:
+        return states(self._generators())
+
+    def _generators(self) -> list[torch.Generator]:
+        loader = getattr(self.data, "loader", None)
+        own = [getattr(part, "generator", None) for part in (loader, getattr(loader, "sampler", 0))]
+        found = {id(g): g for g in own if isinstance(g, torch.Generator)}
+        return [self.generator, *found.values()]
+
+    def _checkpoint(self) -> None:
+        """Keep the state as the last good one, if it is good."""
+        if not self._sound():
+            raise _Bad(f"after step {self.step}, a parameter is not finite")
+        start = time.perf_counter()
+        state = self.state()
+        try:
+            if self.processes.first:
+                self.kept.write(state)
+                if self.folder and self.best and self.best["epoch"] != self.best_kept:
+                    self.folder.save_best(self.pair, self.best["weights"][0])
+                    self.best_kept = self.best["epoch"]
+        except UsageError as error:  # hours of work are worth more than a full disk
+            warnings.warn(f"no checkpoint at step {self.step}: {error}", stacklevel=2)
+        now = time.perf_counter()
+        self.next_checkpoint = now + RARELY * (now - start)
+
+    def _due(self) -> bool:
+        every = self.settings.checkpoint_every
+        return self.step % every == 0 if every else time.perf_counter() > self.next_checkpoint
+
+    def _sound(self) -> bool:
+        return all(bool(torch.isfinite(leaf).all()) for leaf in self.leaves.values())
+
+    # --- the loop ---------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train to the end, or to where a callback or a signal ends it."""
+        if self.folder is not None:
+            self.folder.rewrite(self.history.rows)
+        with self.bar, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Encountered (NaN|.*inf)")  # it is looked into here
+            self.bar.advance(self.seen + (self.epoch - 1) * len(self.data))
+            for callback in self.callbacks:
+                callback.begin(self)
+            try:
+                self._until_done()
+                self._settle()
+            finally:
+                for callback in self.callbacks:
+                    callback.end(self)
+
+    def _until_done(self) -> None:
+        while True:
+            try:
+                if not self.step and not self.rolled:
+                    self._checkpoint()
+                while self.epoch <= self.epochs and not self.history.stopped:
+                    self._epoch()
+                self._checkpoint()
+                return
+            except _Bad as bad:
+                self._go_back(str(bad))
+
+    def _go_back(self, reason: str) -> None:
+        """To the last good state: to look closer at first, then with a lower rate."""
+        rate, rolled = self.rate, self.rolled
+        again = self.careful and rolled < self.settings.rollbacks
+        if again and self.processes.first:
+            self.kept.back()  # a state is known to be good once another has followed it
+        last = self.shared(self.kept.read() if self.processes.first else None)
+        if last is None:
+            raise Diverged(f"{reason}, before any state could be kept. Lower lr")
+        self.restore(last, strict=False)
+        if self.folder is not None:
+            self.folder.rewrite(self.history.rows)
+        self.rate, self.rolled = rate, rolled
+        if not self.careful:
+            self.careful = True
+            self.bar.say(f"{reason}: back to step {self.step}, to see where it began")
+        elif again:
+            self.rolled, self.rate, self.careful = rolled + 1, rate / 2, False
+            self.bar.say(
+                f"{reason}: from step {self.step} again at {self.rate:g} times the rate "
+                f"(rollback {self.rolled} of {self.settings.rollbacks})"
+            )
+        else:
+            where = "" if self.out is None else f", kept in {self.out}"
+            raise Diverged(
+                f"{reason}. The weights are those of step {self.step}, the last good "
+                f"ones{where}. Lower lr, clip gradients (clip_norm), look for extreme values in "
+                f"the data (standardise them), bound the scales, or go back and on at half the "
+                f"rate by itself: rollbacks=3"
+            )
+
+    def _clock(self, epoch: float) -> None:
+        """Tell the time to what changes over training."""
+        if isinstance(self.objective, Objective):
+            self.objective.clock(epoch, self.epochs)
+        if self.lr_schedule is None and self.rate == 1.0:
+            return
+        factor = 1.0 if self.lr_schedule is None else self.lr_schedule.at(epoch, self.epochs)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor * self.rate
+
+    def _batches(self) -> Iterator[tuple[Tensor, ...]]:
+        """The rest of the epoch's batches, this process's share of each."""
+        now = None
+        if self.taken:  # the order is drawn as it was when the epoch began
+            now = self._states()
+            put_back(unpack(self._opening(), now), self._generators())
+        self.opening = pack(self._states())
+        share = (self.processes.rank, self.processes.size)
+        batches = self.data.batches(
+            self.settings.batch_size,
+            shuffle=True,
+            generator=self.generator,
+            skip=self.taken,
+            share=share,
+        )
+        if now is not None:
+            put_back(now, self._generators())
+        return batches
+
+    def _opening(self) -> Tensor:
+        assert self.opening is not None
+        return self.opening
+
+    def _epoch(self) -> None:
+        begun = time.perf_counter()
+        before, before_all = self.epoch_seconds, self.seconds
+        self.take.verify()  # a callback may have changed the programs
+        for batch in self._batches():
+            self._clock(self.epoch - 1 + self.seen / len(self.data))
+            with self._memory():
+                count = self._step(batch)
+            self.taken += 1
+            self.seen += count
+            if self.bar.due():
+                self.bar.show(self.epoch, self._batch_terms(batch))
+            self.bar.advance(count)
+            spent = time.perf_counter() - begun
+            self.epoch_seconds, self.seconds = before + spent, before_all + spent
+            if self._after_step():
+                return
+        self._watch(self.total)
+        self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        begun = time.perf_counter()
+        row: dict[str, float] = {"epoch": self.epoch, "step": self.step, "seconds": self.seconds}
+        row["images_per_second"] = self.seen / max(self.epoch_seconds, 1e-9)
+        row["lr"] = float(self.optimizer.param_groups[0]["lr"])
+        row["loss"] = float(self.total) / self.seen / self._scale()
+        with self.averaged():
+            row |= self._terms(self.data, "")
+            if self.held_out is not None:
+                row |= self._terms(self.held_out, "validation_")
+            self.history.rows.append(row)
+            if "validation_elbo" in row and self.history.best() == len(self.history.rows) - 1:
+                self.best = {"epoch": self.epoch, "weights": copied(self._weights())}
+        self.seconds += time.perf_counter() - begun
+        if self.folder is not None:
+            self.folder.append(row)
+        self.bar.end_epoch(row)
+        answers = [callback.epoch(self) for callback in self.callbacks]
+        self.epoch += 1
+        self.taken, self.seen, self.epoch_seconds = 0, 0, 0.0
+        self.total.zero_()
+        self.opening = None
+        self._stop(answers)
+
+    def _after_step(self) -> bool:
+        """Checkpoints and reasons to stop; whether there is one."""
+        answers = [callback.step(self) for callback in self.callbacks]
+        due = self._due()
+        if self.processes.size > 1:  # all do the same
+            flags = torch.tensor([float(due and self.processes.first)])
+            self.processes.sum([flags])
+            due = bool(flags[0])
+        if due:
+            self._checkpoint()
+        return self._stop(answers)
+
+    def _stop(self, answers: Sequence[str | bool | None]) -> bool:
+        """Whether a callback or a signal, in whichever process, ends the run."""
+        reason = next((a if isinstance(a, str) else "a callback" for a in answers if a), "")
+        reason = self.interrupt or reason
+        if self.processes.size > 1:
+            flags = torch.tensor([float(bool(reason))])
+            self.processes.sum([flags])
+            reason = reason or "another process" * bool(flags[0])
+        self.history.stopped = reason
+        return bool(reason)
+
+    def _step(self, batch: tuple[Tensor, ...]) -> int:
+        """One step of the optimiser; how many data it was made of."""
+        validating = self.step < VALIDATED or (self.epoch == 1 and not self.data_checked)
+        before = Snapshot(self.program) if self.careful else None
+        try:
+            self.loss, count = self._gradients(batch, validating)
+        except ValueError as error:  # Pyro's, at what a distribution does not take
+            if isinstance(error, UsageError):
+                raise
+            raise self._refused(error, batch) from error
+        if before is not None:
+            self._examine(before, batch)
+        if self.settings.clip_norm is not None:
+            clip_grad_norm_(self.leaves.values(), self.settings.clip_norm)
+        self.advance()
+        if self.average is not None and self.settings.ema is not None:
+            with torch.no_grad():
+                leaves = list(self.leaves.values())
+                torch._foreach_lerp_(self.average, leaves, 1 - self.settings.ema)
+        self.total += self.loss
+        self.step += 1
+        # reading a number waits for the device; on the CPU there is nothing to wait for
+        if self.device.type == "cpu" or self.step % 50 == 0:
+            self._watch(self.loss)
+        return count
+
+    def _gradients(self, batch: tuple[Tensor, ...], validating: bool) -> tuple[Tensor, int]:
+        """Loss and gradients of the batch of all processes, and its size."""
+        parts, size = self.settings.accumulate, len(batch[0])
+        if parts == 1 and self.processes.size == 1:
+            return self.take(batch, validating=validating), size
+        leaves = list(self.leaves.values())
+        sums = [torch.zeros_like(leaf) for leaf in leaves]
+        loss = torch.zeros_like(self.loss)
+        for i in range(parts):
+            rows = tuple(a[i * size // parts : (i + 1) * size // parts] for a in batch)
+            if not len(rows[0]):
+                continue
+            weight = 1.0 if self.adds else float(len(rows[0]))
+            loss = loss + weight * self.take(rows, validating=validating)
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in leaves]
+            torch._foreach_add_(sums, grads, alpha=weight)
+        head = torch.stack([loss, torch.full_like(loss, size)])
+        self.processes.sum([head, *sums])
+        loss, count = head[0], int(head[1])
+        if not self.adds:
+            loss = loss / count
+            torch._foreach_div_(sums, count)
+        for leaf, grad in zip(leaves, sums, strict=True):
+            leaf.grad = grad
+        return loss, count
+
+    def _watch(self, value: Tensor) -> None:
+        """Go back once the loss is no finite number."""
+        if not math.isfinite(float(value)):
+            raise _Bad(f"the loss is {float(value)} at step {self.step}")
+
+    def _examine(self, before: Snapshot, batch: tuple[Tensor, ...]) -> None:
+        """What is wrong with a step, before it is taken: the site, the tensor, the gradient."""
+        grads = {n: p.grad for n, p in self.leaves.items() if p.grad is not None}
+        bad = [n for n, g in grads.items() if not bool(torch.isfinite(g).all())]
+        finite = math.isfinite(float(self.loss))
+        if finite and not bad:
+            return
+        before.put_back()
+        site = ""
+        with contextlib.suppress(ValueError, RuntimeError):
+            site = traces.first_bad(self.program, batch) if len(batch[0]) else ""
+        before.put_back()
+        words = [f"at step {self.step + 1} (epoch {self.epoch}) "]
+        words += [f"the loss is {float(self.loss)}"] if not finite else []
+        words += [f"the gradient of {', '.join(bad)} is not finite"] if finite else []
+        words += [f": {site}"] if site else []
+        raise _Bad("".join(words))
+
+    def _refused(self, error: ValueError, batch: tuple[Tensor, ...]) -> Exception:
+        """What Pyro refused: numbers that are not finite, or data outside a support."""
+        site = traces.first_bad(self.program, batch)
+        if site:
+            return _Bad(f"at step {self.step + 1} (epoch {self.epoch}), {site}")
+        return UsageError(f"at step {self.step + 1}: {' '.join(str(error).split())[:300]}")
+
+    @contextlib.contextmanager
+    def _memory(self) -> Iterator[None]:
+        """Say what to do where memory runs out."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            known = re.search("out of memory|can't allocate memory", str(error))
+            if not (known or isinstance(error, MemoryError)):
+                raise
+            size, parts = self.settings.batch_size, self.settings.accumulate
+            raise OutOfMemory(
+                f"there is not enough memory for a step of batch_size {size}"
+                f"{f' in {parts} parts' if parts > 1 else ''}: take batch_size "
+                f"{max(1, size // 2)} or less, or accumulate={2 * parts} for the same step in "
+                f"half the memory; smaller networks and fewer particles need less too"
+            ) from error
+
+    # --- measuring --------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The weights as they would be given away: their moving average, where there is one."""
+        if self.average is None:
+            yield
+            return
+        leaves = list(self.leaves.values())
+        with torch.no_grad():
+            own = [leaf.detach().clone() for leaf in leaves]
+            torch._foreach_copy_(leaves, self.average)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(leaves, own)
+
+    def save(self) -> None:
+        """The pair as it is, in the run folder."""
+        if self.folder is not None and not self.abandoned:
+            self.folder.save(self.pair, self.history.device)
+
+    def _settle(self) -> None:
+        """Leave the weights in the pair that the run was made for."""
+        if self.average is not None:
+            with torch.no_grad():
+                torch._foreach_copy_(list(self.leaves.values()), self.average)
+        if self.settings.keep_best and self.best is not None:
+            self._fill(self.best["weights"])
+
+    def _scale(self) -> float:
+        """A plate that stands for N data scales a batch of B by N / B."""
+        if self.shape is None or self.shape.size is None:
+            return 1.0
+        return self.shape.size / min(self.settings.batch_size, self.seen)
+
+    def _terms(self, data: Data, prefix: str, most: int = 1000) -> dict[str, float]:
+        """Means over at most ``most`` data, one particle each; the random state is untouched."""
+        if self.shape is None:
+            return {}
+        sums = torch.zeros(4, dtype=torch.float64)
+        share = (self.processes.rank, self.processes.size)
+        size, gone = min(self.settings.batch_size, len(data)), 0
+        for batch in data.batches(size, generator=self._fresh(), share=share):
+            count = len(batch[0])
+            if count:
+                sums += count * torch.tensor([1.0, *self._batch_terms(batch).values()])
+            gone += size
+            if gone >= most and not prefix:
+                break
+        self.processes.sum([sums])
+        names = (f"{prefix}{name}" for name in ("elbo", "reconstruction", "kl"))
+        return dict(zip(names, (sums[1:] / sums[0]).tolist(), strict=True))
+
+    def _batch_terms(self, batch: tuple[Tensor, ...]) -> dict[str, float]:
+        if self.shape is None or not len(batch[0]):
+            return {}
+        with self.program.evaluating():
+            drawn = traces.draw(self.program, batch, 1, self.shape)
+            reconstruction = drawn.reconstruction.mean()
+            kl = drawn.total_kl.mean()
+        return {
+            "elbo": float(reconstruction - kl),
+            "reconstruction": float(reconstruction),
+            "kl": float(kl),
+        }
+
+
+def _in_words(loss: Any) -> str:
+    """A loss and the plain values that it was made of."""
+    if isinstance(loss, Objective):
+        return repr(loss)
+    plain = {k: v for k, v in vars(loss).items() if isinstance(v, bool | int | float | str)}
+    return f"{type(loss).__name__}({', '.join(f'{k}={v!r}' for k, v in sorted(plain.items()))})"

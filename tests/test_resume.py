@@ -1,0 +1,339 @@
+"""Runs that survive: killed at any moment, interrupted, torn, and resumed to the bit."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from runner import EPOCHS
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader, Dataset
+
+import pyrovae as pv
+from pyrovae.callbacks import Callback, Run
+
+CLOCKS = ("seconds", "images_per_second")
+
+
+class Runner:
+    """The process of runner.py, and the lines of its children."""
+
+    def __init__(self) -> None:
+        environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        script = Path(__file__).with_name("runner.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment,
+        )  # fmt: skip
+
+    def start(self, **settings: Any) -> int:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(settings) + "\n")
+        word, number = self.line().split()
+        assert word == "child"
+        return int(number)
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def run(self, kill: Callable[[int], None] | None = None, **settings: Any) -> list[str]:
+        """What a run said until it was gone; ``kill`` is called with its process id."""
+        child = self.start(**settings)
+        killer = threading.Thread(target=kill or (lambda child: None), args=(child,))
+        killer.start()
+        lines = [self.line()]
+        while not lines[-1].startswith("gone"):
+            lines.append(self.line())
+        killer.join()
+        return lines
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Runner]:
+    made = Runner()
+    yield made
+    made.process.kill()
+    made.process.communicate()
+
+
+def results(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, str]]]:
+    with (folder / "metrics.csv").open() as file:
+        rows = [{k: v for k, v in row.items() if k not in CLOCKS} for row in csv.DictReader(file)]
+    return load_file(folder / "model.safetensors"), rows
+
+
+def assert_same(one: Path, other: Path) -> None:
+    (weights, rows), (theirs, their_rows) = results(one), results(other)
+    assert rows == their_rows and len(rows) == EPOCHS
+    assert weights.keys() == theirs.keys()
+    assert all(torch.equal(weights[name], theirs[name]) for name in weights)
+
+
+@pytest.fixture(scope="module")
+def whole(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
+    """The folder of a run that nothing interrupted."""
+    made: dict[bool, Path] = {}
+
+    def get(compile: bool) -> Path:  # noqa: A002
+        if compile not in made:
+            made[compile] = tmp_path_factory.mktemp("whole") / "run"
+            lines = runner.run(out=str(made[compile]), compile=compile)
+            assert lines[-2:] == ["done", "gone 0"], lines
+        return made[compile]
+
+    return get
+
+
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+def test_killed_at_twenty_random_moments(
+    runner: Runner, whole: Callable[[bool], Path], tmp_path: Path, compile: bool
+) -> None:
+    """kill -9 whenever, checkpoints being written included: the same bits at the end."""
+    reference, moments = whole(compile), random.Random(0)
+    kills, folder, steps = 0, tmp_path / "0", 0
+
+    def kill(child: int) -> None:
+        time.sleep(moments.uniform(0.0, 1.0))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+    while True:
+        lines = runner.run(kill if kills < 20 else None, out=str(folder), compile=compile)
+        taken = [int(line.split()[1]) for line in lines if line.startswith("step")]
+        # a step that was said and not yet kept is taken again; no other is
+        assert not taken or steps <= taken[0] <= steps + 1, (steps, taken)
+        steps = taken[-1] if taken else steps
+        if lines[-1] == "gone -9":
+            kills += 1
+            continue
+        assert lines[-2:] == ["done", "gone 0"], lines
+        assert_same(reference, folder)
+        if kills >= 20:
+            break
+        folder, steps = tmp_path / str(kills), 0  # it was too quick: another run
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("number", [1, 2, 3, 8, 9])
+def test_killed_while_a_checkpoint_is_written(
+    runner: Runner, whole: Callable[[bool], Path], tmp_path: Path, number: int, late: bool
+) -> None:
+    """Before and after each renaming that makes a checkpoint the last one."""
+    out = str(tmp_path / "run")
+    lines = runner.run(out=out, compile=False, dies=[number, late])
+    assert lines[-1] == "gone -9", lines
+    lines = runner.run(out=out, compile=False)
+    assert lines[-2:] == ["done", "gone 0"], lines
+    assert_same(whole(False), tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+
+
+# --- interrupted ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_the_run_after_the_step(
+    runner: Runner, whole: Callable[[bool], Path], tmp_path: Path, name: str
+) -> None:
+    lines = runner.run(
+        kill=None, out=str(tmp_path / "run"), compile=False, sends=[13, name], checkpoint_every=1000
+    )
+    assert "step 13" in lines and "step 14" not in lines
+    assert any("after step 13" in line for line in lines) == (name == "SIGINT"), lines
+    lines = runner.run(out=str(tmp_path / "run"), compile=False)
+    assert "step 14" in lines and "step 13" not in lines
+    assert_same(whole(False), tmp_path / "run")
+
+
+# --- any pair, in one process ---------------------------------------------------------------------
+
+X = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))
+
+
+def functions() -> pv.Pair:
+    """A parameter of Pyro's own, a module, one that no program names, noise of NumPy's."""
+    torch.manual_seed(0)
+    hidden = [torch.nn.Linear(2, 4)]
+    encoder = torch.nn.Linear(4, 2)
+
+    def model(x: torch.Tensor) -> None:
+        raw = pyro.param("raw", torch.zeros(()), constraint=dist.constraints.real)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(hidden[0](z), raw.exp()).to_event(1), obs=x)
+
+    def guide(x: torch.Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            shift = 0.01 * np.random.rand() + 0.01 * random.random()
+            pyro.sample("z", dist.Normal(encoder(x) + shift, 0.5).to_event(1))
+
+    return pv.Pair(model, guide)
+
+
+def vae() -> pv.VAE:
+    torch.manual_seed(0)
+    return pv.VAE((4,), 2, likelihood=pv.likelihoods.Normal(pv.networks.MLP([8])))
+
+
+class Noisy(Dataset[torch.Tensor]):
+    """Data with noise of their own, drawn as they are read."""
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        return X[i] + 0.1 * torch.randn(4)
+
+
+def values(pair: Any) -> list[torch.Tensor]:
+    return [t.detach().clone() for t in pv.traces.as_pair(pair).tensors().values()]
+
+
+def stops(at: int) -> Callback:
+    class Stop(Callback):
+        def step(self, run: Run) -> str | None:
+            return "enough" if run.step == at else None
+
+    return Stop()
+
+
+def sgd(parameters: list[torch.Tensor], lr: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
+
+
+def adagrad(parameters: list[torch.Tensor], lr: float) -> torch.optim.Optimizer:
+    return torch.optim.Adagrad(parameters, lr=lr)
+
+
+def rows(history: pv.History) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if k not in CLOCKS} for row in history.rows]
+
+
+@pytest.mark.parametrize(
+    ("make", "data", "settings"),
+    [
+        (functions, lambda: X, {"compile": False}),
+        (vae, lambda: X, {"optimizer": sgd, "lr": 1e-4, "validation": 0.2, "keep_best": True}),
+        (vae, lambda: X, {"optimizer": adagrad, "accumulate": 3}),
+        (vae, lambda: X, {"loss": pv.objectives.BetaELBO(2.0, schedule=pv.schedules.Linear(2))}),
+        (vae, lambda: X, {"precision": "bf16"}),
+        (vae, lambda: DataLoader(Noisy(), batch_size=16, shuffle=True), {}),
+        (vae, lambda: DataLoader(Noisy(), 16, shuffle=True, generator=torch.Generator()), {}),
+        (vae, lambda: DataLoader(Noisy(), 16, shuffle=True, num_workers=1), {}),
+    ],
+    ids=["functions", "sgd", "accumulate", "beta", "bf16", "loader", "generator", "workers"],
+)
+def test_any_pair_goes_on(
+    tmp_path: Path, make: Callable[[], Any], data: Callable[[], Any], settings: dict[str, Any]
+) -> None:
+    usual = {"epochs": 3, "batch_size": 16, "lr": 1e-2, "progress": False, "device": "cpu"}
+    whole, parts = make(), make()
+    reference = pv.fit(whole, data(), **usual | settings)
+    out = tmp_path / "run"
+    for at in (3, 5, 7, 12):  # within an epoch, at its last step, in the next, near the end
+        again = parts = make()
+        history = pv.fit(
+            again, data(), out=out, resume=True, callbacks=[stops(at)], **usual | settings
+        )
+        assert history.stopped == "enough"
+    history = pv.fit(parts, data(), out=out, resume=True, **usual | settings)
+    assert rows(history) == rows(reference)
+    assert all(map(torch.equal, values(parts), values(whole)))
+
+
+def test_a_run_that_is_over_goes_on_when_asked_for_more(tmp_path: Path) -> None:
+    short, long = vae(), vae()
+    settings: dict[str, Any] = {"batch_size": 16, "progress": False, "device": "cpu"}
+    pv.fit(short, X, epochs=2, out=tmp_path / "run", **settings)
+    again = vae()
+    history = pv.fit(again, X, epochs=2, out=tmp_path / "run", resume=True, **settings)
+    assert len(history.rows) == 2 and all(map(torch.equal, values(again), values(short)))
+    pv.fit(again, X, epochs=4, out=tmp_path / "run", resume=True, **settings)
+    pv.fit(long, X, epochs=4, **settings)
+    assert all(map(torch.equal, values(again), values(long)))
+
+
+def test_another_run_is_not_taken_up(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 16, "progress": False}
+    pv.fit(vae(), X, out=out, **settings)
+    for changed, said in (
+        ({"lr": 0.1}, "lr was 0.001, is now 0.1"),
+        ({"batch_size": 8, "seed": 1}, "batch_size was 16, is now 8; seed was 0"),
+        ({"loss": pyro.infer.TraceMeanField_ELBO()}, "loss was Trace_ELBO"),
+        ({"optimizer": sgd}, "optimizer was Adam, is now SGD"),
+    ):
+        with pytest.raises(pv.UsageError, match=said):
+            pv.fit(vae(), X, out=out, resume=True, **settings | changed)
+    with pytest.raises(pv.UsageError, match="data was 80 data"):
+        pv.fit(vae(), X[:64], out=out, resume=True, **settings)
+    torch.manual_seed(0)
+    other = pv.VAE((4,), 3, likelihood=pv.likelihoods.Normal(pv.networks.MLP([8])))
+    with pytest.raises(pv.UsageError, match="do not fit the pair|does not fit|do not fit"):
+        pv.fit(other, X, out=out, resume=True, **settings)
+    with pytest.raises(pv.UsageError, match="give out="):
+        pv.fit(vae(), X, resume=True, **settings)
+    with pytest.raises(pv.UsageError, match="exists already"):
+        pv.fit(vae(), X, out=out, **settings)
+
+
+# --- torn, truncated, gone ------------------------------------------------------------------------
+
+
+def halved(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flipped(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 4
+    file.write_bytes(content)
+
+
+def emptied(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [halved, flipped, emptied, Path.unlink])
+def test_a_torn_checkpoint_gives_way_to_the_one_before(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    settings: dict[str, Any] = {"epochs": 3, "batch_size": 16, "progress": False, "device": "cpu"}
+    whole, again, out = vae(), vae(), tmp_path / "run"
+    pv.fit(whole, X, **settings)
+    pv.fit(vae(), X, out=out, checkpoint_every=2, callbacks=[stops(9)], **settings)
+    damage(out / "checkpoints" / "last.safetensors")
+    told = contextlib.nullcontext() if damage is Path.unlink else pytest.warns(match="before it")
+    with told:
+        pv.fit(again, X, out=out, resume=True, **settings)
+    assert all(map(torch.equal, values(again), values(whole)))
+
+
+def test_when_no_checkpoint_is_whole(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 16, "progress": False}
+    pv.fit(vae(), X, out=tmp_path, **settings)
+    for file in (tmp_path / "checkpoints").iterdir():
+        halved(file)
+    with pytest.raises(pv.UsageError, match="no checkpoint of .* can be read"):
+        pv.fit(vae(), X, out=tmp_path, resume=True, **settings)
+    for file in (tmp_path / "checkpoints").iterdir():
+        file.unlink()
+    with pytest.raises(pv.UsageError, match="has no checkpoint to go on from"):
+        pv.fit(vae(), X, out=tmp_path, resume=True, **settings)
