@@ -6,7 +6,6 @@ import json
 import math
 import sys
 import time
-from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +79,7 @@ class Run(Protocol):
     out: Path | None
 
 
-class Callback(ABC):  # noqa: B024  (whatever is not wanted is left out)
+class Callback:
     """Something that looks on. Override what is wanted; every method is called in one process
     alone, and draws random numbers at its own risk: a run is repeated only if it draws none.
 

@@ -94,6 +94,11 @@ class Checkpoints:
         if before.exists():
             before.replace(inside(self.folder, LAST))
 
+    def close(self) -> None:
+        """Keep the last state alone: the run is over."""
+        if (self.folder / LAST).exists():
+            inside(self.folder, BEFORE).unlink(missing_ok=True)
+
     def there(self) -> bool:
         """Whether a state has been kept, whole or torn."""
         return any((self.folder / name).exists() for name in (LAST, BEFORE))
@@ -144,6 +149,10 @@ class Memory:
     def back(self) -> None:
         """Forget the last state where there is one before it."""
         self.states = self.states[:1]
+
+    def close(self) -> None:
+        """Keep nothing: the run is over."""
+        self.states = []
 
     def read(self) -> Any:
         """The last state, None where there is none."""

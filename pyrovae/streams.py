@@ -196,7 +196,8 @@ class ImageFiles(Source):
             return _decode(self.file(row))
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
-        images = np.empty((stop - start, *self._shape), np.uint8)
+        # Channels first here: the layout of few pixels cannot be told from their number.
+        images = np.empty((stop - start, self._shape[2], *self._shape[:2]), np.uint8)
         for row in range(start, stop):
             image = self._decoded(row)
             if image.shape != self._shape:
@@ -208,10 +209,9 @@ class ImageFiles(Source):
                     f"images must have one size and mode (height x width x channels): {one}, "
                     f"{other}; resize or convert them to the same"
                 )
-            images[row - start] = image
+            images[row - start] = image.transpose(2, 0, 1)
         labels = None if self.labels is None else torch.as_tensor(self.labels[start:stop])
-        # Channels first here: the layout of few pixels cannot be told from their number.
-        return torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), labels
+        return torch.from_numpy(images), labels
 
 
 class ParquetFile(Source):
@@ -560,22 +560,25 @@ class FileData:
             worker_init_fn=_ignore_interrupts,
             generator=torch.Generator(),  # the global one is not to be drawn from
         )
-        reads = iter(loader)
         none = self._columns(self._like.tensors[0], self._stored.labels)
         rest = tuple(t[:0].to(self.device) for t in none)
-        for _, size, own in cuts:
-            count = own.stop - own.start
-            parts, rest = [tuple(t[:count] for t in rest)], tuple(t[count:] for t in rest)
-            while missing := count - sum(len(part[0]) for part in parts):
-                window = next(reads)
-                if isinstance(window, UsageError):
-                    raise window
-                window = tuple(t.to(self.device) for t in window)
-                parts.append(tuple(t[:missing] for t in window))
-                rest = tuple(t[missing:] for t in window)
-            parts = [part for part in parts if len(part[0])] or parts[:1]
-            rows = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
-            yield self._like._serve(tuple(rows), generator, size, own)
+        reads = iter(loader)
+        try:
+            for _, size, own in cuts:
+                count = own.stop - own.start
+                parts, rest = [tuple(t[:count] for t in rest)], tuple(t[count:] for t in rest)
+                while missing := count - sum(len(part[0]) for part in parts):
+                    window = next(reads)
+                    if isinstance(window, UsageError):
+                        raise window
+                    window = tuple(t.to(self.device) for t in window)
+                    parts.append(tuple(t[:missing] for t in window))
+                    rest = tuple(t[missing:] for t in window)
+                parts = [part for part in parts if len(part[0])] or parts[:1]
+                rows = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+                yield self._like._serve(tuple(rows), generator, size, own)
+        finally:
+            del reads  # an error that is kept would keep the workers
 
     def _columns(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
         return (x, cast(Tensor, labels)) if self._labelled else (x,)
@@ -615,14 +618,15 @@ class FileData:
         like, labels = self._like.tensors[0], self._stored.labels
         x = like.new_empty(len(chosen), *like.shape[1:], device="cpu")
         labels = None if labels is None else labels.new_empty(len(chosen))
-        for i, a, b in zip(used, at, np.append(at[1:], len(chosen)), strict=True):
+        ends = np.append(at, len(chosen))[1:]
+        for i, a, b in zip(used, at, ends, strict=True):
             start, stop = int(first[i]), int(last[i])
             held = self._held[slice(*np.searchsorted(self._held, (start, stop)))]
             kept = np.delete(np.arange(start, stop), held - start)
             rows[a:b] = kept[places[a:b] - begins[i]]
             picked = torch.from_numpy(rows[a:b] - start)
             found, own = self._block(start, stop)
-            x[a:b] = found.index_select(0, picked)
+            x[a:b] = found if len(found) == b - a else found.index_select(0, picked)
             if labels is not None and own is not None:
                 labels[a:b] = own[picked]
         if not np.array_equal(places, chosen):

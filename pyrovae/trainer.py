@@ -399,6 +399,8 @@ class Trainer:
                 while self.epoch <= self.epochs and not self.history.stopped:
                     self._epoch()
                 self._checkpoint()
+                if self.epoch > self.epochs and self.processes.first:
+                    self.kept.close()
                 return
             except _Bad as bad:
                 self._go_back(str(bad))

@@ -557,6 +557,7 @@ def test_a_run_is_repeated_by_its_config(run: Run, files: Path, here: Path) -> N
         *("config.yaml", "metrics.csv", "model.safetensors", "environment.json"),
         *("evaluation.json", "figures", "training.png", "reconstructions.png", "samples.png"),
         *("interpolation.png", "latent_map.png", "kl.png"),
+        *("checkpoints", "last.safetensors", "best.safetensors"),
     }
 
 
@@ -712,10 +713,12 @@ def test_one_interrupt_saves_the_run(run: Run, files: Path, here: Path) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in err
     last = err.splitlines()[-1]
-    epoch = len(metrics(here / "run"))
-    assert re.fullmatch(rf"pyrovae: training stopped .*epoch {epoch}\b.* run", last)
+    epoch = len(metrics(here / "run")) + 1
+    assert re.fullmatch(rf"pyrovae: training stopped in epoch {epoch}\b.*goes on.* run", last)
     names = {path.name for path in (here / "run").iterdir()}
-    assert names == {"config.yaml", "metrics.csv", "model.safetensors", "environment.json"}
+    assert names == {
+        *("config.yaml", "metrics.csv", "model.safetensors", "environment.json", "checkpoints")
+    }
     assert all(np.isfinite(float(v)) for row in metrics(here / "run") for v in row.values())
     assert "ELBO" in run("evaluate", "run", "--num-particles", 5).out
     run("fit", "--config", "run/config.yaml", "--epochs", 1, "--out", "again", "--quiet")

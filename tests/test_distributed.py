@@ -112,7 +112,9 @@ def weights(out: Path) -> torch.Tensor:
 @pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("size", [None, 72], ids=["sum", "subsampled"])
 def test_two_processes_take_the_steps_of_one(
-    tmp_path: Path, size: int | None, compile: bool
+    tmp_path: Path,
+    size: int | None,
+    compile: bool,  # noqa: A002
 ) -> None:
     """Adam turns the sign of a gradient that is nearly zero into a step: SGD would hide less."""
     fit = {"epochs": 8, "compile": compile, "clip_norm": 50.0}

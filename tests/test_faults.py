@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -168,7 +166,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    history = pv.fit(pair, x, epochs=3, batch_size=16, out=sys.argv[1], progress=False, device="cpu")
+    history = pv.fit(pair, x, epochs=3, batch_size=16, out=sys.argv[1], progress=False)
 words = [str(w.message) for w in caught]
 assert any("no checkpoint at step" in w and "File too large" in w for w in words), words
 assert len(history.rows) == 3
@@ -179,10 +177,9 @@ assert len(history.rows) == 3
     assert done.returncode == 0, done.stderr
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {"metrics.csv", "model.safetensors"}
     assert not list((tmp_path / "run" / "checkpoints").glob("*.safetensors"))
-    assert resource.RLIM_INFINITY and signal.SIGXFSZ  # both are of this system
 
 
-# --- what people expect -----------------------------------------------------------------------------
+# --- what people expect -------------------------------------------------------------------------
 
 
 def vae() -> pv.VAE:

@@ -103,7 +103,10 @@ def whole(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
 @pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 def test_killed_at_twenty_random_moments(
-    runner: Runner, whole: Callable[[bool], Path], tmp_path: Path, compile: bool
+    runner: Runner,
+    whole: Callable[[bool], Path],
+    tmp_path: Path,
+    compile: bool,  # noqa: A002
 ) -> None:
     """kill -9 whenever, checkpoints being written included: the same bits at the end."""
     reference, moments = whole(compile), random.Random(0)

@@ -135,7 +135,10 @@ def test_modules_of_ones_own_need_into(tmp_path: Path) -> None:
 
 def test_a_run_of_functions_is_read_from_its_folder(tmp_path: Path) -> None:
     pair = fitted(functions(), out=tmp_path / "run")
-    assert left(tmp_path / "run") == ["environment.json", "metrics.csv", "model.safetensors"]
+    assert left(tmp_path / "run") == [
+        *("checkpoints", "environment.json", "last.safetensors", "metrics.csv"),
+        "model.safetensors",
+    ]
     assert torch.equal(numbers(pv.load(tmp_path / "run", into=functions())), numbers(pair))
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["device"] == "cpu" and environment["versions"]["torch"]

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/bench_survival.py --out survival.json
 
-Both are ``pv.fit`` of the default VAE on the bundled digits, as ``pyrovae fit`` calls it. "kept" has
-a run folder: checkpoints as often as by default, metrics, the best weights, the watch over faults.
-"bare" has no folder, keeps no state and watches nothing: what it has of this is taken out by hand.
+Both are ``pv.fit`` of the default VAE on the bundled digits, as ``pyrovae fit`` calls it. "kept"
+has a run folder: checkpoints as often as by default, metrics, the best weights. "bare" has no
+folder and keeps no state: checkpoints are taken out by hand.
 Rounds alternate, the order within a round too; the figure is the median of the rounds' ratios.
 """
 
