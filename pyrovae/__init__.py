@@ -62,6 +62,7 @@ _ROOMS = {
     "runs": ("load", "save"),
     "processes": (),
     "schedules": (),
+    "sources": (),
     "streams": (),
     "svi": ("SVI",),
     "tensors": ("UsageError",),

@@ -26,22 +26,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.streams import (
-    MOST,
+from pyrovae.sources import (
     ArrayFile,
-    FileData,
     ImageFiles,
     ParquetFile,
     Source,
-    StreamedData,
     _arranged,
     _classes,
     _label_column,
     _not_numeric,
     _reading,
-    as_data,
     open_source,
 )
+from pyrovae.streams import MOST, FileData, StreamedData, as_data
 from pyrovae.tensors import (
     TensorData,
     UsageError,

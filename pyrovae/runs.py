@@ -207,6 +207,10 @@ class Folder:
         self.path.mkdir(parents=True, exist_ok=True)
         for name in OWN:  # a link is removed, not what it leads to
             (inside(self.path, Path(name).parent) / Path(name).name).unlink(missing_ok=True)
+        self.introduce()
+
+    def introduce(self) -> None:
+        """Write the config, and say what is about to be done."""
         if self.config is not None:
             with writing(inside(self.path, "config.yaml")) as temporary:
                 temporary.write_text(yaml.safe_dump(self.config, sort_keys=False))

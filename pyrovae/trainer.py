@@ -26,14 +26,13 @@ from pyrovae.processes import Processes
 from pyrovae.randomness import pack, put_back, states, unpack
 from pyrovae.runs import Folder
 from pyrovae.schedules import Schedule
-from pyrovae.streams import FileData, StreamedData
+from pyrovae.streams import Data
 from pyrovae.svi import Snapshot, Step, fused_step
 from pyrovae.tensors import TensorData, UsageError, number, whole_number
 from pyrovae.traces import Pair, Structure
 
 __all__ = ["Diverged", "OutOfMemory", "Trainer"]
 
-Data = TensorData | StreamedData | FileData
 Optimizer = Callable[[list[Tensor], float], torch.optim.Optimizer]
 VALIDATED = 20  # steps
 RARELY = 100  # a checkpoint is made after so many times as long as the last one took
@@ -135,7 +134,6 @@ class Trainer:
         self.next_checkpoint = 0.0
         self.interrupt = ""  # the signal that came, if one did
         self.abandoned = False  # it came twice
-        self.data_checked = False
         self.shape: Structure | None = None
         self.take: Step
 
@@ -161,6 +159,9 @@ class Trainer:
         self.prepare(optimizer, compile, precision)
         if state is not None:
             self.restore(state)
+            if self.folder is not None:
+                self.folder.introduce()
+            self.bar.say(f"going on after step {self.step}, in epoch {self.epoch}")
         elif self.folder is not None:
             self.folder.create()
 
@@ -172,8 +173,9 @@ class Trainer:
         few = next(iter(self.data.batches(size, generator=self._fresh())))
         self.program.example(few)
         with self.program.evaluating():
+            self.supports = traces.Supports(self.program, few)
             if isinstance(self.data, TensorData):
-                self.data_checked = traces.check_support(self.program, few, self.data)
+                self.supports.check(self.data)
             traces.check(self.program, few)
         try:
             self.shape = traces.structure(self.program, few)
@@ -538,7 +540,11 @@ class Trainer:
 
     def _step(self, batch: tuple[Tensor, ...]) -> int:
         """One step of the optimiser; how many data it was made of."""
-        validating = self.step < VALIDATED or (self.epoch == 1 and not self.data_checked)
+        # every datum is validated once, the distributions as training begins; from then on the
+        # loss is watched
+        if self.epoch == 1 and not isinstance(self.data, TensorData) and len(batch[0]):
+            self.supports.check(TensorData(*batch))
+        validating = self.step < VALIDATED or (self.epoch == 1 and not self.supports.covered)
         before = Snapshot(self.program) if self.careful else None
         try:
             self.loss, count = self._gradients(batch, validating)

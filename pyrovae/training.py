@@ -19,10 +19,10 @@ from pyrovae.callbacks import Callback, EachEpoch, History
 from pyrovae.processes import Processes, local_device
 from pyrovae.randomness import own_randomness
 from pyrovae.schedules import Schedule
-from pyrovae.streams import StreamedData, as_data
+from pyrovae.streams import Data, StreamedData, as_data
 from pyrovae.tensors import TensorData, UsageError
 from pyrovae.traces import as_pair
-from pyrovae.trainer import Data, Diverged, Optimizer, OutOfMemory, Settings, Trainer
+from pyrovae.trainer import Diverged, Optimizer, OutOfMemory, Settings, Trainer
 
 __all__ = ["Diverged", "History", "OutOfMemory", "fit"]
 

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
-    "tensors", "files", "streams", "randomness", "data", "networks", "schedules", "distributions",
+    "tensors", "files", "sources", "streams", "randomness", "data", "networks", "schedules", "distributions",
     "priors", "likelihoods", "guides", "vae", "traces", "objectives", "svi", "processes",
     "components", "checkpoints", "runs", "callbacks", "trainer", "training", "evaluation",
     "oracles", "generation", "aggregate", "calibration", "plots", "cli",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,9 +15,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import pyrovae as pv
-from pyrovae import data, streams
+from pyrovae import data, sources, streams
 from pyrovae.data import FileData, TensorData, UsageError, as_data, load
-from pyrovae.streams import ArrayFile, ImageFiles, ParquetFile, StreamedData
+from pyrovae.sources import ArrayFile, ImageFiles, ParquetFile
+from pyrovae.streams import StreamedData
 
 N = 1000
 
@@ -46,7 +48,7 @@ def write_table(path: Path, n: int, group: int, **columns: Any) -> None:
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of about 20 rows of the data here, windows of some blocks."""
-    monkeypatch.setattr(streams, "BLOCK", 20 * 24)
+    monkeypatch.setattr(sources, "BLOCK", 20 * 24)
     monkeypatch.setattr(streams, "WINDOW", 150 * 32)
 
 
@@ -73,7 +75,7 @@ KINDS = ("bytes", "floats", "table", "images")
 
 def opened(paths: dict[str, Path], kind: str, workers: int | None = 0) -> FileData:
     label = "kind" if kind == "table" else None
-    return FileData(streams.open_source(paths[kind], label), num_workers=workers)
+    return FileData(sources.open_source(paths[kind], label), num_workers=workers)
 
 
 def everything(served: Iterator[tuple[torch.Tensor, ...]]) -> torch.Tensor:
@@ -151,6 +153,13 @@ def test_the_global_generator_is_left_alone(paths: dict[str, Path]) -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_processes_that_are_not_forked_can_be_given_it(paths: dict[str, Path], kind: str) -> None:
+    streamed = opened(paths, kind)
+    again = pickle.loads(pickle.dumps(streamed))
+    assert torch.equal(everything(again.batches(90)), everything(streamed.batches(90)))
+
+
 # --- parts of a pass ---------------------------------------------------------------------------
 
 
@@ -223,14 +232,14 @@ def test_skipping_goes_on_where_one_left_off(paths: dict[str, Path], name: str) 
 
 def test_only_what_is_served_is_read(paths: dict[str, Path], monkeypatch) -> None:
     read: list[int] = []
-    decode = streams._decode
+    decode = sources._decode
 
     def counting(file: Path) -> np.ndarray:
         read.append(int(file.stem))
         return decode(file)
 
     images = opened(paths, "images")
-    monkeypatch.setattr(streams, "_decode", counting)
+    monkeypatch.setattr(sources, "_decode", counting)
     list(images.batches(50, shuffle=True, generator=seeded(), share=(1, 2)))
     assert len(read) == len(set(read)) == 150
     read.clear()

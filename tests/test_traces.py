@@ -446,9 +446,9 @@ def test_data_observed_in_another_shape_are_checked_and_simulated() -> None:
     pair = traces.as_pair((model, guide))
     few = (x[:5],)
     with pair.evaluating():
-        assert traces.check_support(pair, few, pv.data.TensorData(x))
+        assert traces.Supports(pair, few).check(pv.data.TensorData(x))
         latents, (simulated,) = traces.simulate(pair, few, ["z"])
     assert simulated.shape == (5, 1, 2, 3) and latents["z"].shape == (5, 2)
     x[-1, 0, 1, 2] = 0.5
     with pytest.raises(pv.UsageError, match="Bernoulli takes 0 or 1"), pair.evaluating():
-        traces.check_support(pair, few, pv.data.TensorData(x))
+        traces.Supports(pair, few).check(pv.data.TensorData(x))

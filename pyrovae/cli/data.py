@@ -18,7 +18,7 @@ def check_data(vae: Any, data: Any) -> None:
     pair = pv.traces.as_pair(vae)
     few = tuple(t.to(pair.device) for t in data[:2])
     with pair.evaluating():
-        pv.traces.check_support(pair, few, data)
+        pv.traces.Supports(pair, few).check(data)
 
 
 def draw_paths(values: Any) -> Any:

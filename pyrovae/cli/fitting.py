@@ -13,6 +13,7 @@ import pyrovae as pv
 from pyrovae.cli.data import check_data, draw_paths, first_of_each, labelled
 from pyrovae.cli.options import LOSSES, OF_A_MODEL, OPTIONS, TRANSIENT, fit_options, say
 
+WORDS: dict[str, Any] = {"true": True, "false": False}
 # options that pv.fit takes by the same name
 AS_THEY_ARE = (
     *("epochs", "batch_size", "lr", "seed", "precision", "accumulate", "clip_norm", "ema"),
@@ -49,6 +50,7 @@ def fit(arguments: list[str]) -> None:
         download=not options.theirs,
         label=options.label,
         seed=options.seed,
+        stream=WORDS.get(options.stream, options.stream),
     )
     train, test, binarise = _binarised(splits, options, parts["likelihood"])
     config = {name: getattr(options, name) for name in OPTIONS if name not in TRANSIENT}
@@ -87,7 +89,7 @@ def fit(arguments: list[str]) -> None:
             lr_schedule=None if parts["lr_schedule"] == "constant" else parts["lr_schedule"],
             validation=options.validation or None,
             device=device,
-            compile={"true": True, "false": False}.get(options.compile, options.compile),
+            compile=WORDS.get(options.compile, options.compile),
             out=folder if first else options.out or "",
             callbacks=callbacks,
             progress=not (options.quiet or options.json),
@@ -136,6 +138,8 @@ def _binarised(splits: Any, options: Any, likelihood: Any) -> tuple[Any, Any, st
 
 
 def _missing(data: Any) -> str:
+    if not isinstance(data, pv.data.TensorData):
+        return ""
     rows = data.incomplete()
     if not len(rows):
         return ""

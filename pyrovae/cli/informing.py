@@ -47,7 +47,10 @@ def _describe_run(run: Path, allow: Sequence[str]) -> str:
 
 def _describe_data(options: Any) -> str:
     splits = pv.data.load(options.data, options.data_dir, label=options.label)
-    x, seen = splits.train.x, splits.train.summary()
+    few = splits.train
+    if isinstance(few, pv.streams.FileData):
+        few = few.sample()
+    x, seen = few.x, few.summary()
     unknown = x.numel() - int(x.isfinite().sum())
     kinds = {
         "nothing": unknown == x.numel(),

@@ -32,6 +32,7 @@ FIT: dict[str, dict[str, Option]] = {
             "dynamic, static, threshold or none; auto: dynamic for a named set of images under a "
             "Bernoulli likelihood, else none",
         ),
+        "stream": (str, "auto", "auto, true or false: read files as training goes, not at once"),
         "validation": (float, 0.1, "held-out fraction, or number from 1 on; 0 for none"),
     },
     "model": {"latent_dim": (int, 20, "size of z")},

@@ -11,7 +11,14 @@ from pyrovae.traces.draws import draw, generate, log_density, simulate, slices
 from pyrovae.traces.faults import adds, first_bad
 from pyrovae.traces.handlers import Refinement, completing
 from pyrovae.traces.pair import Args, Pair, as_pair
-from pyrovae.traces.structure import check, check_support, parameters, prepare, structure, unreached
+from pyrovae.traces.structure import (
+    Supports,
+    check,
+    parameters,
+    prepare,
+    structure,
+    unreached,
+)
 from pyrovae.traces.terms import Site, Structure, Traces, rebuild
 
 __all__ = [
@@ -20,11 +27,11 @@ __all__ = [
     "Refinement",
     "Site",
     "Structure",
+    "Supports",
     "Traces",
     "adds",
     "as_pair",
     "check",
-    "check_support",
     "completing",
     "draw",
     "first_bad",

@@ -50,7 +50,7 @@ def prepare(
             missing = data.incomplete()
             if len(missing):
                 program = completing(program, data[missing[:5]])
-            check_support(program, few, data)
+            Supports(program, few).check(data)
     program.example(few)
     return program, data, structure(program, few, plate)
 
@@ -196,42 +196,53 @@ def _same(a: Any, b: Any) -> bool:
     return bool(torch.equal(torch.as_tensor(a).float(), torch.as_tensor(b).float()))
 
 
-def check_support(pair: Pair, args: Args, data: TensorData) -> bool:
-    """Check all the data, once, against the supports of the sites that observe them as they are.
+class Supports:
+    """The supports of the sites that observe the data as they are.
 
-    Returns:
-        Whether that covers every observed site.
-
-    Raises:
-        UsageError: data outside a support, with their range and what would fit.
+    Attributes:
+        covered: whether these are all the observed sites.
     """
-    try:
-        with pyro.validation_enabled(False), pair.scope():
-            sites = _sites(_run(pair, args)[0]).values()
-    except (ValueError, RuntimeError, NotImplementedError):
-        return False  # check says what is wrong with the programs
-    covered = True
-    for site in sites:
-        given = {**site, "value": site["infer"].get("_observed", site["value"])}
-        where = _argument(given, args)
-        if not site["is_observed"] or where is None:
-            covered = covered and not site["is_observed"]
-            continue
-        support = site["fn"].support
-        while hasattr(support, "base_constraint"):
-            support = support.base_constraint
-        for batch in data.batches(1024, generator=torch.Generator(data.device).manual_seed(0)):
-            value = batch[where]
-            try:
-                inside = support.check(value)
-            except RuntimeError:
-                covered = False
-                break  # a support that differs from datum to datum is checked as they are used
-            if inside.shape == value.shape:
-                inside = inside | value.isnan()  # what is missing lies in every support
-            if not bool(inside.all()):
-                raise UsageError(_outside(site, support, value, inside, data.summary()))
-    return covered
+
+    def __init__(self, pair: Pair, args: Args) -> None:
+        self.covered = True
+        self.found: list[tuple[Any, int, Any]] = []
+        sites: list[Any] = []
+        try:
+            with pyro.validation_enabled(False), pair.scope():
+                sites += _sites(_run(pair, args)[0]).values()
+        except (ValueError, RuntimeError, NotImplementedError):
+            self.covered = False  # check says what is wrong with the programs
+        for site in sites:
+            given = {**site, "value": site["infer"].get("_observed", site["value"])}
+            where = _argument(given, args)
+            if site["is_observed"] and where is not None:
+                support = site["fn"].support
+                while hasattr(support, "base_constraint"):
+                    support = support.base_constraint
+                self.found.append((site, where, support))
+            else:
+                self.covered = self.covered and not site["is_observed"]
+
+    def check(self, data: TensorData) -> bool:
+        """Whether all the data could be checked.
+
+        Raises:
+            UsageError: data outside a support, with their range and what would fit.
+        """
+        for site, where, support in self.found:
+            generator = torch.Generator(data.device).manual_seed(0)
+            for batch in data.batches(1024, generator=generator):
+                value = batch[where]
+                try:
+                    inside = support.check(value)
+                except RuntimeError:
+                    self.covered = False
+                    break  # a support that differs from datum to datum is checked as it is used
+                if inside.shape == value.shape:
+                    inside = inside | value.isnan()  # what is missing lies in every support
+                if not bool(inside.all()):
+                    raise UsageError(_outside(site, support, value, inside, data.summary()))
+        return self.covered
 
 
 def _outside(site: Any, support: Any, value: Tensor, inside: Tensor, seen: Summary) -> str:

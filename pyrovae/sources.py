@@ -1,0 +1,343 @@
+"""Rows in files: arrays, images and tables that are read a few at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import mmap
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae.tensors import TensorData, UsageError, _reason, _tensor, _tensor_data, nearest
+
+__all__ = ["ArrayFile", "ImageFiles", "ParquetFile", "Source", "open_source"]
+
+BLOCK, ROWS = 2**20, 2**11  # bytes and rows that are read at once
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+
+
+class Source(ABC):
+    """Rows in files, which are read a few at a time.
+
+    Attributes:
+        name: in words, for messages.
+        bounds: int [blocks + 1], where the blocks of rows begin that are best read at once, and
+            the number of rows.
+        classes: what the labels mean; None without labels.
+        workers: how many processes are worth while to read it.
+    """
+
+    name: str
+    bounds: np.ndarray
+    classes: tuple[str, ...] | None = None
+    workers: int = 0
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+        """Rows [stop - start, *event] as stored, and their labels (int) where there are any.
+
+        Raises:
+            UsageError: a file that cannot be read, with its name.
+        """
+
+    def __len__(self) -> int:
+        return int(self.bounds[-1])
+
+    def all(self) -> TensorData:
+        """All rows, in memory."""
+        x, labels = self.read(0, len(self))
+        return _tensor_data(x, labels=labels)
+
+
+class ArrayFile(Source):
+    """The rows of a .npy file or of a memory-mapped array, read and never mapped.
+
+    uint8 rows [H, W], [C, H, W] or [H, W, C] are images [C, H, W], and single numbers a column,
+    unless ``images`` is False.
+
+    Raises UsageError for a file that is cut short, of another format or not of real numbers.
+    """
+
+    def __init__(self, array: np.memmap[Any, Any] | str | Path, *, images: bool = True) -> None:
+        if not isinstance(array, np.memmap):
+            with _reading(Path(array)):
+                array = np.lib.format.open_memmap(Path(array), mode="r")
+        if not array.ndim:
+            raise UsageError("the array has no first axis, the number of data")
+        _tensor(np.empty((0, *array.shape[1:]), array.dtype))  # complains about what is no number
+        self.name = str(array.filename or "a memory-mapped array")
+        self.images, self.shape, self.dtype = images, array.shape[1:], array.dtype
+        row = max(1, math.prod(self.shape) * array.dtype.itemsize)
+        rows = max(1, min(BLOCK // row, ROWS))
+        self.bounds = np.append(np.arange(0, len(array), rows), len(array))
+        root = array
+        while isinstance(root.base, np.memmap):
+            root = root.base
+        # a slice of a map has the offset of the whole
+        offset = array.__array_interface__["data"][0] - root.__array_interface__["data"][0]
+        self._offset = root.offset + offset
+        plain = array.flags.c_contiguous and root.mode != "c" and array.filename is not None
+        self._map = None if plain else (array, root)
+
+    def read(self, start: int, stop: int) -> tuple[Tensor, None]:
+        with _reading(Path(self.name)):
+            stored = self._stored(start, stop)
+        x = _tensor(stored)
+        return _arranged(x) if self.images else x, None
+
+    def _stored(self, start: int, stop: int) -> np.ndarray:
+        if self._map is not None:
+            array, root = self._map
+            part = np.array(array[start:stop])
+            pages: Any = getattr(root, "_mmap", None)
+            if root.mode != "c" and hasattr(pages, "madvise"):  # mapped pages count as memory
+                pages.madvise(mmap.MADV_DONTNEED)
+            return part
+        part = np.empty((stop - start, *self.shape), self.dtype)
+        if not part.nbytes:
+            return part
+        into, done = memoryview(cast(Any, part.reshape(-1).view(np.uint8))), 0
+        with Path(self.name).open("rb", buffering=0) as file:
+            file.seek(self._offset + start * (part.nbytes // len(part)))
+            while done < len(into):
+                got = file.readinto(into[done:])
+                if not got:
+                    raise EOFError(f"it ends before datum {stop - 1}")
+                done += got
+        return part
+
+
+def _arranged(x: Tensor) -> Tensor:
+    """Images in any layout as [N, C, H, W], and numbers as a column."""
+    if (x.dtype == torch.uint8 and x.ndim == 3) or x.ndim == 1:
+        return x.unsqueeze(1)
+    if x.dtype == torch.uint8 and x.ndim == 4:
+        if x.shape[1] not in (1, 3, 4) and x.shape[3] in (1, 3, 4):
+            x = x.permute(0, 3, 1, 2)
+        return x.contiguous()
+    return x
+
+
+class ImageFiles(Source):
+    """Images of one size in a folder, uint8 [C, H, W]; subfolders are classes.
+
+    Raises UsageError for a folder without images, and for an image that is damaged or of another
+    size, with its name.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.name = str(root)
+        found = sorted(
+            file
+            for file in self.root.rglob("[!.]*")
+            if file.suffix.lower() in IMAGES and file.is_file()
+        )
+        if not found:
+            raise UsageError(f"there are no images in {root}; images are files {' '.join(IMAGES)}")
+        files = [file.relative_to(self.root) for file in found]
+        self.names = [file.parts[0] for file in files] if any(f.parent.name for f in files) else []
+        self.labels: np.ndarray | None = None
+        if self.names:
+            self.classes, labels = _classes({"y": self.names})
+            self.labels = labels["y"]
+        # one array: millions of paths would take gigabytes, and worker processes copy them
+        self._files = np.array([os.fsencode(file) for file in files])
+        self.bounds = np.arange(len(files) + 1)
+        self.workers = min(4, _cores())
+        self._shape = self._decoded(0).shape
+
+    def file(self, row: int) -> Path:
+        """Where a row is."""
+        return self.root / os.fsdecode(self._files[row])
+
+    def _decoded(self, row: int) -> np.ndarray:
+        with _reading(self.file(row), "it is damaged or no image: replace it or take it away"):
+            return _decode(self.file(row))
+
+    def read(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+        # Channels first here: the layout of few pixels cannot be told from their number.
+        images = np.empty((stop - start, self._shape[2], *self._shape[:2]), np.uint8)
+        for row in range(start, stop):
+            image = self._decoded(row)
+            if image.shape != self._shape:
+                one, other = (
+                    f"{self.file(at)} is {' x '.join(map(str, shape))}"
+                    for at, shape in ((0, self._shape), (row, image.shape))
+                )
+                raise UsageError(
+                    f"images must have one size and mode (height x width x channels): {one}, "
+                    f"{other}; resize or convert them to the same"
+                )
+            images[row - start] = image.transpose(2, 0, 1)
+        labels = None if self.labels is None else torch.as_tensor(self.labels[start:stop])
+        return torch.from_numpy(images), labels
+
+
+class ParquetFile(Source):
+    """The rows of a table of numbers, read by row groups; the column ``label`` holds labels.
+
+    A window holds at least one row group: groups of 10 to 100 MB suit.
+
+    Raises UsageError for a damaged file, an unknown label, or a column that is not of numbers.
+    """
+
+    def __init__(self, path: str | Path, label: str | None = None) -> None:
+        self.path, self.name = Path(path), str(path)
+        with _reading(self.path), self._open() as file:
+            self._metadata = file.metadata
+            schema = file.schema_arrow
+            self._at = _label_column(schema.names, label)
+            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+            self.bounds = np.cumsum([0, *(group.num_rows for group in groups)])
+            if len(schema.names) == (label is not None):
+                raise UsageError("it has no column of numbers")
+            kinds = []
+            for at, (name, field) in enumerate(zip(schema.names, schema, strict=True)):
+                if at == self._at:
+                    continue
+                try:
+                    kind = np.dtype(field.type.to_pandas_dtype())
+                except NotImplementedError:
+                    kind = np.dtype(object)
+                if kind.kind not in "biuf":
+                    first = next(file.iter_batches(1, columns=[name]), None)
+                    raise _not_numeric(name, f"{first[0][0].as_py()!r}" if first else str(kind))
+                whole = kind.kind != "f" and all(_no_gap(group.column(at)) for group in groups)
+                kinds.append(kind if kind.kind == "f" or whole else np.dtype(np.float64))
+            self.dtype = np.result_type(*kinds)
+            self._values: np.ndarray | None = None
+            if self._at is not None and len(self):
+                parts = [
+                    _label_values(file.read_row_group(i, columns=[label]).column(0))
+                    for i in range(file.num_row_groups)
+                ]
+                self._values = np.unique(np.concatenate([np.unique(part) for part in parts]))
+                self.classes, codes = _classes({"y": self._values})
+                self._codes = codes["y"]
+
+    def _open(self) -> Any:
+        try:
+            import pyarrow.parquet
+        except ImportError as error:
+            raise UsageError(
+                f'reading it needs pyarrow ({error}); pip install "pyrovae[parquet]"'
+            ) from error
+        return pyarrow.parquet.ParquetFile(self.path, metadata=getattr(self, "_metadata", None))
+
+    def read(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+        first = max(0, int(np.searchsorted(self.bounds, start, "right")) - 1)
+        last = int(np.searchsorted(self.bounds, stop, "left"))
+        with _reading(self.path), self._open() as file:
+            table = file.read_row_groups(list(range(first, last)), use_threads=False)
+            columns = table.slice(start - int(self.bounds[first]), stop - start).columns
+            y = None if self._at is None else columns.pop(self._at)
+            x = np.empty((stop - start, len(columns)), self.dtype)
+            for i, column in enumerate(columns):
+                x[:, i] = column.to_numpy()
+            if y is None or self._values is None:
+                return _tensor(x), None
+            codes = self._codes[np.searchsorted(self._values, _label_values(y))]
+            return _tensor(x), torch.as_tensor(codes)
+
+
+def _no_gap(column: Any) -> bool:
+    return column.statistics is not None and column.statistics.null_count == 0
+
+
+def _label_values(column: Any) -> np.ndarray:
+    values = column.to_numpy()
+    return values if values.dtype.kind in "biuf" else values.astype(str)
+
+
+def open_source(path: str | Path, label: str | None = None) -> Source:
+    """A .npy file, a .parquet table or a folder of images, to be read a few rows at a time.
+
+    Raises:
+        UsageError: another kind of path, a damaged file, a label without a table.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() == ".parquet" and not path.is_dir():
+        return ParquetFile(path, label)
+    if label is not None:
+        raise UsageError(f"label={label!r} names a column of a .csv or .parquet file")
+    if path.is_dir():
+        return ImageFiles(path)
+    if path.suffix.lower() == ".npy":
+        return ArrayFile(path)
+    raise UsageError(
+        f"{str(path)!r} cannot be streamed; convert it to .npy or .parquet, or put images in a "
+        f"folder"
+    )
+
+
+# --- what the files of data have in common -----------------------------------------------------
+
+
+@contextlib.contextmanager
+def _reading(path: Path, remedy: str = "") -> Iterator[None]:
+    """Turn whatever goes wrong with a file's contents into a UsageError that names the file."""
+    try:
+        yield
+    except UsageError as error:
+        if str(path) in str(error):
+            raise
+        raise UsageError(f"{path}: {error}") from error
+    except Exception as error:  # damaged files raise nearly every kind
+        remedy = remedy or "it may be cut short or of another format: make it again"
+        raise UsageError(f"{path} cannot be read: {_reason(error)}; {remedy}") from error
+
+
+def _classes(ys: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """The names of the classes in `ys`, and each y as positions among them."""
+    arrays = {key: np.ravel(np.asarray(y)) for key, y in ys.items()}
+    joined = np.concatenate(list(arrays.values()))
+    if joined.dtype.kind == "U":
+        with contextlib.suppress(ValueError):
+            joined = joined.astype(np.float64)
+    if joined.dtype.kind == "f" and np.all(joined == np.round(joined)):
+        joined = joined.astype(np.int64)
+    if joined.dtype.kind not in "biuU":
+        raise UsageError("labels must be whole numbers or names; put other targets into x")
+    names, codes = np.unique(joined, return_inverse=True)
+    ends = np.cumsum([len(y) for y in arrays.values()])[:-1]
+    return tuple(map(str, names)), dict(zip(arrays, np.split(codes, ends), strict=True))
+
+
+def _label_column(names: list[str], label: str | None) -> int | None:
+    if label is not None and label not in names:
+        few = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
+        raise UsageError(f"there is no column {label!r}{nearest(label, names)} Columns: {few}")
+    return None if label is None else names.index(label)
+
+
+def _not_numeric(name: str, found: str) -> UsageError:
+    return UsageError(
+        f"column {name!r} is not numeric ({found}); leave it out, turn it into numbers, or name it "
+        f"as label={name!r} if it holds class labels"
+    )
+
+
+def _decode(file: Path) -> np.ndarray:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise UsageError(f"images need Pillow ({error}): pip install pillow") from error
+    with Image.open(file) as image:
+        simple = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
+        mode = simple.get(image.mode, image.mode)
+        if mode not in ("L", "RGB", "RGBA"):
+            raise UsageError(f"its mode is {mode}; convert it to 8-bit grey or colour")
+        return np.atleast_3d(np.asarray(image.convert(mode)))
+
+
+def _cores() -> int:
+    own = getattr(os, "sched_getaffinity", None)
+    return len(own(0)) if own else os.cpu_count() or 1
