@@ -156,16 +156,6 @@ class Processes:
             dist.gather(_bytes(mine), rows and [_bytes(row) for row in rows], 0, group=self._cpu)
         return rows
 
-    def scatter(self, tensors: Sequence[Tensor] | None, like: Tensor) -> Tensor:
-        """What the first process has for this one: CPU tensors of `like`'s shape and dtype."""
-        part = torch.empty_like(like, memory_format=torch.contiguous_format)
-        if self.size == 1:
-            return part.copy_((tensors or [])[0])
-        rows = [_bytes(tensor) for tensor in tensors or ()] if self.first else None
-        with self._exchange():
-            dist.scatter(_bytes(part), rows, 0, group=self._cpu)
-        return part
-
     def agree(self, name: str, value: float) -> None:
         """Check that the processes have one and the same value of something.
 

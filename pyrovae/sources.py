@@ -63,6 +63,13 @@ class ArrayFile(Source):
     unless ``images`` is False.
 
     Raises UsageError for a file that is cut short, of another format or not of real numbers.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/x.npy", np.arange(6).reshape(3, 2))
+    ...     ArrayFile(f"{folder}/x.npy").read(1, 3)
+    (tensor([[2, 3],
+            [4, 5]]), None)
     """
 
     def __init__(self, array: np.memmap[Any, Any] | str | Path, *, images: bool = True) -> None:

@@ -26,7 +26,7 @@ from pyrovae.processes import Processes
 from pyrovae.randomness import pack, put_back, states, unpack
 from pyrovae.runs import Folder
 from pyrovae.schedules import Schedule
-from pyrovae.streams import Data
+from pyrovae.streams import Data, FileData
 from pyrovae.svi import Snapshot, Step, fused_step
 from pyrovae.tensors import TensorData, UsageError, number, whole_number
 from pyrovae.traces import Pair, Structure
@@ -35,6 +35,7 @@ __all__ = ["Diverged", "OutOfMemory", "Trainer"]
 
 Optimizer = Callable[[list[Tensor], float], torch.optim.Optimizer]
 VALIDATED = 20  # steps
+WATCHED = 1000  # training data whose terms are measured after an epoch
 RARELY = 100  # a checkpoint is made after so many times as long as the last one took
 
 
@@ -117,6 +118,8 @@ class Trainer:
         self.generator = torch.Generator(device).manual_seed(settings.seed)
         # binarised once, so that validation curves compare the same data
         self.held_out = None if held_out is None else held_out.fixed(settings.seed)
+        # the first rows of a file may be of one kind
+        self.watched = data.sample(WATCHED, settings.seed) if isinstance(data, FileData) else data
         self.history = History(seed=settings.seed, device=str(device))
         self.bar = Progress(settings.epochs, len(data), progress and processes.first)
         self.kept: Checkpoints | Memory = Memory() if folder is None else folder.checkpoints
@@ -498,7 +501,7 @@ class Trainer:
         row["lr"] = float(self.optimizer.param_groups[0]["lr"])
         row["loss"] = float(self.total) / self.seen / self._scale()
         with self.averaged():
-            row |= self._terms(self.data, "")
+            row |= self._terms(self.watched, "")
             if self.held_out is not None:
                 row |= self._terms(self.held_out, "validation_")
             self.history.rows.append(row)
@@ -678,8 +681,9 @@ class Trainer:
             return 1.0
         return self.shape.size / min(self.settings.batch_size, self.seen)
 
-    def _terms(self, data: Data, prefix: str, most: int = 1000) -> dict[str, float]:
-        """Means over at most ``most`` data, one particle each; the random state is untouched."""
+    def _terms(self, data: Data, prefix: str) -> dict[str, float]:
+        """Means over all the data held out, or some of the others, one particle each; the random
+        state is untouched."""
         if self.shape is None:
             return {}
         sums = torch.zeros(4, dtype=torch.float64)
@@ -690,7 +694,7 @@ class Trainer:
             if count:
                 sums += count * torch.tensor([1.0, *self._batch_terms(batch).values()])
             gone += size
-            if gone >= most and not prefix:
+            if gone >= WATCHED and not prefix:
                 break
         self.processes.sum([sums])
         names = (f"{prefix}{name}" for name in ("elbo", "reconstruction", "kl"))

@@ -11,10 +11,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
-    "tensors", "files", "sources", "streams", "randomness", "data", "networks", "schedules", "distributions",
-    "priors", "likelihoods", "guides", "vae", "traces", "objectives", "svi", "processes",
-    "components", "checkpoints", "runs", "callbacks", "trainer", "training", "evaluation",
-    "oracles", "generation", "aggregate", "calibration", "plots", "cli",
+    "tensors", "files", "sources", "streams", "randomness", "data", "networks", "schedules",
+    "distributions", "priors", "likelihoods", "guides", "vae", "traces", "objectives", "svi",
+    "processes", "components", "checkpoints", "runs", "callbacks", "trainer", "training",
+    "evaluation", "oracles", "generation", "aggregate", "calibration", "plots", "cli",
 ]  # fmt: skip
 
 

@@ -70,7 +70,7 @@ def test_alone() -> None:
         alone.same([x])
         alone.agree("batch_size", 3)
         rows = alone.gather(x)
-        assert rows is not None and torch.equal(alone.scatter(rows, x), x)
+        assert rows is not None and torch.equal(rows[0], x)
     assert x.tolist() == [1.0, 2.0]
     assert not torch.distributed.is_initialized()
 
@@ -97,9 +97,6 @@ def test_exchange(size: int) -> None:
         assert (states is None) == (not p.first)
         if p.first:
             assert [state[0].item() for state in states] == list(range(p.size))
-            states.reverse()
-        state = p.scatter(states, torch.get_rng_state())
-        assert state[0] == p.size - 1 - p.rank
         p.agree("seed", 2**62)
         try:
             p.agree("batch_size", 64 if p.rank < 1 else 32.5)
