@@ -66,6 +66,7 @@ class Run(Protocol):
         epochs: how many there will be.
         loss: the last step's loss, a tensor without dimensions; reading it waits for the device.
         optimizer: the ``torch.optim`` optimiser.
+        held_out: the data to validate on, None where there are none.
         out: the run folder, None where there is none.
     """
 
@@ -76,6 +77,7 @@ class Run(Protocol):
     epochs: int
     loss: Tensor
     optimizer: torch.optim.Optimizer
+    held_out: Any
     out: Path | None
 
 
@@ -87,7 +89,7 @@ class Callback:
     """
 
     def begin(self, run: Run) -> None:
-        """Before the first step, of a resumed run too."""
+        """Before the first step, of a resumed run too, and before the run folder is made."""
 
     def step(self, run: Run) -> str | bool | None:
         """After every optimiser step."""
@@ -129,11 +131,18 @@ class EarlyStopping(Callback):
         self.patience = whole_number("patience", patience)
         self.metric, self.least = metric, number("least", least, zero=True)
 
+    def begin(self, run: Run) -> None:
+        if run.held_out is None and self.metric.startswith("validation_"):
+            raise UsageError(
+                f"early stopping watches {self.metric}, and no data are held out; give "
+                f"validation=0.1 (--validation 0.1), say"
+            )
+
     def epoch(self, run: Run) -> str | None:
         if self.metric not in run.history.last:
             raise UsageError(
-                f"early stopping watches {self.metric!r}, which this run does not measure; give "
-                f"validation= (--validation), or one of {', '.join(run.history.last)}"
+                f"early stopping watches {self.metric!r}, which this run does not measure; there "
+                f"is {', '.join(run.history.last)}"
             )
         return self.verdict(run.history[self.metric])
 
@@ -188,7 +197,7 @@ class TensorBoard(Callback):
         self.writer: Any = None
 
     def begin(self, run: Run) -> None:
-        folder = self.folder or run.out
+        self.writer, folder = None, self.folder or run.out
         if folder is None:
             raise UsageError("TensorBoard needs a folder: give out= or TensorBoard(folder)")
         try:
@@ -198,9 +207,11 @@ class TensorBoard(Callback):
                 f"TensorBoard is not there ({error}): pip install 'pyrovae[tensorboard]'"
             ) from error
         # rows after the one that a resumed run starts from are written again
-        self.writer = SummaryWriter(str(folder), purge_step=len(run.history.rows) + 1)
+        again = len(run.history.rows) + 1
+        self.open = lambda: SummaryWriter(str(folder), purge_step=again)
 
     def epoch(self, run: Run) -> None:
+        self.writer = self.writer or self.open()
         for name, value in run.history.last.items():
             if name != "epoch":
                 self.writer.add_scalar(name, value, run.epoch)

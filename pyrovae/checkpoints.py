@@ -15,7 +15,16 @@ from torch import Tensor
 from pyrovae.files import inside, read_tensors, write_tensors
 from pyrovae.tensors import UsageError
 
-__all__ = ["Checkpoints", "Memory", "copied", "flatten", "from_bytes", "to_bytes", "unflatten"]
+__all__ = [
+    "Checkpoints",
+    "Memory",
+    "check_alike",
+    "copied",
+    "flatten",
+    "from_bytes",
+    "to_bytes",
+    "unflatten",
+]
 
 LAST, BEFORE = "checkpoints/last.safetensors", "checkpoints/before.safetensors"
 
@@ -122,7 +131,7 @@ class Checkpoints:
             try:
                 tensors, notes = read_tensors(file)
                 state = unflatten(notes["state"], tensors)
-            except (UsageError, KeyError, TypeError, ValueError) as error:
+            except (UsageError, LookupError, TypeError, ValueError, RecursionError) as error:
                 torn.append(f"{error}")
                 continue
             if torn:
@@ -157,6 +166,28 @@ class Memory:
     def read(self) -> Any:
         """The last state, None where there is none."""
         return self.states[-1] if self.states else None
+
+
+def check_alike(own: Any, other: Any, where: str = "state") -> None:
+    """Raise ValueError where a state is not made like one's own: other keys, types, shapes.
+
+    >>> check_alike({"steps": [1, 2.0]}, {"steps": [3, 0.5]})
+    >>> check_alike({"steps": [1, 2.0]}, {"steps": [3, "x"]})
+    Traceback (most recent call last):
+    ValueError: state.steps.1 is 'x'
+    """
+    alike = type(own) is type(other) or (type(own), type(other)) == (float, int)
+    if isinstance(own, Tensor):
+        alike = isinstance(other, Tensor) and own.shape == other.shape and own.dtype == other.dtype
+    elif isinstance(own, dict | list | tuple) and alike:
+        keys = own.keys() if isinstance(own, dict) else range(len(own))
+        alike = len(own) == len(other) and (not isinstance(own, dict) or keys == other.keys())
+        for key in keys if alike else ():
+            check_alike(own[key], other[key], f"{where}.{key}")
+    elif isinstance(own, int) and alike:
+        alike = abs(other) < 2**63
+    if not alike:
+        raise ValueError(f"{where} is {str(other)[:100]!r}")
 
 
 def copied(state: Any) -> Any:

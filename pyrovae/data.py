@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.files import home
 from pyrovae.sources import (
     ArrayFile,
     ImageFiles,
@@ -136,7 +137,7 @@ def load(
     """
     if stream not in ("auto", True, False):
         raise UsageError(f'stream must be "auto", True or False, got {stream!r}')
-    path = _home(name)
+    path = home(name)
     if isinstance(name, str) and name in NAMES:
         if stream is True:
             raise UsageError(f"{name} fits in memory and is not streamed")
@@ -170,14 +171,6 @@ def load(
         if stream is True or path.is_dir() or path.suffix.lower() in (".npy", ".parquet"):
             return _from_sources(path, label, seed, stream)
         return _from_arrays(path, _read(path, label), seed)
-
-
-def _home(path: str | Path) -> Path:
-    """The path with ``~`` written out."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:  # of a user that is not known
-        raise UsageError(f"{path}: {error}; write the path out") from error
 
 
 def _load_mnist5k() -> Splits:
@@ -214,7 +207,7 @@ def _load_torchvision(name: str, data_dir: str | Path | None, download: bool) ->
             f"two that fit together: pip install torch torchvision"
         ) from error
     kind, for_train, for_test = _TORCHVISION[name]
-    root = _home(data_dir or os.environ.get("PYROVAE_DATA") or "~/.cache/pyrovae")
+    root = home(data_dir or os.environ.get("PYROVAE_DATA") or "~/.cache/pyrovae")
     if not download and not root.is_dir():
         raise UsageError(f"there is no folder {str(root)!r} to read {name} from; pass --data-dir")
     folder = root / kind / "raw" if "mnist" in name else root

@@ -23,9 +23,10 @@ import yaml
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pyrovae.tensors import UsageError
+from pyrovae.tensors import UsageError, got
 
 __all__ = [
+    "home",
     "inside",
     "read_json",
     "read_notes",
@@ -44,6 +45,14 @@ DAMAGE = (SafetensorError, ArithmeticError, LookupError, RecursionError, TypeErr
 WIDTHS = {"BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "BF16": 2, "C64": 8} | {
     f"{kind}{8 * width}": width for kind in "UIF" for width in (1, 2, 4, 8)
 }
+
+
+def home(path: str | Path) -> Path:
+    """The path with ``~`` written out."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # of a user that is not known
+        raise UsageError(f"{got(str(path))}: {error} Write the path out") from error
 
 
 # --- writing -----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrovae import traces
 from pyrovae.distributions import Columns
 from pyrovae.evaluation import evaluate
-from pyrovae.tensors import UsageError, nearest, whole_number
+from pyrovae.tensors import UsageError, fits, nearest, whole_number
 from pyrovae.traces import Args, Pair, Structure, as_pair
 
 __all__ = [
@@ -51,9 +51,21 @@ def sample(
     >>> sample(VAE((4,), 2), 3).shape
     torch.Size([3, 4])
     """
-    whole_number("n", n)
+    n = whole_number("n", n)
     program = as_pair(pair)
-    return _unwrap(_generate(program, n, _example(program, like), {}, mean, seed))
+    given = _example(program, like)
+    _check_room(n, given)
+    return _unwrap(_generate(program, n, given, {}, mean, seed))
+
+
+def _check_room(n: int, given: Args) -> None:
+    """Refuse more data, of the shape of those given, than there is memory for."""
+    nbytes = 2 * n * given[0][:1].nbytes  # the parts and the whole
+    if not fits(nbytes, "cpu"):
+        raise UsageError(
+            f"{n:,} data of shape {list(given[0].shape[1:])} take {nbytes:,} bytes, which do not "
+            f"fit in memory; ask for fewer (n, draws or steps)"
+        )
 
 
 def decode(pair: Any, latents: Any, *, like: Any = None) -> Values:
@@ -156,7 +168,10 @@ def reconstruct(
         ``[N, *event_shape]``, or ``[draws, N, *event_shape]``; a dict of them by site where the
         model observes several.
     """
+    draws = whole_number("draws", draws, least=0)
+    num_particles = whole_number("num_particles", num_particles)
     program, data, shape = traces.prepare(pair, x, seed)
+    _check_room((draws or 1) * len(data), program.example())
     parts = []
     with program.evaluating():
         torch.manual_seed(seed)
@@ -189,7 +204,7 @@ def interpolate(pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "lin
     Returns:
         ``[n, steps, *event_shape]``, ``[steps, *event_shape]`` for one datum.
     """
-    whole_number("steps", steps, least=2)
+    steps = whole_number("steps", steps, least=2)
     paths = {"linear": _linear, "spherical": _spherical}
     if method not in paths:
         raise UsageError(
@@ -201,6 +216,7 @@ def interpolate(pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "lin
     start, end = (_codes(pair, t) for t in ends)
     if len(ends[0]) != len(ends[1]):
         raise UsageError(f"a and b must hold as many data, got {len(ends[0])} and {len(ends[1])}")
+    _check_room(steps * len(ends[0]), program.some(ends[0], 1))
     t = torch.linspace(0, 1, steps)
     between = {n: paths[method](start[n], end[n], t).flatten(0, 1) for n in start}
     n = steps * len(ends[0])
@@ -246,6 +262,7 @@ def traverse(
         dims = active or order[:1]
     if not dims or any(not 0 <= d < codes.shape[1] for d in dims):
         raise UsageError(f"dims names the units 0 to {codes.shape[1] - 1}, got {list(dims)}")
+    _check_room(len(dims) * whole_number("steps", steps), program.some(x, 1))
     values = torch.linspace(-span, span, steps)
     latents = codes[0].repeat(len(dims), steps, 1)
     for row, dim in enumerate(dims):

@@ -42,11 +42,17 @@ def states(generators: Sequence[torch.Generator] = ()) -> States:
 
 
 def put_back(found: Mapping[str, Tensor], generators: Sequence[torch.Generator] = ()) -> None:
-    """The states as they were when :func:`states` was asked."""
+    """The states as they were when :func:`states` was asked.
+
+    Raises:
+        ValueError: they are no states. Those that stand before the bad one are put back.
+    """
     torch.set_rng_state(found["torch"])
     has_spare, spare = found["python_spare"].tolist()
     random.setstate((3, tuple(found["python"].tolist()), spare if has_spare else None))
     *keys, position = found["numpy"].tolist()
+    if not 0 <= position <= len(keys) or not all(0 <= key < 2**32 for key in keys):
+        raise ValueError("these are not states of NumPy's generator")
     has_spare, spare = found["numpy_spare"].tolist()
     np.random.set_state(("MT19937", np.array(keys, np.uint32), position, int(has_spare), spare))
     if "cuda" in found and torch.cuda.is_initialized():

@@ -23,7 +23,7 @@ from torch import Tensor
 from pyrovae.checkpoints import BEFORE, LAST, Checkpoints
 from pyrovae.components import Bounded, construct, describe
 from pyrovae.files import inside, read_notes, read_tensors, write_tensors, writing
-from pyrovae.tensors import UsageError
+from pyrovae.tensors import UsageError, got, in_short
 from pyrovae.traces import as_pair
 
 __all__ = ["Folder", "environment", "load", "save"]
@@ -117,6 +117,21 @@ def _build(file: Path, allow: Sequence[str]) -> Any:
     return pair
 
 
+def _usable(path: str | Path) -> Path:
+    """A path that the system can look up."""
+    try:
+        found = Path(path).expanduser()
+        found.absolute().stat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return found
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
+        reason = getattr(error, "strerror", None) or in_short(error, 100)
+        raise UsageError(
+            f"{got(path)} cannot be the run's folder ({reason}); choose another (out, --out)"
+        ) from error
+    return found
+
+
 def _description(owner: Any) -> Any:
     try:
         return describe(owner)
@@ -172,7 +187,7 @@ class Folder:
             UsageError: it is there already (without ``force`` or ``resume``), is a file, cannot be
                 written, or is a run without a checkpoint to resume from.
         """
-        path = Path(path).expanduser()
+        path = _usable(path)
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file; choose another folder for the run")
         if path.is_dir() and any(path.iterdir()) and not (force or resume):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.files import home
 from pyrovae.tensors import TensorData, UsageError, _reason, _tensor, _tensor_data, nearest
 
 __all__ = ["ArrayFile", "ImageFiles", "ParquetFile", "Source", "open_source"]
@@ -270,7 +271,7 @@ def open_source(path: str | Path, label: str | None = None) -> Source:
     Raises:
         UsageError: another kind of path, a damaged file, a label without a table.
     """
-    path = Path(path).expanduser()
+    path = home(path)
     if path.suffix.lower() == ".parquet" and not path.is_dir():
         return ParquetFile(path, label)
     if label is not None:

@@ -23,12 +23,15 @@ from pyrovae.tensors import (
     UsageError,
     _cuts,
     _is_image,
+    _no_data,
     _own,
     _part,
     _reason,
     _tensor,
     _tensor_data,
     fits,
+    got,
+    in_short,
 )
 
 __all__ = ["Data", "FileData", "StreamedData", "as_data"]
@@ -454,17 +457,42 @@ class StreamedData:
     def _batches(
         self, loaded: Iterator[Any], share: tuple[int, int]
     ) -> Iterator[tuple[Tensor, ...]]:
-        for batch in loaded:
+        for batch in _told(loaded):
             parts = (batch,) if isinstance(batch, Tensor) else batch
             if not isinstance(parts, tuple | list) or not all(isinstance(p, Tensor) for p in parts):
                 raise UsageError(
                     f"the DataLoader yields {type(batch).__name__}; a batch is a tensor x or a "
                     f"tuple of tensors (x, y, ...): give it such a data set or collate_fn"
                 )
+            if not parts or len({tuple(p.shape[:1]) for p in parts}) > 1 or not parts[0].dim():
+                shapes = ", ".join(str(list(p.shape)) for p in parts[:5]) or "none"
+                raise UsageError(
+                    f"the DataLoader yields tensors of shapes {shapes}; a batch is x [B, ...] or "
+                    f"(x, y, ...) that share their first axis: give the loader a batch_size"
+                )
+            if what := next((w for p in parts if (w := _no_data(p))), ""):
+                raise UsageError(
+                    f"the DataLoader yields a tensor that is {what}; data are dense real tensors: "
+                    f"convert them in the data set or collate_fn"
+                )
             own = _own(len(parts[0]), share)
             x, *others = (part[own].to(self.device, non_blocking=True) for part in parts)
             image, x = _is_image(x), x.to(self.dtype or torch.get_default_dtype())
             yield x / 255 if image else x, *others
+
+
+def _told(loaded: Iterator[Any]) -> Iterator[Any]:
+    """The batches; where there is none to be had, an error that says whose it is."""
+    try:
+        yield from loaded
+    except (RuntimeError, TypeError, ValueError, LookupError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(
+            f"the DataLoader fails ({type(error).__name__}: {in_short(_reason(error))}); it must "
+            f"give every batch as a tensor x or a tuple of tensors (x, y, ...): look at its data "
+            f"set and collate_fn"
+        ) from error
 
 
 Data = TensorData | StreamedData | FileData
@@ -498,7 +526,8 @@ def as_data(
     elif isinstance(x, Dataset):
         data = _read_dataset(x, device)
     elif isinstance(x, str | Path):
-        raise UsageError(f"{str(x)!r} is a name, not data; load({str(x)!r}) reads it")
+        name = got(str(x))
+        raise UsageError(f"{name} is a name, not data; pv.data.load({name}) reads it")
     elif isinstance(x, tuple) or (
         isinstance(x, list) and any(getattr(part, "ndim", 0) > 0 for part in x)
     ):
@@ -514,7 +543,13 @@ def _read_dataset(dataset: Dataset[Any], device: Any) -> TensorData | StreamedDa
         raise UsageError(f"{kind} has no length; pass DataLoader({kind}(...), batch_size=...)")
     if not (n := len(dataset)):
         raise UsageError(f"there are no data: {type(dataset).__name__} is empty")
-    item = dataset[0]
+    try:
+        item = dataset[0]
+    except LookupError as error:
+        raise UsageError(
+            f"{type(dataset).__name__} has a length of {n} and no item 0 "
+            f"({type(error).__name__}: {in_short(error)}); its items are those at 0 to {n - 1}"
+        ) from error
     parts = item if isinstance(item, tuple | list) else (item,)
     for part in parts:
         if not isinstance(part, Tensor | np.ndarray | np.number | int | float):
@@ -530,9 +565,9 @@ def _read_dataset(dataset: Dataset[Any], device: Any) -> TensorData | StreamedDa
         loader = DataLoader(dataset, batch_size=256, generator=torch.Generator())
         batches = [[batch] if isinstance(batch, Tensor) else batch for batch in loader]
         columns = [torch.cat(rows) for rows in zip(*batches, strict=True)]
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError, LookupError) as error:
         raise UsageError(
-            f"the items of {type(dataset).__name__} do not form one tensor: {_reason(error)}; "
-            f"give them all the same shape and type"
+            f"the items of {type(dataset).__name__} do not form one tensor: "
+            f"{in_short(_reason(error))}; give {n} of them, all of the same shape and type"
         ) from error
     return _tensor_data(*(_tensor(c.numpy()) if c.dtype == torch.float64 else c for c in columns))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.randomness import put_back, states
-from pyrovae.tensors import UsageError
+from pyrovae.tensors import UsageError, got
 from pyrovae.traces import Args, Pair, parameters
 
 __all__ = ["SVI", "Step"]
@@ -68,10 +68,11 @@ class Step:
         precision: str = "float32",
         finish: Callable[[list[Tensor]], list[Tensor]] | None = None,
     ) -> None:
-        if compile not in MODES:
-            raise UsageError(f"compile is 'auto', True or False, got {compile!r}")
-        if precision not in PRECISIONS:
-            raise UsageError(f"precision is {' or '.join(PRECISIONS)}, got {precision!r}")
+        if not isinstance(compile, bool | str) or compile not in MODES:
+            raise UsageError(f"compile must be 'auto', True or False, got {got(compile)}")
+        if not isinstance(precision, str) or precision not in PRECISIONS:
+            words = " or ".join(map(repr, PRECISIONS))
+            raise UsageError(f"precision must be {words}, got {got(precision)}")
         self.pair, self.loss, self.parameters = pair, loss, dict(parameters)
         self.compile, self.precision, self.finish = compile, precision, finish
         self.differentiable = hasattr(loss, "differentiable_loss")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import difflib
 import math
+import numbers
 import os
+import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,21 +35,63 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {by_lower[found[0]]!r}?" if found else ""
 
 
-def whole_number(name: str, value: object, least: int = 1) -> int:
-    """``value``, if it is a whole number of at least ``least``; UsageError otherwise."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UsageError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return value
+def in_short(text: object, most: int = 300) -> str:
+    """A message or a value on one line: without the tensors and traces that Pyro and torch show.
+
+    >>> in_short("found invalid values: tensor([nan, nan])")
+    'found invalid values'
+    """
+    shown = (str(text) if isinstance(text, str | Exception) else repr(text))[:100_000]
+    shown = re.split(r":?\s*\btensor\(\[|\n\s*Trace Shapes:", shown)[0]
+    shown = " ".join("".join(c if c.isprintable() else " " for c in shown).split())
+    return shown if len(shown) <= most else f"{shown[: most - 4]} ..."
+
+
+def got(value: object) -> str:
+    """A value as an error shows it: whole where it is short.
+
+    >>> got(-1), got(np.zeros((99, 99)))
+    ('-1', 'a ndarray of shape [99, 99]')
+    """
+    shape = getattr(value, "shape", ())
+    if isinstance(shape, tuple) and shape:
+        return f"a {type(value).__name__} of shape {list(shape)}"
+    try:
+        return in_short(repr(value), 100)
+    except ValueError:  # Python writes no number of thousands of digits
+        return f"a {type(value).__name__} of more than {sys.get_int_max_str_digits():,} digits"
+
+
+def whole_number(name: str, value: object, least: int = 1, most: float = math.inf) -> int:
+    """``value``, if it is a whole number from ``least`` to ``most``; UsageError otherwise."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or not least <= cast(int, value) <= most:
+        upper = "" if most == math.inf else f" and at most {most}"
+        raise UsageError(
+            f"{name} must be a whole number of at least {least}{upper}, got {got(value)}"
+        )
+    return int(cast(int, value))
 
 
 def number(name: str, value: object, *, zero: bool = False) -> float:
     """``value`` as a float, if it is a positive number (0 too with ``zero``); UsageError
     otherwise."""
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    if not real or not 0 <= cast(float, value) < float("inf") or (value == 0 and not zero):
+    try:
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        found = float(cast(float, value)) if real else -math.inf
+    except OverflowError:
+        found = math.inf
+    if not 0 <= found < math.inf or (found == 0 and not zero):
         words = "a number of at least 0" if zero else "a positive number"
-        raise UsageError(f"{name} must be {words}, got {value!r}")
-    return float(cast(float, value))
+        raise UsageError(f"{name} must be {words}, got {got(value)}")
+    return found
+
+
+def flag(name: str, value: object) -> bool:
+    """``value``, if it is True or False; UsageError otherwise: "no" would pass for True."""
+    if not isinstance(value, bool | np.bool_):
+        raise UsageError(f"{name} must be True or False, got {got(value)}")
+    return bool(value)
 
 
 def log_mean_exp(values: Tensor, dim: int = 0) -> Tensor:
@@ -175,10 +220,12 @@ def _cuts(n: int, size: int, drop_last: bool, skip: int, share: tuple[int, int])
 def _part(held_out: float, n: int) -> int:
     """How many of n data a fraction in (0, 1) or a whole number means."""
     fraction = 0 < held_out < 1
-    count = round(held_out * n) if fraction else int(held_out)
+    count = 0
+    if -math.inf < held_out < math.inf:
+        count = round(held_out * n) if fraction else int(held_out)
     if not 0 < count < n or not (fraction or count == held_out):
         raise UsageError(
-            f"cannot hold out {held_out} of {n} data: give a fraction in (0, 1) or a "
+            f"cannot hold out {got(held_out)} of {n} data: give a fraction in (0, 1) or a "
             f"count that leaves at least one datum on each side"
         )
     return count
@@ -228,8 +275,7 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
             if not isinstance(tensor, Tensor):
                 kind = type(tensor).__name__
                 raise UsageError(f"TensorData holds tensors, not {kind}; as_data(...) converts it")
-            if tensor.is_complex() or tensor.layout != torch.strided:
-                what = "complex" if tensor.is_complex() else "sparse"
+            if what := _no_data(tensor):
                 raise UsageError(f"a tensor is {what}; data are dense real tensors: convert it")
         x = tensors[0].detach()
         self.tensors = (x, *(tensor.detach().to(x.device) for tensor in tensors[1:]))
@@ -512,6 +558,18 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
                 )
 
 
+def _no_data(tensor: Tensor) -> str:
+    """What keeps a tensor from being data, if something does."""
+    kinds = {
+        "complex": tensor.is_complex(),
+        "nested": tensor.is_nested,
+        "sparse": tensor.layout != torch.strided,
+        "quantised": tensor.is_quantized,
+        "on the meta device, which holds no values": tensor.is_meta,
+    }
+    return next((kind for kind, holds in kinds.items() if holds), "")
+
+
 def _is_image(x: Tensor) -> bool:
     return x.dtype == torch.uint8 and x.ndim >= 3
 
@@ -544,8 +602,11 @@ def _tensor(value: Any) -> Tensor:
         )
     try:
         values = np.asarray(value)
-    except ValueError as error:
-        raise UsageError(f"the data are not one rectangular array: {error}") from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UsageError(
+            f"the data are not one rectangular array: {in_short(error)}; give a tensor or an "
+            f"array of numbers"
+        ) from error
     if values.dtype.kind not in "biuf":
         raise UsageError(
             f"the data have dtype {values.dtype}, not real numbers; convert them, for example "

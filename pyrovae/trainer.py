@@ -20,7 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from pyrovae import traces
 from pyrovae.callbacks import Callback, History, Progress
-from pyrovae.checkpoints import Checkpoints, Memory, copied, from_bytes, to_bytes
+from pyrovae.checkpoints import Checkpoints, Memory, check_alike, copied, from_bytes, to_bytes
 from pyrovae.objectives import Objective
 from pyrovae.processes import Processes
 from pyrovae.randomness import pack, put_back, states, unpack
@@ -28,12 +28,13 @@ from pyrovae.runs import Folder
 from pyrovae.schedules import Schedule
 from pyrovae.streams import Data, FileData
 from pyrovae.svi import Snapshot, Step, fused_step
-from pyrovae.tensors import TensorData, UsageError, number, whole_number
+from pyrovae.tensors import TensorData, UsageError, flag, got, in_short, number, whole_number
 from pyrovae.traces import Pair, Structure
 
 __all__ = ["Diverged", "OutOfMemory", "Trainer"]
 
 Optimizer = Callable[[list[Tensor], float], torch.optim.Optimizer]
+TERMS = ("elbo", "reconstruction", "kl")
 VALIDATED = 20  # steps
 WATCHED = 1000  # training data whose terms are measured after an epoch
 RARELY = 100  # a checkpoint is made after so many times as long as the last one took
@@ -68,21 +69,30 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
-            whole_number(name, getattr(self, name))
-        for name in ("seed", "rollbacks"):
-            whole_number(name, getattr(self, name), least=0)
-        number("lr", self.lr)
+            self._set(name, whole_number(name, getattr(self, name)))
+        self._set("rollbacks", whole_number("rollbacks", self.rollbacks, least=0))
+        self._set("seed", whole_number("seed", self.seed, least=0, most=2**63 - 1))
+        self._set("lr", number("lr", self.lr))
+        self._set("keep_best", flag("keep_best", self.keep_best))
         if self.clip_norm is not None:
-            number("clip_norm", self.clip_norm)
-        if self.ema is not None and not number("ema", self.ema) < 1:
-            raise UsageError(f"ema is the share of the average that a step keeps, got {self.ema}")
+            self._set("clip_norm", number("clip_norm", self.clip_norm))
+        if self.ema is not None:
+            self._set("ema", number("ema", self.ema))
+            if self.ema >= 1:
+                raise UsageError(
+                    f"ema is the share of the average that a step keeps, below 1; got {self.ema}"
+                )
         if self.checkpoint_every is not None:
-            whole_number("checkpoint_every", self.checkpoint_every)
+            every = whole_number("checkpoint_every", self.checkpoint_every)
+            self._set("checkpoint_every", every)
         if self.accumulate > self.batch_size:
             raise UsageError(
                 f"a batch of {self.batch_size} cannot be taken in {self.accumulate} parts; lower "
                 f"accumulate"
             )
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # a NumPy number as Python's
 
     def told(self) -> dict[str, str]:
         """What must be the same when a run is taken up again."""
@@ -162,6 +172,9 @@ class Trainer:
         self.prepare(optimizer, compile, precision)
         if state is not None:
             self.restore(state)
+        for callback in self.callbacks:
+            callback.begin(self)
+        if state is not None:
             if self.folder is not None:
                 self.folder.introduce()
             self.bar.say(f"going on after step {self.step}, in epoch {self.epoch}")
@@ -173,12 +186,18 @@ class Trainer:
         if isinstance(self.data, TensorData):
             self.data.check_finite(missing=True)
         size = self.settings.batch_size
-        few = next(iter(self.data.batches(size, generator=self._fresh())))
+        few = next(iter(self.data.batches(size, generator=self._fresh())), ())
+        if not few or not len(few[0]):
+            raise UsageError("there are no data: the DataLoader yields no batch")
+        self.few = few
         self.program.example(few)
         with self.program.evaluating():
             self.supports = traces.Supports(self.program, few)
             if isinstance(self.data, TensorData):
                 self.supports.check(self.data)
+            if isinstance(self.held_out, TensorData):
+                self.held_out.check_finite(missing=True)
+                self.supports.check(self.held_out)
             traces.check(self.program, few)
         try:
             self.shape = traces.structure(self.program, few)
@@ -197,7 +216,8 @@ class Trainer:
                 f"the log probabilities do not depend on {', '.join(idle)}: not trained",
                 stacklevel=4,
             )
-        self.optimizer = optimizer(list(self.leaves.values()), self.settings.lr)
+        self.make_optimizer = optimizer
+        self.optimizer = self._optimizer(optimizer)
         self.advance = fused_step(self.optimizer)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         if self.settings.ema is not None:
@@ -218,6 +238,19 @@ class Trainer:
         }
         for name, value in (("data", len(self.data)), ("batch_size", size)):
             self.processes.agree(name, value)
+
+    def _optimizer(self, make: Optimizer) -> torch.optim.Optimizer:
+        """The optimiser, if it is one whose steps need no function of the loss."""
+        say = "optimizer(parameters, lr) must give a torch.optim optimiser such as torch.optim.Adam"
+        try:
+            made = make(list(self.leaves.values()), self.settings.lr)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{say}; it does not work here: {in_short(error)}") from error
+        if not isinstance(made, torch.optim.Optimizer):
+            raise UsageError(f"{say}, got {got(made)}")
+        if isinstance(made, torch.optim.LBFGS):
+            raise UsageError(f"{say}; LBFGS evaluates the loss many times a step, on other noise")
+        return made
 
     def _fresh(self) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(0)
@@ -312,7 +345,8 @@ class Trainer:
                 f"this is not the run that was begun: {words}. Resume with what it was begun "
                 f"with, or start anew (pv.load gives its weights)"
             )
-        self.step, self.epoch, self.taken, self.seen = map(int, state["position"])
+        self._check(state)
+        self.step, self.epoch, self.taken, self.seen = state["position"]
         self.total = state["total"].to(self.device, copy=True)
         self.seconds, self.epoch_seconds = state["seconds"]
         self.history.rows[:] = [dict(row) for row in state["rows"]]
@@ -323,7 +357,7 @@ class Trainer:
         with torch.no_grad():
             for mean, value in zip(self.average or (), state["average"] or (), strict=True):
                 mean.copy_(value)
-        self.optimizer.load_state_dict(copied(state["optimizer"]))
+        self._load_optimizer(copied(state["optimizer"]))
         self.best = state["best"]
         all_random, rank = state["random"], self.processes.rank
         self.opening, now = all_random[min(rank, len(all_random) - 1)]
@@ -331,6 +365,36 @@ class Trainer:
         if len(all_random) != self.processes.size:
             self.bar.say(f"begun by {len(all_random)} processes: the noise is new from here on")
             torch.manual_seed(self.settings.seed + 1000 * self.step + rank)
+
+    def _check(self, state: Any) -> None:
+        """Raise where a state is not made as this run's own are; a file may hold anything."""
+        own, best, now = self.state(), state["best"], pack(self._states())
+        free = {
+            "told": dict.fromkeys(state["told"], ""),
+            "rows": [dict.fromkeys(self._columns(), 0.0)] * len(state["rows"]),
+            "random": [torch.stack([now, now])] * len(state["random"]),
+            "best": None if best is None else {"epoch": 0, "weights": own["weights"]},
+            "optimizer": state["optimizer"],
+        }
+        check_alike(own | free, state)
+        if min(state["position"]) < 0 or state["position"][1] < 1 or not state["random"]:
+            raise ValueError(f"it is of step, epoch, batch and datum {state['position']}")
+
+    def _load_optimizer(self, state: Any) -> None:
+        """Take over a state like that of a twin that has taken a step: a kernel that is given
+        another may read beyond its end."""
+        twins = [leaf.detach().clone().requires_grad_() for leaf in self.leaves.values()]
+        for twin in twins:
+            twin.grad = torch.zeros_like(twin)
+        other = self.make_optimizer(twins, self.settings.lr)
+        other.step()
+        own = other.state_dict()
+        own["state"] = {index: own["state"][index] for index in state["state"]}
+        check_alike(own, state, "optimizer")
+        for mine, theirs in zip(own["param_groups"], state["param_groups"], strict=True):
+            if mine["params"] != theirs["params"]:
+                raise ValueError("the optimiser's parameters are others")
+        self.optimizer.load_state_dict(state)
 
     def _weights(self) -> list[dict[str, Tensor]]:
         """Parameters and buffers by name, and the leaves that the pair has no name for."""
@@ -387,8 +451,6 @@ class Trainer:
         with self.bar, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered (NaN|.*inf)")  # it is looked into here
             self.bar.advance(self.seen + (self.epoch - 1) * len(self.data))
-            for callback in self.callbacks:
-                callback.begin(self)
             try:
                 self._until_done()
                 self._settle()
@@ -551,10 +613,14 @@ class Trainer:
         before = Snapshot(self.program) if self.careful else None
         try:
             self.loss, count = self._gradients(batch, validating)
+        except UsageError as error:
+            self._unlike(batch, error)
+            raise UsageError(in_short(error, 2000)) from error  # Pyro adds to its words
         except ValueError as error:  # Pyro's, at what a distribution does not take
-            if isinstance(error, UsageError):
-                raise
             raise self._refused(error, batch) from error
+        except (RuntimeError, TypeError, LookupError) as error:
+            self._unlike(batch, error)
+            raise
         if before is not None:
             self._examine(before, batch)
         if self.settings.clip_norm is not None:
@@ -622,10 +688,25 @@ class Trainer:
 
     def _refused(self, error: ValueError, batch: tuple[Tensor, ...]) -> Exception:
         """What Pyro refused: numbers that are not finite, or data outside a support."""
-        site = traces.first_bad(self.program, batch)
+        site = ""
+        with contextlib.suppress(RuntimeError, TypeError, LookupError):
+            site = traces.first_bad(self.program, batch)
         if site:
             return _Bad(f"at step {self.step + 1} (epoch {self.epoch}), {site}")
-        return UsageError(f"at step {self.step + 1}: {' '.join(str(error).split())[:300]}")
+        self._unlike(batch, error)
+        return UsageError(
+            f"at step {self.step + 1} the pair does not take the data: {in_short(error)}"
+        )
+
+    def _unlike(self, batch: tuple[Tensor, ...], error: Exception) -> None:
+        """Raise what can be said of an error at data of other shapes than the first ones."""
+        first, now = ([list(a.shape[1:]) for a in each] for each in (self.few, batch))
+        if now != first and not _memory_is_short(error):
+            raise UsageError(
+                f"the pair does not run on data of shape {_listed(now)}, at step "
+                f"{self.step + 1}; the first data are of shape {_listed(first)}: give data of one "
+                f"shape, validation data too ({in_short(error)})"
+            ) from error
 
     @contextlib.contextmanager
     def _memory(self) -> Iterator[None]:
@@ -633,8 +714,7 @@ class Trainer:
         try:
             yield
         except (RuntimeError, MemoryError) as error:
-            known = re.search("out of memory|can't allocate memory", str(error))
-            if not (known or isinstance(error, MemoryError)):
+            if not _memory_is_short(error):
                 raise
             size, parts = self.settings.batch_size, self.settings.accumulate
             raise OutOfMemory(
@@ -692,13 +772,24 @@ class Trainer:
         for batch in data.batches(size, generator=self._fresh(), share=share):
             count = len(batch[0])
             if count:
-                sums += count * torch.tensor([1.0, *self._batch_terms(batch).values()])
+                try:
+                    terms = self._batch_terms(batch)
+                except (ValueError, RuntimeError, TypeError, LookupError) as error:
+                    self._unlike(batch, error)
+                    raise
+                sums += count * torch.tensor([1.0, *terms.values()])
             gone += size
             if gone >= WATCHED and not prefix:
                 break
         self.processes.sum([sums])
-        names = (f"{prefix}{name}" for name in ("elbo", "reconstruction", "kl"))
+        names = (prefix + term for term in TERMS)
         return dict(zip(names, (sums[1:] / sums[0]).tolist(), strict=True))
+
+    def _columns(self) -> list[str]:
+        """The names of what is told of an epoch."""
+        names = ["epoch", "step", "seconds", "images_per_second", "lr", "loss"]
+        prefixes = [""] + ["validation_"] * (self.held_out is not None)
+        return names + [p + term for p in prefixes for term in TERMS if self.shape is not None]
 
     def _batch_terms(self, batch: tuple[Tensor, ...]) -> dict[str, float]:
         if self.shape is None or not len(batch[0]):
@@ -707,11 +798,17 @@ class Trainer:
             drawn = traces.draw(self.program, batch, 1, self.shape)
             reconstruction = drawn.reconstruction.mean()
             kl = drawn.total_kl.mean()
-        return {
-            "elbo": float(reconstruction - kl),
-            "reconstruction": float(reconstruction),
-            "kl": float(kl),
-        }
+        values = (float(reconstruction - kl), float(reconstruction), float(kl))
+        return dict(zip(TERMS, values, strict=True))
+
+
+def _memory_is_short(error: Exception) -> bool:
+    known = re.search("out of memory|can't allocate memory", str(error))
+    return bool(known) or isinstance(error, MemoryError)
+
+
+def _listed(shapes: list[list[int]]) -> str:
+    return ", ".join(map(str, shapes))
 
 
 def _in_words(loss: Any) -> str:

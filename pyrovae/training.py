@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import signal
 import sys
 import threading
@@ -20,7 +21,7 @@ from pyrovae.processes import Processes, local_device
 from pyrovae.randomness import own_randomness
 from pyrovae.schedules import Schedule
 from pyrovae.streams import Data, StreamedData, as_data
-from pyrovae.tensors import TensorData, UsageError
+from pyrovae.tensors import TensorData, UsageError, flag, got, in_short
 from pyrovae.traces import as_pair
 from pyrovae.trainer import Diverged, Optimizer, OutOfMemory, Settings, Trainer
 
@@ -39,11 +40,12 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     try:
         chosen = torch.device(device)
         float(torch.zeros(1, device=chosen))
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        reason = str(error).splitlines()[0].split(". ")[0]
+        reason = in_short((str(error).splitlines() or [""])[0].split(". ")[0], 200)
+        name = got(str(device) if isinstance(device, torch.device) else device)
         raise UsageError(
-            f"device {str(device)!r} is not usable here ({reason}); there is {', '.join(there)}. "
+            f"device {name} is not usable here ({reason}); there is {', '.join(there)}. "
             f"Use device='auto' or one of these"
         ) from error
     return chosen
@@ -149,6 +151,27 @@ def fit(
         epochs, batch_size, lr, seed, accumulate, clip_norm, ema, keep_best, rollbacks,
         checkpoint_every,
     )  # fmt: skip
+    batch_size, seed = settings.batch_size, settings.seed
+    force, resume, progress = (
+        flag("force", force),
+        flag("resume", resume),
+        flag("progress", progress),
+    )
+    if loss is not None and not isinstance(loss, ELBO):
+        raise UsageError(
+            f"loss must be an ELBO such as pyro.infer.Trace_ELBO() or pv.objectives.IWAE(), got "
+            f"{got(loss)}"
+        )
+    if lr_schedule is not None and not isinstance(lr_schedule, Schedule):
+        raise UsageError(
+            f"lr_schedule must be a schedule such as pv.schedules.Cosine(), got {got(lr_schedule)}"
+        )
+    if optimizer is not None and (isinstance(optimizer, Tensor) or not callable(optimizer)):
+        raise UsageError(
+            f"optimizer must be a function optimizer(parameters, lr) such as torch.optim.Adam, got "
+            f"{got(optimizer)}"
+        )
+    each = _callbacks(callbacks)
     chosen = choose_device(device)
     program = as_pair(pair)
     data, held_out = _parts(as_data(x), validation, seed)
@@ -173,7 +196,6 @@ def fit(
             if isinstance(part, TensorData) and len(missing := part.incomplete()):
                 program = traces.completing(program, part.select(missing[:5])[:])
                 break
-        each = [c if isinstance(c, Callback) else EachEpoch(c) for c in callbacks]
         with own_randomness(seed + 7919 * processes.rank), program.scope():
             trainer = Trainer(
                 pair, program, data, held_out, loss or Trace_ELBO(), settings,
@@ -198,17 +220,41 @@ def fit(
     return trainer.history
 
 
+def _callbacks(given: Any) -> list[Callback]:
+    """The callbacks, functions among them."""
+    several = isinstance(given, list | tuple)
+    wrong = [c for c in given if not callable(c) or isinstance(c, type)] if several else [given]
+    wrong = [c for c in wrong if not (several and isinstance(c, Callback))]
+    if wrong:
+        raise UsageError(
+            f"callbacks must be a list of pv.callbacks.Callback objects or functions of the "
+            f"history, got {got(wrong[0])}"
+        )
+    return [c if isinstance(c, Callback) else EachEpoch(c) for c in given]
+
+
 def _parts(data: Data, validation: Any, seed: int) -> tuple[Data, Data | None]:
     """The data to train on and those to watch."""
-    if isinstance(validation, int | float) and not isinstance(validation, bool):
+    if isinstance(validation, numbers.Real) and not isinstance(validation, bool):
         if not validation:
             return data, None
         if isinstance(data, StreamedData):
             raise UsageError(
                 "streamed data cannot be split here; pass the held-out data as validation="
             )
-        return data.split(validation, seed)
-    return data, None if validation is None else as_data(validation)
+        return data.split(cast(float, validation), seed)
+    if validation is None:
+        return data, None
+    held_out = as_data(validation)
+    if not (isinstance(data, StreamedData) or isinstance(held_out, StreamedData)):
+        ours, theirs = (list(part.event_shape) for part in (data, held_out))
+        if ours != theirs:
+            raise UsageError(
+                f"validation data must be of the shape of the training data: one datum is "
+                f"{theirs}, of x {ours}. To hold out a part of x give a fraction in (0, 1) or a "
+                f"number of data"
+            )
+    return data, held_out
 
 
 def _adam(parameters: list[Tensor], lr: float) -> torch.optim.Optimizer:

@@ -87,6 +87,12 @@ class VAE(nn.Module, Component):
 
     def guide(self, x: Tensor, *labels: Tensor) -> Tensor:
         """z ~ q(z|x); returns z ``[batch, latent_dim]``."""
+        if x.shape[max(0, x.dim() - len(self.event_shape)) :] != self.event_shape:
+            raise UsageError(
+                f"this VAE models data of shape {list(self.event_shape)}, a batch is [batch, "
+                f"*shape]; got a batch of shape {tuple(x.shape)}: reshape the data, or build a VAE "
+                f"with their event_shape"
+            )
         infer = {"enumerate": "parallel"} if self.posterior.enumerate else {}
         with pyro.plate("data", x.shape[0]):
             z: Tensor = pyro.sample("z", self.posterior(x), infer=infer)

@@ -220,8 +220,10 @@ def test_early_stopping_and_the_best_weights() -> None:
 
 
 def test_early_stopping_needs_something_to_watch() -> None:
-    with pytest.raises(pv.UsageError, match="early stopping watches 'validation_elbo'"):
+    with pytest.raises(pv.UsageError, match="early stopping watches validation_elbo, and no"):
         pv.fit(vae(), X, epochs=2, callbacks=[EarlyStopping()], **SETTINGS)
+    with pytest.raises(pv.UsageError, match="'nats', which this run does not measure; there is"):
+        pv.fit(vae(), X, epochs=2, callbacks=[EarlyStopping(metric="nats")], **SETTINGS)
     with pytest.raises(pv.UsageError, match="keep_best needs validation"):
         pv.fit(vae(), X, epochs=2, keep_best=True, **SETTINGS)
 

@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset
 
 import pyrovae as pv
+from pyrovae import files
 from pyrovae.callbacks import Callback, Run
 
 CLOCKS = ("seconds", "images_per_second")
@@ -340,3 +341,64 @@ def test_when_no_checkpoint_is_whole(tmp_path: Path) -> None:
         file.unlink()
     with pytest.raises(pv.UsageError, match="has no checkpoint to go on from"):
         pv.fit(vae(), X, out=tmp_path, resume=True, **settings)
+
+
+# --- a stranger's -------------------------------------------------------------------------------
+
+
+def nodes(tree: Any) -> list[tuple[Any, Any]]:
+    """Every place in a tree of JSON, as the container and the key there."""
+    found = []
+    for key in range(len(tree)) if isinstance(tree, list) else list(tree):
+        found.append((tree, key))
+        if isinstance(tree[key], list | dict) and tree[key]:
+            found += nodes(tree[key])
+    return found
+
+
+def deep() -> Any:
+    tree: Any = 0
+    for _ in range(900):
+        tree = [tree]
+    return tree
+
+
+ODD: list[Any] = [
+    None, -1, 0, 10**30, 1e308, float("nan"), "", "x" * 1000, [], {}, [[]], {"tensor": "no"},
+    {"tensor": 3}, {"tuple": 1}, {"dict": [1]}, {"a": 1, "b": 2}, True,
+]  # fmt: skip
+
+
+def test_checkpoints_of_strangers_are_refused_or_right(tmp_path: Path) -> None:
+    """Whole files with other contents: any value in any place, tensors of other shapes."""
+    settings: dict[str, Any] = {"batch_size": 16, "progress": False, "device": "cpu"}
+    out, file = tmp_path / "run", tmp_path / "run" / "checkpoints" / "last.safetensors"
+    pv.fit(vae(), X, epochs=2, out=out, validation=0.2, ema=0.9, keep_best=True, **settings)
+    tensors, notes = files.read_tensors(file)
+    chance = random.Random(0)
+    refused = 0
+    for number in range(300):
+        torn, changed = json.loads(json.dumps(notes)), dict(tensors)
+        if number % 3:
+            container, key = chance.choice(nodes(torn))
+            container[key] = chance.choice([*ODD, deep()])
+        else:
+            name = chance.choice(list(changed))
+            noise = torch.randint_like(changed[name].double(), 256).to(changed[name].dtype)
+            odd = [torch.zeros(0), torch.zeros(3, 3), changed[name].double().bool(), noise, None]
+            value = chance.choice(odd)
+            changed = {k: v for k, v in changed.items() if k != name}
+            if value is not None:
+                changed[name] = value
+        files.write_tensors(file, changed, torn)
+        before = sorted(tmp_path.iterdir())
+        pair = vae()
+        try:
+            pv.fit(
+                pair, X, epochs=3, out=out, validation=0.2, ema=0.9, keep_best=True, resume=True,
+                **settings,
+            )  # fmt: skip
+        except (pv.UsageError, pv.training.Diverged) as error:
+            refused += len(str(error)) < 2000
+        assert sorted(tmp_path.iterdir()) == before
+    assert refused > 100

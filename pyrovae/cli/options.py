@@ -230,7 +230,7 @@ def _part(option: str, given: Any, allow: Sequence[str]) -> Any:
 
 def read_config(path: Path) -> dict[str, Any]:
     """The options in a file, each of the type that it has as a flag."""
-    config = pv.files.read_yaml(path.expanduser())
+    config = pv.files.read_yaml(pv.files.home(path))
     if not isinstance(config, dict):
         raise pv.UsageError(f"the config {path} is not a mapping of options to values")
     if "force" in config:
@@ -278,7 +278,7 @@ def fit_options(
     if options.resume:
         if options.out is None:
             raise pv.UsageError("--resume needs the run's folder: give --out")
-        begun = Path(options.out).expanduser() / "config.yaml"
+        begun = pv.files.home(options.out) / "config.yaml"
         if begun.exists() and options.config is None:
             config = read_config(begun)
     tree = {part: config.pop(part, None) for part in PARTS}

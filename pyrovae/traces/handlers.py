@@ -16,7 +16,7 @@ from torch.distributions import transform_to
 from pyrovae.distributions import PerColumn, eight_bit
 from pyrovae.tensors import UsageError
 from pyrovae.traces.pair import Args, Pair
-from pyrovae.traces.terms import Structure, _independent, _sites, rebuild
+from pyrovae.traces.terms import FAILURES, Structure, _independent, _sites, rebuild
 
 
 def completing(pair: Pair, args: Args) -> Pair:
@@ -35,9 +35,12 @@ def completing(pair: Pair, args: Args) -> Pair:
     def filled(*batch: Any) -> Any:
         return guide(*(b.nan_to_num(0.0) if b.is_floating_point() else b for b in batch))
 
-    with pair.evaluating(), pyro.validation_enabled(False):
-        sites = _sites(poutine.trace(guide).get_trace(*few)).values()
-        able = all(bool(s["value"].isfinite().all()) for s in sites)
+    try:
+        with pair.evaluating(), pyro.validation_enabled(False):
+            sites = _sites(poutine.trace(guide).get_trace(*few)).values()
+            able = all(bool(s["value"].isfinite().all()) for s in sites)
+    except FAILURES:
+        able = False  # check says what is wrong with the programs
     return pair.running(_MasksMissing()(pair.model), guide if able else filled)
 
 

@@ -15,7 +15,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyrovae.streams import Data, as_data
-from pyrovae.tensors import UsageError
+from pyrovae.tensors import UsageError, got
 
 Program = Callable[..., Any]
 Args = tuple[Any, ...]
@@ -256,10 +256,10 @@ def as_pair(pair: Any) -> Pair:
     if isinstance(pair, tuple) and len(pair) == 2:
         return Pair(*pair)
     model, guide = getattr(pair, "model", None), getattr(pair, "guide", None)
-    if not (callable(model) and callable(guide)):
+    if isinstance(pair, type) or not (callable(model) and callable(guide)):
         raise UsageError(
             f"expected a pair: pv.Pair(model, guide), a pv.VAE, or an object whose .model and "
-            f".guide are Pyro programs; got {type(pair).__name__}"
+            f".guide are Pyro programs; got {got(pair)}"
         )
     wrapped = Pair(model, guide)
     wrapped.owner = pair

@@ -17,10 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pyrovae.distributions import Columns
 from pyrovae.likelihoods import advice
 from pyrovae.streams import Data
-from pyrovae.tensors import Summary, TensorData, UsageError
+from pyrovae.tensors import Summary, TensorData, UsageError, in_short
 from pyrovae.traces.handlers import completing
 from pyrovae.traces.pair import Args, Pair, _list, as_pair
 from pyrovae.traces.terms import (
+    FAILURES,
     Structure,
     _argument,
     _log_prob,
@@ -122,14 +123,14 @@ def check(pair: Pair, args: Args) -> tuple[Any, Any]:
             for site in (*model.values(), *guide.values()):
                 site["log_prob"] = site["fn"].log_prob(site["value"])
                 check_site_shape(site, math.inf)
-    except (ValueError, RuntimeError, NotImplementedError) as error:
-        if isinstance(error, UsageError):
-            raise
+    except FAILURES as error:
+        if isinstance(error, UsageError):  # Pyro adds to its words
+            raise UsageError(in_short(error, 2000)) from error
         shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
         raise UsageError(
-            f"the pair does not run on a batch of shape {shapes}: {error}. The data must lie in "
-            f"the sites' support, every batch dimension in a pyro.plate, every event dimension "
-            f"in .to_event(n)"
+            f"the pair does not run on a batch of shape {shapes}: {in_short(error)}. The data must "
+            f"lie in the sites' support, every batch dimension in a pyro.plate, every event "
+            f"dimension in .to_event(n)"
         ) from error
     _check_names(model, guide)
     return model_trace, guide_trace
@@ -210,7 +211,7 @@ class Supports:
         try:
             with pyro.validation_enabled(False), pair.scope():
                 sites += _sites(_run(pair, args)[0]).values()
-        except (ValueError, RuntimeError, NotImplementedError):
+        except FAILURES:
             self.covered = False  # check says what is wrong with the programs
         for site in sites:
             given = {**site, "value": site["infer"].get("_observed", site["value"])}

@@ -21,6 +21,9 @@ import pyrovae.distributions  # noqa: F401  (registers closed-form divergences)
 from pyrovae.tensors import UsageError
 from pyrovae.traces.pair import Args, Pair, Program
 
+# what programs raise at a batch that they are not made for
+FAILURES = (ValueError, RuntimeError, TypeError, LookupError)
+
 
 @dataclass(frozen=True)
 class Structure:
