@@ -67,7 +67,6 @@ _ROOMS = {
     "svi": ("SVI",),
     "tensors": ("UsageError",),
     "traces": ("Pair",),
-    "trainer": (),
     "training": ("History", "fit"),
     "vae": ("VAE",),
 }

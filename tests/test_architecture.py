@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
     "tensors", "files", "sources", "streams", "randomness", "data", "networks", "schedules",
     "distributions", "priors", "likelihoods", "guides", "vae", "traces", "objectives", "svi",
-    "processes", "components", "checkpoints", "runs", "callbacks", "trainer", "training",
+    "processes", "components", "checkpoints", "runs", "callbacks", "training",
     "evaluation", "oracles", "generation", "aggregate", "calibration", "plots", "cli",
 ]  # fmt: skip
 

@@ -55,6 +55,8 @@ def adds(pair: Pair, args: Args) -> bool:
     Raises:
         UsageError: neither.
     """
+    if len(args[0]) == 1:
+        args = tuple(torch.cat([a, a]) for a in args)
     half = tuple(a[: len(a) // 2] for a in args)
     with pair.evaluating():
         whole, part = (_sites(_run(pair, rows)[0]) for rows in (args, half))

@@ -22,7 +22,7 @@ import torch
 
 import pyrovae as pv
 from pyrovae.runs import environment
-from pyrovae.trainer import Trainer
+from pyrovae.training.trainer import Trainer
 
 
 def seconds(epochs: int, kept: bool) -> float:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
-import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,76 +25,17 @@ from pyrovae.runs import Folder
 from pyrovae.schedules import Schedule
 from pyrovae.streams import Data, FileData
 from pyrovae.svi import Snapshot, Step, fused_step
-from pyrovae.tensors import TensorData, UsageError, flag, got, in_short, number, whole_number
+from pyrovae.tensors import TensorData, UsageError, in_short
 from pyrovae.traces import Pair, Structure
+from pyrovae.training.checks import Optimizer, adds, check_analytic, in_words, made
+from pyrovae.training.faults import Bad, Diverged, memory, unlike
+from pyrovae.training.measure import WATCHED, Measure, fresh
+from pyrovae.training.settings import Settings
 
-__all__ = ["Diverged", "OutOfMemory", "Trainer"]
+__all__ = ["Trainer"]
 
-Optimizer = Callable[[list[Tensor], float], torch.optim.Optimizer]
-TERMS = ("elbo", "reconstruction", "kl")
 VALIDATED = 20  # steps
-WATCHED = 1000  # training data whose terms are measured after an epoch
 RARELY = 100  # a checkpoint is made after so many times as long as the last one took
-
-
-class Diverged(ArithmeticError):
-    """The loss or a gradient stopped being a finite number."""
-
-
-class OutOfMemory(MemoryError):
-    """A step needs more memory than there is."""
-
-
-class _Bad(Exception):
-    """A step that cannot be taken, and why."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The numbers that a run is made with; what they mean is told by :func:`pyrovae.fit`."""
-
-    epochs: int = 20
-    batch_size: int = 128
-    lr: float = 1e-3
-    seed: int = 0
-    accumulate: int = 1
-    clip_norm: float | None = None
-    ema: float | None = None
-    keep_best: bool = False
-    rollbacks: int = 0
-    checkpoint_every: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate"):
-            self._set(name, whole_number(name, getattr(self, name)))
-        self._set("rollbacks", whole_number("rollbacks", self.rollbacks, least=0))
-        self._set("seed", whole_number("seed", self.seed, least=0, most=2**63 - 1))
-        self._set("lr", number("lr", self.lr))
-        self._set("keep_best", flag("keep_best", self.keep_best))
-        if self.clip_norm is not None:
-            self._set("clip_norm", number("clip_norm", self.clip_norm))
-        if self.ema is not None:
-            self._set("ema", number("ema", self.ema))
-            if self.ema >= 1:
-                raise UsageError(
-                    f"ema is the share of the average that a step keeps, below 1; got {self.ema}"
-                )
-        if self.checkpoint_every is not None:
-            every = whole_number("checkpoint_every", self.checkpoint_every)
-            self._set("checkpoint_every", every)
-        if self.accumulate > self.batch_size:
-            raise UsageError(
-                f"a batch of {self.batch_size} cannot be taken in {self.accumulate} parts; lower "
-                f"accumulate"
-            )
-
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # a NumPy number as Python's
-
-    def told(self) -> dict[str, str]:
-        """What must be the same when a run is taken up again."""
-        free = ("epochs", "rollbacks", "checkpoint_every", "keep_best")
-        return {k: repr(v) for k, v in dataclasses.asdict(self).items() if k not in free}
 
 
 class Trainer:
@@ -186,7 +124,9 @@ class Trainer:
         if isinstance(self.data, TensorData):
             self.data.check_finite(missing=True)
         size = self.settings.batch_size
-        few = next(iter(self.data.batches(size, generator=self._fresh())), ())
+        for name, value in (("data", len(self.data)), ("batch_size", size)):
+            self.processes.agree(name, value)
+        few = next(iter(self.data.batches(size, generator=fresh(self.device))), ())
         if not few or not len(few[0]):
             raise UsageError("there are no data: the DataLoader yields no batch")
         self.few = few
@@ -203,12 +143,14 @@ class Trainer:
             self.shape = traces.structure(self.program, few)
         except UsageError as error:
             warnings.warn(f"no reconstruction and KL while training: {error}", stacklevel=4)
-        if isinstance(self.objective, TraceMeanField_ELBO):
-            self._check_analytic()
+        if isinstance(self.objective, TraceMeanField_ELBO) and self.shape is not None:
+            check_analytic(self.shape)
+        self.measure = Measure(self.program, self.shape, few, self.processes, size, self.device)
         self.adds = True
         if self.settings.accumulate > 1 or self.processes.size > 1:
-            self._check_parts(few)
+            self.adds = adds(self.program, few, self.shape)
         self.leaves = traces.parameters(self.program, few)
+        self.processes.agree("parameters", sum(leaf.numel() for leaf in self.leaves.values()))
         self.processes.same([*self.program.tensors().values()])
         idle = traces.unreached(self.program, self.leaves)
         if idle:
@@ -217,7 +159,7 @@ class Trainer:
                 stacklevel=4,
             )
         self.make_optimizer = optimizer
-        self.optimizer = self._optimizer(optimizer)
+        self.optimizer = made(optimizer, list(self.leaves.values()), self.settings.lr)
         self.advance = fused_step(self.optimizer)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         if self.settings.ema is not None:
@@ -229,60 +171,13 @@ class Trainer:
         self.take.say = self.bar.say
         first = few[0].detach().double().nansum() if isinstance(self.data, TensorData) else 0.0
         self.told = self.settings.told() | {
-            "loss": _in_words(self.objective),
+            "loss": in_words(self.objective),
             "lr_schedule": repr(self.lr_schedule),
             "optimizer": type(self.optimizer).__name__,
             "precision": precision,
             "data": f"{len(self.data)} data (sum of the first {float(first):.6g})",
             "validation": "none" if self.held_out is None else f"{len(self.held_out)} data",
         }
-        for name, value in (("data", len(self.data)), ("batch_size", size)):
-            self.processes.agree(name, value)
-
-    def _optimizer(self, make: Optimizer) -> torch.optim.Optimizer:
-        """The optimiser, if it is one whose steps need no function of the loss."""
-        say = "optimizer(parameters, lr) must give a torch.optim optimiser such as torch.optim.Adam"
-        try:
-            made = make(list(self.leaves.values()), self.settings.lr)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"{say}; it does not work here: {in_short(error)}") from error
-        if not isinstance(made, torch.optim.Optimizer):
-            raise UsageError(f"{say}, got {got(made)}")
-        if isinstance(made, torch.optim.LBFGS):
-            raise UsageError(f"{say}; LBFGS evaluates the loss many times a step, on other noise")
-        return made
-
-    def _fresh(self) -> torch.Generator:
-        return torch.Generator(self.device).manual_seed(0)
-
-    def _check_analytic(self) -> None:
-        if self.shape is None:
-            return
-        unsafe = [n for n in self.shape.latents if n not in self.shape.closed_form]
-        scored = [n for n in self.shape.latents if n not in self.shape.pathwise]
-        if scored:
-            raise UsageError(
-                f"TraceMeanField_ELBO differentiates through the draws of {', '.join(scored)}, "
-                f"which are not reparameterised: gradients would be wrong. Use Trace_ELBO(), or "
-                f"enumerate a discrete site with TraceEnum_ELBO()"
-            )
-        if unsafe:
-            raise UsageError(
-                f"TraceMeanField_ELBO would be silently wrong here: in the model, the site(s) "
-                f"{', '.join(unsafe)} come after latents that the guide draws later, so their KL "
-                f"has no closed form given what the guide has drawn. Use Trace_ELBO(), or draw "
-                f"the guide's sites in the model's order"
-            )
-
-    def _check_parts(self, few: tuple[Tensor, ...]) -> None:
-        """Whether a batch may be taken in parts, by this process or by several."""
-        self.adds = traces.adds(self.program, few)
-        if self.adds and self.shape is not None and self.shape.globals:
-            raise UsageError(
-                f"every part of a batch would count {', '.join(self.shape.globals)}, which all "
-                f"data share, once more. Say for how many data the plate stands: "
-                f"pyro.plate({self.shape.plate!r}, N, subsample_size=len(x))"
-            )
 
     # --- the state, and going back to it ----------------------------------------------------------
 
@@ -369,9 +264,10 @@ class Trainer:
     def _check(self, state: Any) -> None:
         """Raise where a state is not made as this run's own are; a file may hold anything."""
         own, best, now = self.state(), state["best"], pack(self._states())
+        columns = self.measure.columns(self.held_out is not None)
         free = {
             "told": dict.fromkeys(state["told"], ""),
-            "rows": [dict.fromkeys(self._columns(), 0.0)] * len(state["rows"]),
+            "rows": [dict.fromkeys(columns, 0.0)] * len(state["rows"]),
             "random": [torch.stack([now, now])] * len(state["random"]),
             "best": None if best is None else {"epoch": 0, "weights": own["weights"]},
             "optimizer": state["optimizer"],
@@ -421,7 +317,7 @@ class Trainer:
     def _checkpoint(self) -> None:
         """Keep the state as the last good one, if it is good."""
         if not self._sound():
-            raise _Bad(f"after step {self.step}, a parameter is not finite")
+            raise Bad(f"after step {self.step}, a parameter is not finite")
         start = time.perf_counter()
         state = self.state()
         try:
@@ -469,7 +365,7 @@ class Trainer:
                 if self.epoch > self.epochs and self.processes.first:
                     self.kept.close()
                 return
-            except _Bad as bad:
+            except Bad as bad:
                 self._go_back(str(bad))
 
     def _go_back(self, reason: str) -> None:
@@ -542,12 +438,12 @@ class Trainer:
         self.take.verify()  # a callback may have changed the programs
         for batch in self._batches():
             self._clock(self.epoch - 1 + self.seen / len(self.data))
-            with self._memory():
+            with memory(self.settings.batch_size, self.settings.accumulate):
                 count = self._step(batch)
             self.taken += 1
             self.seen += count
             if self.bar.due():
-                self.bar.show(self.epoch, self._batch_terms(batch))
+                self.bar.show(self.epoch, self.measure.batch_terms(batch))
             self.bar.advance(count)
             spent = time.perf_counter() - begun
             self.epoch_seconds, self.seconds = before + spent, before_all + spent
@@ -563,9 +459,9 @@ class Trainer:
         row["lr"] = float(self.optimizer.param_groups[0]["lr"])
         row["loss"] = float(self.total) / self.seen / self._scale()
         with self.averaged():
-            row |= self._terms(self.watched, "")
+            row |= self.measure.terms(self.watched, "", self.step)
             if self.held_out is not None:
-                row |= self._terms(self.held_out, "validation_")
+                row |= self.measure.terms(self.held_out, "validation_", self.step)
             self.history.rows.append(row)
             if "validation_elbo" in row and self.history.best() == len(self.history.rows) - 1:
                 self.best = {"epoch": self.epoch, "weights": copied(self._weights())}
@@ -614,12 +510,12 @@ class Trainer:
         try:
             self.loss, count = self._gradients(batch, validating)
         except UsageError as error:
-            self._unlike(batch, error)
+            unlike(self.few, batch, self.step + 1, error)
             raise UsageError(in_short(error, 2000)) from error  # Pyro adds to its words
         except ValueError as error:  # Pyro's, at what a distribution does not take
             raise self._refused(error, batch) from error
         except (RuntimeError, TypeError, LookupError) as error:
-            self._unlike(batch, error)
+            unlike(self.few, batch, self.step + 1, error)
             raise
         if before is not None:
             self._examine(before, batch)
@@ -666,7 +562,7 @@ class Trainer:
     def _watch(self, value: Tensor) -> None:
         """Go back once the loss is no finite number."""
         if not math.isfinite(float(value)):
-            raise _Bad(f"the loss is {float(value)} at step {self.step}")
+            raise Bad(f"the loss is {float(value)} at step {self.step}")
 
     def _examine(self, before: Snapshot, batch: tuple[Tensor, ...]) -> None:
         """What is wrong with a step, before it is taken: the site, the tensor, the gradient."""
@@ -684,7 +580,7 @@ class Trainer:
         words += [f"the loss is {float(self.loss)}"] if not finite else []
         words += [f"the gradient of {', '.join(bad)} is not finite"] if finite else []
         words += [f": {site}"] if site else []
-        raise _Bad("".join(words))
+        raise Bad("".join(words))
 
     def _refused(self, error: ValueError, batch: tuple[Tensor, ...]) -> Exception:
         """What Pyro refused: numbers that are not finite, or data outside a support."""
@@ -692,37 +588,11 @@ class Trainer:
         with contextlib.suppress(RuntimeError, TypeError, LookupError):
             site = traces.first_bad(self.program, batch)
         if site:
-            return _Bad(f"at step {self.step + 1} (epoch {self.epoch}), {site}")
-        self._unlike(batch, error)
+            return Bad(f"at step {self.step + 1} (epoch {self.epoch}), {site}")
+        unlike(self.few, batch, self.step + 1, error)
         return UsageError(
             f"at step {self.step + 1} the pair does not take the data: {in_short(error)}"
         )
-
-    def _unlike(self, batch: tuple[Tensor, ...], error: Exception) -> None:
-        """Raise what can be said of an error at data of other shapes than the first ones."""
-        first, now = ([list(a.shape[1:]) for a in each] for each in (self.few, batch))
-        if now != first and not _memory_is_short(error):
-            raise UsageError(
-                f"the pair does not run on data of shape {_listed(now)}, at step "
-                f"{self.step + 1}; the first data are of shape {_listed(first)}: give data of one "
-                f"shape, validation data too ({in_short(error)})"
-            ) from error
-
-    @contextlib.contextmanager
-    def _memory(self) -> Iterator[None]:
-        """Say what to do where memory runs out."""
-        try:
-            yield
-        except (RuntimeError, MemoryError) as error:
-            if not _memory_is_short(error):
-                raise
-            size, parts = self.settings.batch_size, self.settings.accumulate
-            raise OutOfMemory(
-                f"there is not enough memory for a step of batch_size {size}"
-                f"{f' in {parts} parts' if parts > 1 else ''}: take batch_size "
-                f"{max(1, size // 2)} or less, or accumulate={2 * parts} for the same step in "
-                f"half the memory; smaller networks and fewer particles need less too"
-            ) from error
 
     # --- measuring --------------------------------------------------------------------------------
 
@@ -760,60 +630,3 @@ class Trainer:
         if self.shape is None or self.shape.size is None:
             return 1.0
         return self.shape.size / min(self.settings.batch_size, self.seen)
-
-    def _terms(self, data: Data, prefix: str) -> dict[str, float]:
-        """Means over all the data held out, or some of the others, one particle each; the random
-        state is untouched."""
-        if self.shape is None:
-            return {}
-        sums = torch.zeros(4, dtype=torch.float64)
-        share = (self.processes.rank, self.processes.size)
-        size, gone = min(self.settings.batch_size, len(data)), 0
-        for batch in data.batches(size, generator=self._fresh(), share=share):
-            count = len(batch[0])
-            if count:
-                try:
-                    terms = self._batch_terms(batch)
-                except (ValueError, RuntimeError, TypeError, LookupError) as error:
-                    self._unlike(batch, error)
-                    raise
-                sums += count * torch.tensor([1.0, *terms.values()])
-            gone += size
-            if gone >= WATCHED and not prefix:
-                break
-        self.processes.sum([sums])
-        names = (prefix + term for term in TERMS)
-        return dict(zip(names, (sums[1:] / sums[0]).tolist(), strict=True))
-
-    def _columns(self) -> list[str]:
-        """The names of what is told of an epoch."""
-        names = ["epoch", "step", "seconds", "images_per_second", "lr", "loss"]
-        prefixes = [""] + ["validation_"] * (self.held_out is not None)
-        return names + [p + term for p in prefixes for term in TERMS if self.shape is not None]
-
-    def _batch_terms(self, batch: tuple[Tensor, ...]) -> dict[str, float]:
-        if self.shape is None or not len(batch[0]):
-            return {}
-        with self.program.evaluating():
-            drawn = traces.draw(self.program, batch, 1, self.shape)
-            reconstruction = drawn.reconstruction.mean()
-            kl = drawn.total_kl.mean()
-        values = (float(reconstruction - kl), float(reconstruction), float(kl))
-        return dict(zip(TERMS, values, strict=True))
-
-
-def _memory_is_short(error: Exception) -> bool:
-    known = re.search("out of memory|can't allocate memory", str(error))
-    return bool(known) or isinstance(error, MemoryError)
-
-
-def _listed(shapes: list[list[int]]) -> str:
-    return ", ".join(map(str, shapes))
-
-
-def _in_words(loss: Any) -> str:
-    """A loss and the plain values that it was made of."""
-    if isinstance(loss, Objective):
-        return repr(loss)
-    plain = {k: v for k, v in vars(loss).items() if isinstance(v, bool | int | float | str)}
-    return f"{type(loss).__name__}({', '.join(f'{k}={v!r}' for k, v in sorted(plain.items()))})"

@@ -23,9 +23,11 @@ from pyrovae.schedules import Schedule
 from pyrovae.streams import Data, StreamedData, as_data
 from pyrovae.tensors import TensorData, UsageError, flag, got, in_short
 from pyrovae.traces import as_pair
-from pyrovae.trainer import Diverged, Optimizer, OutOfMemory, Settings, Trainer
+from pyrovae.training.checks import Optimizer
+from pyrovae.training.settings import Settings
+from pyrovae.training.trainer import Trainer
 
-__all__ = ["Diverged", "History", "OutOfMemory", "fit"]
+__all__ = ["choose_device", "fit"]
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
