@@ -126,7 +126,7 @@ class Processes:
 
     def _end(self) -> None:
         if self._watch is not None:
-            self._watch.ended = True
+            self._watch.end()
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over the processes, the same bits on every one."""
@@ -231,6 +231,7 @@ class _Watch(threading.Thread):
         self.departed: int | None = None
         self.waiting: float | None = None  # since when in an exchange
         self.excused = self.ended = False
+        self.asleep, self.alarm = socket.socketpair()
 
     def lost(self, error: Exception | None = None) -> Lost:
         """What to raise: the trouble, which may become known a moment after `error`."""
@@ -240,6 +241,14 @@ class _Watch(threading.Thread):
             why = _first_line(error) if self.departed is None else self._left()
             return Lost(f"process {self.rank} of {self.size} cannot go on: {why}")
         return Lost(self.trouble)
+
+    def end(self) -> None:
+        """Watch no more; a thread that outlives the interpreter may end the process badly."""
+        self.ended = True
+        self.alarm.send(b"!")
+        if self.is_alive():
+            self.join(GRACE)
+        self.alarm.close()
 
     def _left(self) -> str:
         return f"process {self.departed} has left while process {self.rank} waits for it"
@@ -263,6 +272,7 @@ class _Watch(threading.Thread):
         with selectors.DefaultSelector() as selector:
             for rank, peer in self.peers.items():
                 selector.register(peer, selectors.EVENT_READ, rank)
+            selector.register(self.asleep, selectors.EVENT_READ)
             while not self.ended:
                 ready = selector.select(BEAT / 2)
                 now = time.monotonic()
@@ -270,6 +280,8 @@ class _Watch(threading.Thread):
                     heard = dict.fromkeys(heard, now)
                 before = now
                 for key, _ in ready:
+                    if key.fileobj is self.asleep:
+                        continue
                     heard[key.data] = now
                     if not self._read(key.data):
                         selector.unregister(key.fileobj)
@@ -280,7 +292,7 @@ class _Watch(threading.Thread):
                     self._tell("")
                     next_beat = now + BEAT
                 self._judge(now)
-        for peer in self.peers.values():
+        for peer in (self.asleep, *self.peers.values()):
             peer.close()
 
     def _read(self, rank: int) -> bool:

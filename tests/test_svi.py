@@ -440,5 +440,5 @@ def test_ten_thousand_steps_leak_nothing() -> None:
 
 
 def test_mistake_speaks() -> None:
-    with pytest.raises(pv.UsageError, match="compile is 'auto', True or False"):
+    with pytest.raises(pv.UsageError, match="compile must be 'auto', True or False"):
         pv.fit(vae(), X, batch_size=8, compile="always", progress=False)
