@@ -92,6 +92,11 @@ def load(path: str | Path, into: Any = None, allow: Sequence[str] = ()) -> Any:
 def _build(file: Path, allow: Sequence[str]) -> Any:
     """The pair that a file describes, if its tensors are those of the file."""
     shapes, notes = read_notes(file)
+    if "state" in notes:
+        raise UsageError(
+            f"{file} is a checkpoint, which fit(resume=True) goes on from; the weights of the best "
+            f"epoch are in {BEST}, the last ones in {WEIGHTS}"
+        )
     if notes.get("model") is None:
         raise UsageError(
             f"{file} holds the parameters of a pair of your own code, which no file can "

@@ -539,6 +539,15 @@ def test_a_defect_is_called_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
 # --- runs --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("stream", ["auto", "true"])
+def test_a_run_is_evaluated_on_what_it_held_out(run: Run, files: Path, stream: str) -> None:
+    flags = ["--stream", stream, "--epochs", 1, "--num-particles", 5, "--out", "run"]
+    run("fit", "--data", files / "bytes.npy", "--binarise", "dynamic", *flags, *SMALL)
+    assert config(Path("run"))["stream"] == ("true" if stream == "true" else "false")
+    told = json.loads((Path("run") / "evaluation.json").read_text())
+    assert json.loads(run("evaluate", "run", "--num-particles", 5, "--json").out) == told
+
+
 def test_a_run_is_repeated_by_its_config(run: Run, files: Path, here: Path) -> None:
     flags = ["--data", files / "bytes.npy", "--binarise", "dynamic", "--epochs", 2, "--seed", 5]
     first = run("fit", *flags, "--num-particles", 10, "--out", "runs/a", *SMALL)

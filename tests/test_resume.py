@@ -274,6 +274,17 @@ def test_a_run_that_is_over_goes_on_when_asked_for_more(tmp_path: Path) -> None:
     assert all(map(torch.equal, values(again), values(long)))
 
 
+def test_the_best_weights_are_a_model_and_a_checkpoint_is_none(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"batch_size": 16, "progress": False, "validation": 0.2}
+    pair = vae()
+    history = pv.fit(pair, X, epochs=15, out=tmp_path, lr=0.1, keep_best=True, **settings)
+    best = pv.load(tmp_path / "checkpoints" / "best.safetensors")
+    assert all(map(torch.equal, values(best), values(pair)))
+    assert history.best() < 14, "the last epoch is the best one here: change lr"
+    with pytest.raises(pv.UsageError, match="is a checkpoint, which fit.resume=True. goes on from"):
+        pv.load(tmp_path / "checkpoints" / "last.safetensors")
+
+
 def test_another_run_is_not_taken_up(tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings: dict[str, Any] = {"epochs": 1, "batch_size": 16, "progress": False}

@@ -11,9 +11,8 @@ from typing import Any, cast
 
 import pyrovae as pv
 from pyrovae.cli.data import check_data, draw_paths, first_of_each, labelled
-from pyrovae.cli.options import LOSSES, OF_A_MODEL, OPTIONS, TRANSIENT, fit_options, say
+from pyrovae.cli.options import BOOLEANS, LOSSES, OF_A_MODEL, OPTIONS, TRANSIENT, fit_options, say
 
-WORDS: dict[str, Any] = {"true": True, "false": False}
 # options that pv.fit takes by the same name
 AS_THEY_ARE = (
     *("epochs", "batch_size", "lr", "seed", "precision", "accumulate", "clip_norm", "ema"),
@@ -50,11 +49,13 @@ def fit(arguments: list[str]) -> None:
         download=not options.theirs,
         label=options.label,
         seed=options.seed,
-        stream=WORDS.get(options.stream, options.stream),
+        stream=BOOLEANS.get(options.stream, options.stream),
     )
     train, test, binarise = _binarised(splits, options, parts["likelihood"])
     config = {name: getattr(options, name) for name in OPTIONS if name not in TRANSIENT}
-    config |= {"binarise": binarise}
+    # what was held out depends on it, so that it is not left to the memory of another machine
+    streamed = isinstance(train, pv.streams.FileData)
+    config |= {"binarise": binarise, "stream": str(streamed).lower()}
     for name in ("data", "data_dir"):  # so that the run is repeated from any folder
         given = config[name]
         if given is not None and given not in pv.data.NAMES and Path(given).exists():
@@ -89,7 +90,7 @@ def fit(arguments: list[str]) -> None:
             lr_schedule=None if parts["lr_schedule"] == "constant" else parts["lr_schedule"],
             validation=options.validation or None,
             device=device,
-            compile=WORDS.get(options.compile, options.compile),
+            compile=BOOLEANS.get(options.compile, options.compile),
             out=folder if first else options.out or "",
             callbacks=callbacks,
             progress=not (options.quiet or options.json),

@@ -17,6 +17,7 @@ OF_A_MODEL = ("prior", "likelihood", "guide")
 # Options that are objects, the kind of part that each is, and words for none of its classes.
 PARTS = {name: name for name in (*OF_A_MODEL, "loss")} | {"lr_schedule": "schedule"}
 LOSSES = {"trace": "Trace_ELBO", "analytic": "TraceMeanField_ELBO"}
+BOOLEANS: dict[str, Any] = {"true": True, "false": False}
 WORDS = {"loss": tuple(LOSSES), "lr_schedule": ("constant",)}
 
 # The options of fit and the keys of its config: type, default, help.

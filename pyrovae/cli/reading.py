@@ -10,7 +10,7 @@ from typing import Any
 
 import pyrovae as pv
 from pyrovae.cli.data import check_data, draw_paths, first_of_each, labelled
-from pyrovae.cli.options import Parser, add_allow, add_option, at_least, read_config
+from pyrovae.cli.options import BOOLEANS, Parser, add_allow, add_option, at_least, read_config
 
 
 def _parser(command: Callable[..., Any], *, data: bool = True, figure: bool = True) -> Parser:
@@ -67,6 +67,7 @@ def _open_with_data(options: Any, part: str = "test") -> tuple[Any, Any]:
         download=not theirs,  # a run does not choose where on this machine to write
         label=config.get("label") if table else None,
         seed=seed,
+        stream="auto" if options.data else BOOLEANS.get(config.get("stream", ""), "auto"),
     )
     given = getattr(splits, part)
     if tuple(given.event_shape) != pair.event_shape:
