@@ -89,7 +89,7 @@ class Checkpoints:
         plain, tensors = flatten(state)
         last = inside(self.folder, LAST)
         new = last.with_name("next.safetensors")
-        write_tensors(new, {n: t.cpu().contiguous() for n, t in tensors.items()}, {"state": plain})
+        write_tensors(new, tensors, {"state": plain})
         try:
             if last.exists():
                 last.replace(inside(self.folder, BEFORE))

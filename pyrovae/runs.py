@@ -53,7 +53,7 @@ def save(pair: Any, path: str | Path) -> Path:
     path = Path(path)
     file = path if path.suffix == ".safetensors" else inside(path, WEIGHTS)
     program = as_pair(pair)
-    write_tensors(file, program.tensors(), {"version": 1, "model": _description(program.owner)})
+    write_tensors(file, program.tensors(), _notes(program.owner))
     return file
 
 
@@ -137,11 +137,13 @@ def _usable(path: str | Path) -> Path:
     return found
 
 
-def _description(owner: Any) -> Any:
+def _notes(owner: Any) -> dict[str, Any]:
+    """What a file says of its tensors: how to build what they are of, where that can be said."""
     try:
-        return describe(owner)
+        model = describe(owner)
     except TypeError:
-        return None
+        model = None
+    return {"version": 1, "model": model}
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
@@ -255,8 +257,7 @@ class Folder:
 
     def save_best(self, pair: Any, tensors: Mapping[str, Tensor]) -> None:
         """The weights of the best epoch, as :func:`load` reads them."""
-        notes = {"version": 1, "model": _description(as_pair(pair).owner)}
-        write_tensors(inside(self.path, BEST), tensors, notes)
+        write_tensors(inside(self.path, BEST), tensors, _notes(as_pair(pair).owner))
 
     def save(self, pair: Any, device: str) -> None:
         """The weights, and the environment that made them."""

@@ -474,30 +474,26 @@ class Trainer:
         self.taken, self.seen, self.epoch_seconds = 0, 0, 0.0
         self.total.zero_()
         self.opening = None
-        self._stop(answers)
+        self._agree(answers, due=False)
 
     def _after_step(self) -> bool:
         """Checkpoints and reasons to stop; whether there is one."""
         answers = [callback.step(self) for callback in self.callbacks]
-        due = self._due()
-        if self.processes.size > 1:  # all do the same
-            flags = torch.tensor([float(due and self.processes.first)])
-            self.processes.sum([flags])
-            due = bool(flags[0])
-        if due:
+        if self._agree(answers, due=self._due()):
             self._checkpoint()
-        return self._stop(answers)
+        return bool(self.history.stopped)
 
-    def _stop(self, answers: Sequence[str | bool | None]) -> bool:
-        """Whether a callback or a signal, in whichever process, ends the run."""
+    def _agree(self, answers: Sequence[str | bool | None], *, due: bool) -> bool:
+        """Note whether a callback or a signal, in whichever process, ends the run; whether a
+        checkpoint is due, which the first process says."""
         reason = next((a if isinstance(a, str) else "a callback" for a in answers if a), "")
         reason = self.interrupt or reason
-        if self.processes.size > 1:
-            flags = torch.tensor([float(bool(reason))])
+        if self.processes.size > 1:  # all do the same
+            flags = torch.tensor([float(bool(reason)), float(due and self.processes.first)])
             self.processes.sum([flags])
-            reason = reason or "another process" * bool(flags[0])
+            reason, due = reason or "another process" * bool(flags[0]), bool(flags[1])
         self.history.stopped = reason
-        return bool(reason)
+        return due
 
     def _step(self, batch: tuple[Tensor, ...]) -> int:
         """One step of the optimiser; how many data it was made of."""
@@ -594,7 +590,7 @@ class Trainer:
             f"at step {self.step + 1} the pair does not take the data: {in_short(error)}"
         )
 
-    # --- measuring --------------------------------------------------------------------------------
+    # --- what is given away -----------------------------------------------------------------------
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
