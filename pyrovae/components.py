@@ -40,7 +40,7 @@ VALUES = 100_000  # of one description: thousands of a table's columns, and quic
 
 # What is named by its class: the module, the base class, the class by default.
 PARTS = {
-    "model": ("vae", "VAE", "VAE"),
+    "program": ("programs", "Program", "VAE"),
     "prior": ("priors", "Prior", "StandardNormal"),
     "likelihood": ("likelihoods", "Likelihood", "Bernoulli"),
     "guide": ("guides", "Guide", "MeanField"),

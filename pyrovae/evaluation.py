@@ -9,6 +9,7 @@ from typing import Any
 
 import pyro
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pyrovae import traces
@@ -16,7 +17,16 @@ from pyrovae.streams import Data
 from pyrovae.tensors import UsageError, log_mean_exp, whole_number
 from pyrovae.traces import Pair, Structure, Traces
 
-__all__ = ["Evaluation", "Gap", "elbo", "evaluate", "gap", "log_evidence", "pareto_khat"]
+__all__ = [
+    "Evaluation",
+    "Gap",
+    "clustering",
+    "elbo",
+    "evaluate",
+    "gap",
+    "log_evidence",
+    "pareto_khat",
+]
 
 CHUNK = 2**27
 ACTIVE = 0.01  # Burda, Grosse and Salakhutdinov, 2015: variance of the posterior mean
@@ -231,6 +241,33 @@ def evaluate(
         num_particles=num_particles,
         notes=tuple(notes),
     )
+
+
+def clustering(found: Tensor, labels: Tensor) -> dict[str, float]:
+    """How well clusters agree with classes, two ways: ``one_to_one`` is the accuracy when each
+    cluster stands for one class and no two for the same (the best such assignment: Kuhn, "The
+    Hungarian Method for the Assignment Problem", 1955), ``majority`` when each stands for the
+    class most of its members have, which many clusters reach without effort. Report both.
+
+    Args:
+        found: ``[N]``, whole numbers, each datum's cluster.
+        labels: ``[N]``, whole numbers, each datum's class.
+
+    >>> clustering(torch.tensor([5, 5, 7, 7]), torch.tensor([0, 0, 0, 1]))
+    {'one_to_one': 0.75, 'majority': 0.75}
+    """
+    if found.shape != labels.shape or found.dim() != 1 or not len(found):
+        raise UsageError(
+            f"clusters and classes must be [N] alike, got {list(found.shape)}, {list(labels.shape)}"
+        )
+    ours, theirs = (t.cpu().unique(return_inverse=True) for t in (found, labels))
+    sizes = len(ours[0]), len(theirs[0])
+    table = (ours[1] * sizes[1] + theirs[1]).bincount(minlength=sizes[0] * sizes[1]).reshape(sizes)
+    rows, columns = linear_sum_assignment(table.numpy(), maximize=True)
+    return {
+        "one_to_one": float(table[rows, columns].sum()) / len(found),
+        "majority": float(table.amax(1).sum()) / len(found),
+    }
 
 
 def elbo(

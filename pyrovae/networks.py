@@ -12,7 +12,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -274,7 +274,8 @@ class Conditional(nn.Module, Component, ABC):
     distribution of them in :meth:`distribution`; :meth:`build` makes the network fit, or checks
     that a module of yours does. Leading batch dimensions of the context (particles, enumerated
     values) are flattened before the network and restored after it, so a network sees
-    ``[N, *context_shape]`` always.
+    ``[N, *context_shape]`` always. Of several contexts, such as z and y, it sees
+    ``[N, total]``: their batch dimensions broadcast, their entries are laid end to end.
     """
 
     def __init__(self, network: Network | nn.Module) -> None:
@@ -285,6 +286,7 @@ class Conditional(nn.Module, Component, ABC):
                 f"nn.Module, got {network!r}"
             )
         self.network = network
+        self.context_shapes: tuple[tuple[int, ...], ...] = ()
         self.context_shape: tuple[int, ...] = ()
         self.event_shape: tuple[int, ...] = ()
 
@@ -302,18 +304,27 @@ class Conditional(nn.Module, Component, ABC):
         all data share."""
         self.event_shape = tuple(event_shape)
 
-    def forward(self, context: Tensor) -> Any:
-        """The distribution given the context, event shape ``event_shape``."""
-        return self.distribution(*self.outputs(context))
+    def forward(self, *contexts: Tensor) -> Any:
+        """The distribution given the context or contexts, event shape ``event_shape``."""
+        return self.distribution(*self.outputs(*contexts))
 
-    def build(self, context_shape: tuple[int, ...], event_shape: tuple[int, ...]) -> None:
-        """Make the network fit; called once by the pair that owns this object."""
+    def build(
+        self,
+        context_shape: tuple[int, ...] | Sequence[tuple[int, ...]],
+        event_shape: tuple[int, ...],
+    ) -> None:
+        """Make the network fit one context, or several of the shapes in a sequence; called once
+        by the pair that owns this object."""
         if self.event_shape:
             raise UsageError(
                 f"this {type(self).__name__} already belongs to a model; its weights would be "
                 f"shared: make a new one, or pass copy.deepcopy(...) of it"
             )
-        self.context_shape = tuple(context_shape)
+        several = [shape for shape in context_shape if isinstance(shape, tuple)]
+        shapes = several or [cast("tuple[int, ...]", tuple(context_shape))]
+        self.context_shapes = tuple(shapes)
+        total = sum(math.prod(shape) for shape in shapes)
+        self.context_shape = shapes[0] if len(shapes) == 1 else (total,)
         self.allocate(event_shape)
         self.shapes = dict(self.parameter_shapes(self.event_shape))
         if isinstance(self.network, Network):
@@ -321,14 +332,22 @@ class Conditional(nn.Module, Component, ABC):
         else:
             self._check(self.network)
 
-    def outputs(self, context: Tensor) -> tuple[Tensor, ...]:
+    def outputs(self, *contexts: Tensor) -> tuple[Tensor, ...]:
         """The network's outputs, one ``[*batch, *shape]`` per parameter."""
+        context = contexts[0] if len(contexts) == 1 else self._joined(contexts)
         batch = context.shape[: context.dim() - len(self.context_shape)]
         body = self.network if isinstance(self.network, nn.Module) else self.body
         if len(batch) == 1:
             return self._named(body(context))
         flat = self._named(body(context.reshape(-1, *self.context_shape)))
         return tuple(t.reshape(batch + t.shape[1:]) for t in flat)
+
+    def _joined(self, contexts: tuple[Tensor, ...]) -> Tensor:
+        both = list(zip(contexts, self.context_shapes, strict=True))
+        batches = [c.shape[: c.dim() - len(shape)] for c, shape in both]
+        batch = torch.broadcast_shapes(*batches)
+        flat = [c.reshape(*b, -1) for (c, _), b in zip(both, batches, strict=True)]
+        return torch.cat([t.expand(*batch, t.shape[-1]) for t in flat], -1)
 
     def _named(self, out: Any) -> tuple[Tensor, ...]:
         if isinstance(out, Mapping):

@@ -171,9 +171,21 @@ def data_grid(
     return _dress(ax, f"{len(flat)} data, one per row", "feature", "datum")
 
 
-def _strips(cells: Floats, rows: Sequence[str], columns: Sequence[str], ax: Axes | None) -> Axes:
-    """`cells` [R, S, *event] as R labelled rows of S images; vectors become coloured barcodes."""
+def strips(
+    cells: Values,
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """`cells` [R, S, *event] as R rows of S images; vectors become coloured barcodes.
+
+    `rows` and `columns` are their labels, as many as there are or none.
+    """
+    cells = _array(cells, "cells", "rows columns ...")
     count, steps, *event = cells.shape
+    for name, labels, size in (("rows", rows, count), ("columns", columns, steps)):
+        _same(name, [len(labels)], [size if len(labels) else 0], "cells")
     flat = cells.reshape(count * steps, *event)
     if _is_image(tuple(event)):
         ax = image_grid(flat, nrow=steps, ax=ax)
@@ -214,7 +226,7 @@ def reconstructions(
     rows = np.concatenate([data[None], mean[None], extra])[:, : max(1, n)]
     if _is_image(data.shape[1:]):
         names = ["data", "reconstruction", *(f"draw {k + 1}" for k in range(len(extra)))]
-        return _strips(rows, names, [], ax)
+        return strips(rows, names, ax=ax)
     size = math.prod(data.shape[1:])
     rows = rows[:, : max(1, 250 // size)].reshape(len(rows), -1, size)
     shown, step = rows.shape[1], size + 1
@@ -241,7 +253,7 @@ def interpolation(images: Values, *, ax: Axes | None = None) -> Axes:
     if cells.ndim <= 2 or _is_image(cells.shape[1:]):
         cells = cells[None]
     ends = ["A", *[""] * (cells.shape[1] - 2), "B"][: cells.shape[1]]
-    return _strips(cells, [], ends, ax)
+    return strips(cells, columns=ends, ax=ax)
 
 
 def traversal(
@@ -263,7 +275,8 @@ def traversal(
     if values is not None:
         settings = _array(values, "values", "steps").round(1) + 0.0  # + 0.0: no "-0.0"
         _same("values", settings.shape, cells.shape[1:2], "the steps of images")
-    return _strips(cells, [f"z{int(k)}" for k in which], [f"{v:.1f}" for v in settings], ax)
+    units = [f"z{int(k)}" for k in which]
+    return strips(cells, units, [f"{v:.1f}" for v in settings], ax=ax)
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]], *, axes: Any = None) -> NDArray[Any]:

@@ -107,7 +107,7 @@ def _build(file: Path, allow: Sequence[str]) -> Any:
     operations = 10**4 + 20 * min(len(shapes), 10**4)
     try:
         with Bounded(elements, operations, f"{file} describes a larger model than it holds"):
-            pair = construct(notes["model"], "model", f"{file}: model", allow=allow)
+            pair = construct(notes["model"], "program", f"{file}: model", allow=allow)
             program = as_pair(pair)
             if shapes != {name: tuple(t.shape) for name, t in program.tensors().items()}:
                 held = {n: torch.empty(s, device="meta") for n, s in shapes.items()}

@@ -478,7 +478,18 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
         """The data (x, labels), so that a model(x, y) receives the labels."""
         if self.labels is None:
             raise UsageError("the data have no labels: give TensorData(x, labels=...) or (x, y)")
-        return self._with(tensors=(self.tensors[0], self.labels))
+        return self.with_arguments(self.labels)
+
+    def with_arguments(self, *others: Tensor) -> TensorData:
+        """The data (x, *others): tensors [N, ...] that a model(x, ...) receives as they are.
+
+        >>> TensorData(torch.zeros(3, 2)).with_arguments(torch.arange(3))
+        TensorData(3 x [2] float32, y [], cpu)
+        """
+        sizes = [len(other) for other in others]
+        if any(size != len(self) for size in sizes):
+            raise UsageError(f"arguments must be as many as the data, {len(self)}; got {sizes}")
+        return self._with(tensors=(self.tensors[0], *others))
 
     def batches(
         self,

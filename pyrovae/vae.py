@@ -7,20 +7,20 @@ from typing import Any, TypeVar
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae.guides import Guide, MeanField
 from pyrovae.likelihoods import Bernoulli, Likelihood
-from pyrovae.networks import Component
 from pyrovae.priors import Prior, StandardNormal
-from pyrovae.tensors import UsageError, whole_number
+from pyrovae.program import Program
+from pyrovae.tensors import TensorData, UsageError, whole_number
 
 __all__ = ["VAE"]
 
 T = TypeVar("T")
 
 
-class VAE(nn.Module, Component):
+class VAE(Program):
     """A variational autoencoder as two Pyro programs.
 
     The model draws z from the prior, then x from p(x|z); the guide draws z from q(z|x); one
@@ -52,12 +52,7 @@ class VAE(nn.Module, Component):
         likelihood: Likelihood | None = None,
         guide: Guide | None = None,
     ) -> None:
-        super().__init__()
-        self.event_shape = tuple(int(size) for size in event_shape)
-        if not self.event_shape or min(self.event_shape) < 1:
-            raise UsageError(
-                f"event_shape is the shape of one datum, e.g. (1, 28, 28); got {event_shape}"
-            )
+        super().__init__(event_shape)
         self.latent_dim = whole_number("latent_dim", latent_dim)
         self.prior = _part("prior", Prior, StandardNormal() if prior is None else prior)
         self.likelihood = _part(
@@ -87,32 +82,21 @@ class VAE(nn.Module, Component):
 
     def guide(self, x: Tensor, *labels: Tensor) -> Tensor:
         """z ~ q(z|x); returns z ``[batch, latent_dim]``."""
-        if x.shape[max(0, x.dim() - len(self.event_shape)) :] != self.event_shape:
-            raise UsageError(
-                f"this VAE models data of shape {list(self.event_shape)}, a batch is [batch, "
-                f"*shape]; got a batch of shape {tuple(x.shape)}: reshape the data, or build a VAE "
-                f"with their event_shape"
-            )
+        self._fits(x)
         infer = {"enumerate": "parallel"} if self.posterior.enumerate else {}
         with pyro.plate("data", x.shape[0]):
             z: Tensor = pyro.sample("z", self.posterior(x), infer=infer)
             return z
+
+    def serve(self, data: TensorData, training: bool = False) -> TensorData:
+        """The data, with their labels where the prior takes them."""
+        return data.with_labels() if self.prior.takes_labels else data
 
     def example_data(self) -> tuple[Tensor, ...]:
         """Data of the shapes that the programs take; of labels, one each."""
         labels = torch.arange(getattr(self.prior, "classes", 1))
         x = torch.zeros(len(labels), *self.event_shape)
         return (x, labels) if self.prior.takes_labels else (x[:1],)
-
-    def arguments(self) -> dict[str, object]:
-        """The constructor's arguments, by name."""
-        return {
-            "event_shape": list(self.event_shape),
-            "latent_dim": self.latent_dim,
-            "prior": self.prior,
-            "likelihood": self.likelihood,
-            "guide": self.posterior,
-        }
 
 
 def _part(name: str, kind: Any, value: T) -> T:

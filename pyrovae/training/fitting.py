@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import ELBO
 from torch import Tensor
 
 from pyrovae import runs, traces
@@ -91,8 +91,9 @@ def fit(
         x: tensor, array, tuple of them (``model(x, y)``), Dataset or DataLoader, ``np.memmap`` or
             other data that are streamed. NaN is a missing entry: it is left out of the
             likelihood, and the guide sees zero there.
-        loss: any ``pyro.infer`` ELBO, ``pv.objectives`` included; ``Trace_ELBO()`` by default,
-            ``TraceMeanField_ELBO()`` for the analytic KL.
+        loss: any ``pyro.infer`` ELBO, ``pv.objectives`` included; ``Trace_ELBO()`` by default, or
+            ``pv.objectives.BetaELBO()`` where a discrete site is enumerated, which sums it out as
+            ``TraceEnum_ELBO()`` does; ``TraceMeanField_ELBO()`` for the analytic KL.
         epochs: passes over the data.
         batch_size: data per step; the last batch of an epoch may be smaller.
         lr: the optimiser's learning rate.
@@ -200,7 +201,7 @@ def fit(
                 break
         with own_randomness(seed + 7919 * processes.rank), program.scope():
             trainer = Trainer(
-                pair, program, data, held_out, loss or Trace_ELBO(), settings,
+                pair, program, data, held_out, loss, settings,
                 lr_schedule=lr_schedule, device=chosen, processes=processes,
                 folder=folder if processes.first else None, progress=progress,
                 callbacks=each if processes.first else (),

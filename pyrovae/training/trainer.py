@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pyro.infer import ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from pyrovae import traces
 from pyrovae.callbacks import Callback, History, Progress
 from pyrovae.checkpoints import Checkpoints, Memory, check_alike, copied, from_bytes, to_bytes
-from pyrovae.objectives import Objective
+from pyrovae.objectives import BetaELBO, Objective
 from pyrovae.processes import Processes
 from pyrovae.randomness import pack, put_back, states, unpack
 from pyrovae.runs import Folder
@@ -47,7 +47,7 @@ class Trainer:
         program: Pair,
         data: Data,
         held_out: Data | None,
-        loss: ELBO,
+        loss: ELBO | None,
         settings: Settings,
         *,
         lr_schedule: Schedule | None,
@@ -57,7 +57,9 @@ class Trainer:
         progress: bool,
         callbacks: Sequence[Callback],
     ) -> None:
-        self.pair, self.program, self.data, self.objective = pair, program, data, loss
+        self.pair, self.program, self.data = pair, program, data
+        self.objective = loss or Trace_ELBO()
+        self.usual = loss is None
         self.settings, self.lr_schedule = settings, lr_schedule
         self.device, self.processes = device, processes
         self.folder, self.callbacks = folder, callbacks
@@ -143,6 +145,8 @@ class Trainer:
             self.shape = traces.structure(self.program, few)
         except UsageError as error:
             warnings.warn(f"no reconstruction and KL while training: {error}", stacklevel=4)
+        if self.usual and self.shape is not None and self.shape.enumerated:
+            self.objective = BetaELBO()  # sums them out, and its steps can be compiled
         if isinstance(self.objective, TraceMeanField_ELBO) and self.shape is not None:
             check_analytic(self.shape)
         self.measure = Measure(self.program, self.shape, few, self.processes, size, self.device)

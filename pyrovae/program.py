@@ -1,0 +1,87 @@
+"""What a declared pair is: two Pyro programs, and what they need to be trained and shown."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae.networks import Component
+from pyrovae.tensors import TensorData, UsageError
+
+__all__ = ["Program"]
+
+
+class Program(nn.Module, Component, ABC):
+    """A pair whose constructor's signature is its configuration.
+
+    Two abstract methods, :meth:`model` and :meth:`guide`: plain Pyro. The others tell the command
+    line what is particular to the pair: which data it takes, what precedes training, what it is
+    scored by and the figure that shows what it is for.
+    """
+
+    def __init__(self, event_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.event_shape = tuple(int(size) for size in event_shape)
+        if not self.event_shape or min(self.event_shape) < 1:
+            raise UsageError(
+                f"event_shape is the shape of one datum, e.g. (1, 28, 28); got {event_shape}"
+            )
+
+    @abstractmethod
+    def model(self, *batch: Any) -> Any:
+        """p(x, z): samples the latents, observes the batch."""
+
+    @abstractmethod
+    def guide(self, *batch: Any) -> Any:
+        """q(z|x): samples the latents."""
+
+    @classmethod
+    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, Any]:
+        """The constructor's arguments that data and the number of their classes decide."""
+        known = {"event_shape": tuple(data.event_shape), "classes": classes}
+        names = inspect.signature(cls).parameters
+        return {n: v for n, v in known.items() if n in names and v is not None}
+
+    def serve(self, data: TensorData, training: bool = False) -> TensorData:
+        """The data as the programs take them, to train on or to measure."""
+        return data
+
+    def initialise(self, data: TensorData, seed: int = 0) -> None:
+        """What precedes training, on data as :meth:`serve` gives them."""
+
+    def scores(self, data: TensorData) -> dict[str, float]:
+        """Numbers besides those of every pair, on data as :meth:`serve` gives them to measure."""
+        return {}
+
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
+        """The picture of what the program is for, as Axes; None where there is none.
+
+        Args:
+            data: test data as :meth:`serve` gives them.
+            names: of the classes.
+        """
+        return None
+
+    def example_data(self) -> tuple[Tensor, ...]:
+        """Data of the shapes that the programs take."""
+        return (torch.zeros(1, *self.event_shape),)
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments, by name; the part called guide is kept as ``posterior``,
+        apart from the program of that name."""
+        names = inspect.signature(type(self)).parameters
+        return {n: getattr(self, "posterior" if n == "guide" else n) for n in names}
+
+    def _fits(self, x: Tensor) -> None:
+        """Refuse a batch of another shape."""
+        if x.shape[max(0, x.dim() - len(self.event_shape)) :] != self.event_shape:
+            raise UsageError(
+                f"this {type(self).__name__} models data of shape {list(self.event_shape)}, a "
+                f"batch is [batch, *shape]; got a batch of shape {tuple(x.shape)}: reshape the "
+                f"data, or build a {type(self).__name__} with their event_shape"
+            )

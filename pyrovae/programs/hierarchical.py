@@ -1,0 +1,114 @@
+"""Several layers of latents, inferred from the bottom up or from the top down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro
+import pyro.distributions as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyrovae.guides import MeanField
+from pyrovae.likelihoods import Bernoulli, Likelihood
+from pyrovae.networks import MLP, Network
+from pyrovae.priors import Prior, StandardNormal
+from pyrovae.program import Program
+from pyrovae.tensors import UsageError, nearest, whole_number
+
+ORDERS = ("ladder", "bottom-up")
+
+
+class Hierarchical(Program):
+    """p(x, z_1, .., z_L) = p(z_L) prod_l p(z_l|z_{l+1}) p(x|z_1, .., z_L).
+
+    ::
+
+        z_L -> .. -> z_2 -> z_1 -> x      (and from every layer to x)
+
+    Guide "bottom-up": q(z_1|x) q(z_2|z_1) ..; Rezende, Mohamed and Wierstra, "Stochastic
+    Backpropagation", 2014. Guide "ladder": q(z_L|x) q(z_{L-1}|z_L, x) .., each layer the product
+    of what the model expects of it given the layer above, p(z_l|z_{l+1}), and what a network says
+    of it given x; Sønderby et al., "Ladder Variational Autoencoders", 2016. The ladder draws in
+    the model's order, so its KL is in closed form, and the layers above stay in use more often.
+
+    Args:
+        event_shape: shape of one datum.
+        latent_dims: sizes of z_1 (next to the data), .., z_L.
+        prior: p(z_L).
+        likelihood: p(x|z_1, .., z_L).
+        network: of every other conditional.
+        order: "ladder" or "bottom-up".
+
+    >>> program = Hierarchical((6,), latent_dims=[3, 2])
+    >>> import torch, pyrovae as pv
+    >>> {name: tuple(z.shape) for name, z in pv.encode(program, torch.ones(4, 6)).items()}
+    {'z2': (4, 2), 'z1': (4, 3)}
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dims: list[int] = [20, 10],  # noqa: B006
+        prior: Prior | None = None,
+        likelihood: Likelihood | None = None,
+        network: Network = MLP([400]),  # noqa: B008
+        order: str = "ladder",
+    ) -> None:
+        super().__init__(event_shape)
+        self.latent_dims = [whole_number("latent_dims", size) for size in latent_dims]
+        if len(latent_dims) < 2:
+            raise UsageError(
+                f"latent_dims has the size of each of two or more layers, got {latent_dims}"
+            )
+        if order not in ORDERS:
+            raise UsageError(
+                f"order is {' or '.join(ORDERS)}, got {order!r}{nearest(order, ORDERS)}"
+            )
+        self.network, self.order = network, order
+        self.prior, self.likelihood = prior or StandardNormal(), likelihood or Bernoulli()
+        self.likelihood.build([(size,) for size in latent_dims], self.event_shape)
+        self.names = [f"z{layer}" for layer in range(1, len(latent_dims) + 1)]
+        sizes = list(zip(latent_dims[1:], latent_dims, strict=False))  # (above, below)
+        self.down = nn.ModuleList(MeanField(network) for _ in sizes)
+        for each, (above, below) in zip(self.down, sizes, strict=True):
+            each.build((above,), (below,))
+        inputs = [self.event_shape, *((size,) for size in latent_dims)]
+        if order == "bottom-up":
+            self.up = nn.ModuleList(MeanField(network) for _ in latent_dims)
+            for each, shape, size in zip(self.up, inputs, latent_dims, strict=False):
+                each.build(shape, (size,))
+        else:
+            width = 2 * max(latent_dims)
+            inputs = [self.event_shape, *[(width,)] * (len(latent_dims) - 1)]
+            outputs = [{"h": (width,), "loc": (d,), "raw_scale": (d,)} for d in latent_dims]
+            self.up = nn.ModuleList(map(network.build, inputs, outputs))
+        self.prior.build(latent_dims[-1])
+
+    def model(self, x: Tensor) -> None:
+        """z_L ~ p(z_L), z_l ~ p(z_l|z_{l+1}), x ~ p(x|z_1, .., z_L) observed."""
+        with pyro.plate("data", len(x)):
+            z = [pyro.sample(self.names[-1], self.prior())]
+            for layer in reversed(range(len(self.down))):
+                z.insert(0, pyro.sample(self.names[layer], self.down[layer](z[0])))
+            pyro.sample("x", self.likelihood(*z), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        """z_1, .., z_L ~ q, in the order that was chosen."""
+        with pyro.plate("data", len(x)):
+            if self.order == "bottom-up":
+                for layer, up in enumerate(self.up):
+                    x = pyro.sample(self.names[layer], up(x))
+                return
+            evidence = []
+            for up in self.up:
+                x, loc, raw_scale = up(x)
+                evidence.append((loc, F.softplus(raw_scale) + 1e-5))
+            loc, scale = evidence[-1]
+            z = pyro.sample(self.names[-1], dist.Normal(loc, scale).to_event(1))
+            for layer in reversed(range(len(self.names) - 1)):
+                expected, (loc, scale) = self.down[layer](z).base_dist, evidence[layer]
+                ours, theirs = scale**-2, expected.scale**-2
+                loc = (ours * loc + theirs * expected.loc) / (ours + theirs)
+                product = dist.Normal(loc, (ours + theirs) ** -0.5).to_event(1)
+                z = pyro.sample(self.names[layer], product)
