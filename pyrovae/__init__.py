@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pyrovae import data, guides, likelihoods, networks, objectives
-    from pyrovae import plots, priors, programs, schedules
+    from pyrovae import (
+        data,
+        guides,
+        likelihoods,
+        networks,
+        objectives,
+        plots,
+        priors,
+        programs,
+        schedules,
+    )
     from pyrovae.aggregate import CodeDensity, fit_codes
     from pyrovae.calibration import Calibration, calibrate, predictive_check
     from pyrovae.evaluation import Evaluation, Gap, elbo, evaluate, gap, log_evidence

@@ -35,6 +35,7 @@ class CodeDensity:
         gain: ``[M]``, log r(z) - log p(z) of held-out draws, nats. Its mean is what the ELBO
             would gain with r as the prior: KL(q(z) || p(z)) - KL(q(z) || r(z)).
         fitted: the fitted object.
+        flat: whether p(z) is no density (an autoencoder's): ``gain`` is then log r(z) alone.
     """
 
     pair: Any
@@ -42,6 +43,7 @@ class CodeDensity:
     kind: str
     gain: Tensor
     fitted: Any
+    flat: bool = False
 
     def codes(self, n: int, *, seed: int = 0) -> Tensor:
         """``[n, dims]`` draws from r."""
@@ -68,6 +70,12 @@ class CodeDensity:
     def __str__(self) -> str:
         error = float(self.gain.std()) / math.sqrt(len(self.gain))
         mean = float(self.gain.mean())
+        if self.flat:
+            return (
+                f"{self.kind} fitted to the codes of {self.site!r}, which have no prior: log "
+                f"density {mean:.2f} nats per datum (s.e. {error:.2f}, {len(self.gain):,} held-out "
+                f"data)"
+            )
         verdict = (
             "the prior fits the codes as well"
             if mean < 2 * error
@@ -144,7 +152,7 @@ def fit_codes(
         fitted = _fit_flow(z, seed)
     found = CodeDensity(pair, local[0], density, torch.empty(0), fitted)
     gain = found.log_prob(test.tensors[0]) - test.tensors[1]
-    return CodeDensity(pair, local[0], density, gain, fitted)
+    return CodeDensity(pair, local[0], density, gain, fitted, bool(shape.points))
 
 
 def _fit_flow(z: Tensor, seed: int) -> Flow:

@@ -18,7 +18,7 @@ import math
 import os
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -71,13 +71,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set: its training and test parts, and what its labels mean."""
+    """A data set: its training and test parts, what its labels mean, and the names of the columns
+    of x where a table gives them."""
 
     name: str
     train: TensorData | FileData
     test: TensorData
     classes: tuple[str, ...] | None
     description: str
+    columns: tuple[str, ...] | None = None
 
 
 # torchvision's class, and the arguments of its training and its test part
@@ -170,6 +172,9 @@ def load(
     with _reading(path):
         if stream is True or path.is_dir() or path.suffix.lower() in (".npy", ".parquet"):
             return _from_sources(path, label, seed, stream)
+        if path.suffix.lower() == ".csv":
+            arrays, columns = _read_csv(path, label)
+            return replace(_from_arrays(path, arrays, seed), columns=columns)
         return _from_arrays(path, _read(path, label), seed)
 
 
@@ -278,16 +283,19 @@ def _from_sources(path: Path, label: str | None, seed: int, stream: bool | str) 
         classes, labels = _classes({key: each.names for key, each in named.items()})
         for key, each in named.items():
             each.classes, each.labels = classes, labels[key]
+    columns = sources[0].columns
     files = [FileData(each) for each in sources]
     large = not fits(2 * sum(data.nbytes for data in files), "cpu")  # a copy is split
     if stream is not True and not (stream == "auto" and large):
-        return _splits(path, [each.all() for each in sources], classes, seed)
+        return replace(
+            _splits(path, [each.all() for each in sources], classes, seed), columns=columns
+        )
     train, *rest = files
     if rest:
         whole = fits(2 * rest[0].nbytes, "cpu")
         test = rest[0].source.all() if whole else rest[0].sample(MOST)
         return _splits(path, [train, test], classes, seed, ", streamed")
-    return _splits(path, [train], classes, seed, ", streamed")
+    return replace(_splits(path, [train], classes, seed, ", streamed"), columns=columns)
 
 
 def _from_arrays(path: Path, arrays: dict[str, Any], seed: int) -> Splits:
@@ -325,12 +333,9 @@ def _splits(
 
 
 def _read(path: Path, label: str | None) -> dict[str, Any]:
-    suffix = path.suffix.lower()
-    if suffix == ".csv":
-        return _read_csv(path, label)
     if label is not None:
         raise UsageError(f"label={label!r} names a column of a .csv or .parquet file")
-    if suffix == ".pt":
+    if path.suffix.lower() == ".pt":
         held = torch.load(path, map_location="cpu", weights_only=True)
         return held if isinstance(held, dict) else {"x": held}
     with path.open("rb") as file:  # np.load(path) leaves a damaged .npz open
@@ -338,7 +343,8 @@ def _read(path: Path, label: str | None) -> dict[str, Any]:
         return {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
 
 
-def _read_csv(path: Path, label: str | None) -> dict[str, Any]:
+def _read_csv(path: Path, label: str | None) -> tuple[dict[str, Any], tuple[str, ...] | None]:
+    """x, and y where a label is named; the columns of x where the table has a header."""
     values, labels = array("d"), []
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = csv.reader(file)
@@ -363,7 +369,8 @@ def _read_csv(path: Path, label: str | None) -> dict[str, Any]:
                 raise _not_numeric(name, f"{row[column]!r} in line {lines.line_num}") from None
     width = len(names) - (at is not None)
     x = np.frombuffer(values).reshape(-1, width) if values else np.empty((0, width))
-    return {"x": x} if at is None else {"x": x, "y": labels}
+    columns = tuple(n for i, n in enumerate(names) if i != at) if header else None
+    return {"x": x} if at is None else {"x": x, "y": labels}, columns
 
 
 def _is_number(cell: str) -> bool:

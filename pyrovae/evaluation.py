@@ -53,6 +53,8 @@ class Evaluation:
         bits_per_dimension: ``[N]``, -log p(x) / (D ln 2) for discrete images, else None.
         num_particles: importance samples per datum.
         notes: what could not be measured, and warnings.
+        bound: whether ``elbo`` is a bound on log p(x); under a guide without a density it is
+            log p(x, z) at the code.
     """
 
     elbo: Tensor
@@ -68,6 +70,7 @@ class Evaluation:
     bits_per_dimension: Tensor | None
     num_particles: int
     notes: tuple[str, ...] = field(default=())
+    bound: bool = True
 
     @property
     def active_units(self) -> int:
@@ -84,7 +87,8 @@ class Evaluation:
         """Collapse in a sentence."""
         if not self.units:
             return "no continuous latent"
-        if float(self.kl.mean()) < COLLAPSED or not self.active_units:
+        collapsed = self.bound and float(self.kl.mean()) < COLLAPSED
+        if collapsed or not self.active_units:
             return "collapsed: the guide ignores the data and the latent carries nothing"
         idle = self.units - self.active_units
         rest = f"; {idle} ignored" if idle else ""
@@ -131,7 +135,7 @@ class Evaluation:
 
     def __str__(self) -> str:
         words = {
-            "elbo": "ELBO",
+            "elbo": "ELBO" if self.bound else "log p(x, z) at the code",
             "reconstruction": "reconstruction",
             "kl": "KL",
             "log_evidence": f"log evidence ({self.num_particles:,} particles)",
@@ -194,6 +198,13 @@ def evaluate(
             f"no log evidence per datum: {', '.join(shape.globals)} is shared by all data; its "
             f"KL is counted once, spread evenly over the data"
         )
+    if shape.points:
+        notes.append(
+            f"no bound and no log evidence: the guide puts {', '.join(shape.points)} at a point, "
+            f"as an autoencoder does, without a density q(z|x)"
+        )
+    if shape.exact:
+        notes.append("every latent is summed out: ELBO and log evidence have no sampling error")
     if not shape.broadcasts:
         notes.append("the pair does not broadcast: particles were run one by one")
     bits = False
@@ -213,11 +224,13 @@ def evaluate(
                 code = _code(site, parts)
                 if code is not None:
                     terms[f"code/{site.name}"] = code
-        if not shape.globals and num_particles > 1:
+        weighed = num_particles > 1 or shape.exact
+        if weighed and not (shape.globals or shape.points):
             weights = torch.cat([p.log_weights for p in parts]).double()
             terms["log_evidence"] = log_mean_exp(weights)
-            terms["ess"] = (2 * weights.logsumexp(0) - (2 * weights).logsumexp(0)).exp()
-            terms["khat"] = pareto_khat(weights)
+            if not shape.exact:
+                terms["ess"] = (2 * weights.logsumexp(0) - (2 * weights).logsumexp(0)).exp()
+                terms["khat"] = pareto_khat(weights)
         bits = bits or _discrete_images(first)
         filled.add(terms)
     found = filled.tensors()
@@ -240,6 +253,7 @@ def evaluate(
         ),
         num_particles=num_particles,
         notes=tuple(notes),
+        bound=not shape.points,
     )
 
 
@@ -289,6 +303,7 @@ def elbo(
     torch.Size([10])
     """
     program, data, shape = traces.prepare(pair, x, seed, plate)
+    shape.refuse_points()
     chunks = _chunks(program, data, shape, num_particles, chunk_bytes, seed)
     found = _Filled(len(data))
     for parts in chunks:
@@ -320,6 +335,7 @@ def log_evidence(
     """
     program, data, shape = traces.prepare(pair, x, seed, plate)
     shape.refuse_globals()
+    shape.refuse_points()
     chunks = _chunks(program, data, shape, num_particles, chunk_bytes, seed)
     found = _Filled(len(data))
     for parts in chunks:
@@ -426,6 +442,7 @@ def gap(
     """
     program, data, shape = traces.prepare(pair, x, seed, plate)
     shape.refuse_globals()
+    shape.refuse_points()
     if shape.enumerated or not shape.broadcasts:
         raise UsageError("the gap report needs latents that are drawn, in a pair that broadcasts")
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -535,6 +552,7 @@ def _chunks(
 ) -> Iterator[list[Traces]]:
     """Per batch of data, the slices of its particles; a slice's sites are let go."""
     whole_number("num_particles", num_particles)
+    num_particles = 1 if shape.exact else num_particles  # they would all be the same
     rows = max(1, chunk_bytes // shape.row_bytes)
     # one draw of a global latent serves all data
     size = len(data) if shape.globals else max(1, rows // num_particles)

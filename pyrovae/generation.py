@@ -178,8 +178,7 @@ def reconstruct(
         for batch in data.batches(BATCH):
             drawn, votes = [], {}
             for _ in range(draws or num_particles):
-                guide = traces.draw(program, batch, 1, shape).guide
-                latents = {n: guide[n].value[0] for n in shape.latents}
+                latents = traces.latents(program, batch, shape)
                 sites = traces.generate(program, batch, latents)
                 drawn.append(_observed(sites, shape, mean=not draws))
                 votes = {n: _voted(sites[n][0]) for n in shape.observed}
@@ -193,6 +192,9 @@ def reconstruct(
 
 def interpolate(pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "linear") -> Values:
     """Decode the path between the codes of ``a`` and ``b``.
+
+    Discrete latents, which have no path, are those of ``a`` up to the middle, then those of ``b``;
+    so is what the model conditions on, such as labels.
 
     Args:
         pair: any pair.
@@ -220,8 +222,11 @@ def interpolate(pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "lin
     t = torch.linspace(0, 1, steps)
     between = {n: paths[method](start[n], end[n], t).flatten(0, 1) for n in start}
     n = steps * len(ends[0])
-    given = program.some(ends[0])
-    given = tuple(a.repeat_interleave(steps, 0) for a in given)
+    both = [program.some(part) for part in ends]
+    given = tuple(_switched(one, other, steps) for one, other in zip(*both, strict=True))
+    drawn = [_discrete(program, part) for part in both]
+    for name in drawn[0].keys() - start.keys():
+        between[name] = _switched(drawn[0][name], drawn[1][name], steps)
     out = _generate(program, n, given, between, mean=True)
     out = {n: v.reshape(-1, steps, *v.shape[1:]) for n, v in out.items()}
     return _unwrap({n: v[0] if single else v for n, v in out.items()})
@@ -286,7 +291,7 @@ def impute(
     Sets", 2019.
 
     Args:
-        pair: a pair with one observed site that is independent over its entries given z.
+        pair: a pair with an observed site that is independent over its entries given z.
         x: data ``[N, ...]`` with NaN.
         draws: instead of the mean, this many draws by sampling importance resampling.
         num_particles: particles per datum.
@@ -312,12 +317,14 @@ def impute(
                 filled.append(value.expand(draws, *value.shape) if draws else value)
                 continue
             shape = shape or traces.structure(completed, batch)
+            shape.refuse_points()
             filled.append(_fill(completed, batch, shape, draws, num_particles))
     return torch.cat(filled, dim=int(draws > 0)).cpu()
 
 
 def _fill(pair: Pair, batch: Args, shape: Structure, draws: int, num_particles: int) -> Tensor:
     """One datum ``[1, ...]``: its mean or ``[draws, 1, ...]``."""
+    shape = traces.sampling(shape, shape.latents)
     drawn = traces.draw(pair, batch, num_particles, shape)
     weights = drawn.log_weights[:, 0].softmax(0)
     latents = {n: drawn.guide[n].value[:, 0] for n in shape.latents}
@@ -325,16 +332,22 @@ def _fill(pair: Pair, batch: Args, shape: Structure, draws: int, num_particles: 
         chosen = torch.multinomial(weights, draws, replacement=True)
         latents = {n: v[chosen] for n, v in latents.items()}
     count = draws or num_particles
-    args = tuple(a.nan_to_num(0.0).expand(count, *a.shape[1:]) for a in batch)
+    args = tuple(a.expand(count, *a.shape[1:]) for a in batch)
+    latents = traces.discrete(pair, args, latents, shape)
+    args = tuple(a.nan_to_num(0.0) if a.is_floating_point() else a for a in args)
     sites = traces.generate(pair, args, latents)
     values = _observed(sites, shape, mean=not draws)
-    if len(values) != 1:
-        raise UsageError(f"impute fills one observed site; this model has {list(values)}")
-    (value,) = values.values()
+    filled = [n for n, v in values.items() if v.shape[1:] == batch[0].shape[1:]]
+    if len(filled) != 1:
+        raise UsageError(
+            f"impute fills one observed site, of the shape of x; this model observes "
+            f"{ {n: list(v.shape[1:]) for n, v in values.items()} }"
+        )
+    value = values[filled[0]]
     missing = batch[0].isnan()
     if draws:
         return torch.where(missing, value[:, None], batch[0])
-    mean = _average(value, weights, _voted(sites[next(iter(values))][0]))
+    mean = _average(value, weights, _voted(sites[filled[0]][0]))
     return torch.where(missing, mean[None], batch[0])
 
 
@@ -354,6 +367,21 @@ def neighbours(pair: Any, x: Any, among: Any, k: int = 5) -> tuple[Tensor, Tenso
 
 def _flat(codes: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([code.flatten(1) for code in codes.values()], 1)
+
+
+def _switched(a: Tensor, b: Tensor, steps: int) -> Tensor:
+    """``[n, ...]`` twice -> ``[n * steps, ...]``: a up to the middle, then b."""
+    first = (steps + 1) // 2
+    path = [a[:, None].expand(-1, first, *a.shape[1:])]
+    path += [b[:, None].expand(-1, steps - first, *b.shape[1:])]
+    return torch.cat(path, 1).flatten(0, 1)
+
+
+def _discrete(pair: Pair, args: Args) -> dict[str, Tensor]:
+    """A draw of every latent given the data, seeded."""
+    with pair.evaluating():
+        torch.manual_seed(0)
+        return traces.latents(pair, args, traces.structure(pair, args))
 
 
 def _linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ def exact_log_evidence(pair: Any, x: Any, *, points: int = 120, plate: str | Non
     """
     program, data, shape = traces.prepare(pair, x, plate=plate)
     shape.refuse_globals()
+    shape.refuse_points()
     results = []
     with program.evaluating():
         for batch in data.batches(16):

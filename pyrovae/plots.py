@@ -552,6 +552,194 @@ def rate_distortion(
     return _dress(ax, title, "rate (nats per datum)", "distortion (nats per datum)")
 
 
+def top_words(
+    probabilities: Values,
+    names: Sequence[str] | None = None,
+    *,
+    n: int = 8,
+    titles: Sequence[str] | None = None,
+    axes: Any = None,
+) -> NDArray[Any]:
+    """The `n` most probable words of each topic, [topics, words], a panel each, 12 at most.
+
+    `names` [words] are the words, `titles` [topics] the topics' (`axes`: as many as panels).
+
+    >>> top_words([[0.1, 0.9], [0.8, 0.2]], ["cat", "dog"], n=1)[0].get_yticklabels()
+    [Text(0, 0, 'dog')]
+    """
+    table = _array(probabilities, "probabilities", "topics words")
+    names = [f"word {k}" for k in range(table.shape[1])] if names is None else list(names)
+    titles = [f"topic {k + 1}" for k in range(len(table))] if titles is None else list(titles)
+    _same("names", [len(names)], [table.shape[1]], "probabilities")
+    _same("titles", [len(titles)], [len(table)], "probabilities")
+    table, n = table[:12], min(n, table.shape[1])
+    columns = min(4, len(table))
+    rows = -(-len(table) // columns)
+    if axes is None:
+        import matplotlib.pyplot as plt
+
+        size = (2.6 * columns, 0.6 + (0.2 * n + 0.55) * rows)
+        figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", sharex=True)
+        axes = np.ravel(grid)
+        for ax in axes[len(table) :]:
+            ax.remove()
+        for ax in axes[max(0, len(table) - columns) : len(table)]:
+            ax.tick_params(labelbottom=True)  # where nothing is below
+        axes = axes[: len(table)]
+        figure.supxlabel("probability of the word in the topic", size="medium")
+    panels: NDArray[Any] = np.asarray(axes, dtype=object)
+    _same("axes", panels.shape, (len(table),), "the topics' panels")
+    for ax, row, title in zip(panels, table, titles, strict=False):
+        best = np.argsort(-row, kind="stable")[:n]
+        ax.barh(np.arange(n), row[best], 0.75, color=_BLUE)
+        ax.set_yticks(np.arange(n), [names[k] for k in best])
+        ax.tick_params(axis="y", length=0)
+        ax.set_ylim(n - 0.4, -0.6)
+        ax.xaxis.set_major_locator(MaxNLocator(3))
+        _dress(ax, title, "", "")
+        ax.title.set_size("medium")
+    return panels
+
+
+def forecasts(
+    x: Values,
+    draws: Values,
+    given: Values,
+    *,
+    names: Sequence[str] | None = None,
+    axes: Any = None,
+) -> NDArray[Any]:
+    """Series x [N, T, D] and forecasts `draws` [K, N, T, D] of what is nan in `given` [N, T, D].
+
+    A panel per series and feature, 6 and 4 at most: what is given as dots, what came in fact as
+    rings, the draws' median and the interval that holds 90 % of them. `names` [D] are those of the
+    features (`axes`: [N, D]).
+    """
+    truth = _array(x, "x", "N T D")
+    known = _array(given, "given", "N T D")
+    cloud = _array(draws, "draws", "K N T D")
+    _same("given", known.shape, truth.shape, "x")
+    _same("draws", cloud.shape[1:], truth.shape, "x (after the first axis)")
+    labels = [f"x{d}" for d in range(truth.shape[2])] if names is None else list(names)
+    _same("names", [len(labels)], truth.shape[2:], "the features of x")
+    count, features = min(6, len(truth)), min(4, truth.shape[2])
+    if axes is None:
+        import matplotlib.pyplot as plt
+
+        size = (max(5.5, 3.4 * features), 0.8 + 1.5 * count)
+        shape = {"figsize": size, "layout": "constrained", "squeeze": False}
+        figure, axes = plt.subplots(count, features, sharex=True, sharey="col", **shape)
+    panels: NDArray[Any] = np.asarray(axes, dtype=object)
+    _same("axes", panels.shape, (count, features), "the panels of series and features")
+    time = np.arange(1, truth.shape[1] + 1)
+    low, middle, high = np.quantile(cloud, [0.05, 0.5, 0.95], axis=0)
+    for (i, d), ax in np.ndenumerate(panels):
+        gone = np.isnan(known[i, :, d])
+        ends = np.where(gone, np.stack([low, middle, high])[:, i, :, d], np.nan)
+        ax.fill_between(time, ends[0], ends[2], color=_ORANGE, alpha=0.25, lw=0, label="90 %")
+        ax.plot(time, ends[1], color=_ORANGE, lw=1.5, label="median")
+        style: dict[str, Any] = {"color": _BLUE, "ms": 3.5}
+        ax.plot(
+            time, np.where(gone, truth[i, :, d], np.nan), "o", mfc="none", label="fact", **style
+        )
+        ax.plot(time, known[i, :, d], "o", label="given", **style)
+        _dress(ax, "", "step" if i == count - 1 else "", labels[d])
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # above all panels: in one it would push the others apart
+    handles, words = panels[0, 0].get_legend_handles_labels()
+    panels[0, 0].figure.legend(handles, words, loc="outside upper left", ncols=4, frameon=False)
+    return panels
+
+
+def parts(
+    pictures: Values,
+    use: Values,
+    rows: Sequence[str] = (),
+    *,
+    title: str = "units",
+    axes: Any = None,
+) -> NDArray[Any]:
+    """What each part of a latent adds, and which data use it: pictures above a heat map.
+
+    `pictures` [2, parts, *event] are decoded with the part alone, either way; `use` [rows, parts]
+    are chances in [0, 1] that a part is in a datum, by row, which `rows` names (`axes`: two).
+
+    >>> parts(torch.rand(2, 5, 1, 8, 8), torch.rand(3, 5), ["a", "b", "c"]).shape
+    (2,)
+    """
+    cells, table = _array(pictures, "pictures", "2 parts ..."), _array(use, "use", "rows parts")
+    _same("use", table.shape[1:], cells.shape[1:2], "the parts of pictures")
+    _same("rows", [len(rows)], [len(table) if len(rows) else 0], "use")
+    (ways, count, *event), kinds = cells.shape, len(table)
+    if axes is None:
+        import matplotlib.pyplot as plt
+
+        cell = float(np.clip(12 / count, 0.35, 0.9))
+        tall = cell * (event[-2] / event[-1] if _is_image(tuple(event)) else 1.5) * ways
+        heat = max(0.3 * kinds, 0.5)
+        size = (cell * count + 1.6, tall + heat + 1.1)
+        ratio = {"height_ratios": [tall, heat]}
+        axes = plt.subplots(2, 1, figsize=size, layout="constrained", gridspec_kw=ratio)[1]
+    panels: NDArray[Any] = np.asarray(axes, dtype=object)
+    _same("axes", panels.shape, (2,), "two panels")
+    above, below = panels
+    strips(cells, ["+", "\u2212"][:ways], ax=above)
+    above.set_aspect("auto")
+    above.set_ylabel("decoded alone")
+    width = (above.get_xlim()[1] - above.get_xlim()[0] - 2) / count
+    extent = (0.5, count * width + 0.5, kinds - 0.5, -0.5)
+    heat = below.imshow(table, "viridis", vmin=0, vmax=1, aspect="auto", extent=extent)
+    below.set_xlim(above.get_xlim())
+    every = math.ceil(count / 40)
+    at = 0.5 + width * (np.arange(count) + 0.5)
+    below.set_xticks(at[::every], [str(k + 1) for k in range(0, count, every)])
+    below.set_yticks(np.arange(kinds), rows if len(rows) else [""] * kinds)
+    below.tick_params(length=0)
+    below.figure.colorbar(heat, ax=below, label="chance open")
+    _dress(below, "", title, "class" if kinds > 1 else "")
+    return panels
+
+
+def intervals(
+    truth: Values,
+    mean: Values,
+    low: Values,
+    high: Values,
+    *,
+    level: float = 0.9,
+    x_label: str = "truth",
+    y_label: str = "predicted",
+    ax: Axes | None = None,
+) -> Axes:
+    """Numbers that were hidden, `truth` [n], against their predicted `mean` and interval.
+
+    The title says how many lie within their interval, from `low` to `high`, and the root mean
+    squared error in standard deviations of the truth; 300 of them are drawn, evenly chosen.
+
+    >>> intervals([0.0, 1.0], [0.2, 1.0], [-1.0, 0.5], [1.0, 1.5]).get_title()
+    '100% of 2 within their 90% interval, error 0.28 sd'
+    """
+    given = {"truth": truth, "mean": mean, "low": low, "high": high}
+    arrays = {name: _array(values, name, "n") for name, values in given.items()}
+    for name, array in arrays.items():
+        _same(name, array.shape, arrays["truth"].shape, "truth")
+    x, y, bottom, top = arrays.values()
+    within = (bottom <= x) & (x <= top)
+    error = math.sqrt(np.mean((y - x) ** 2)) / (x.std() or 1)
+    chosen = np.unique(np.linspace(0, len(x) - 1, min(300, len(x))).round().astype(int))
+    x, y, bottom, top, inside = (each[chosen] for each in (x, y, bottom, top, within))
+    ax = _axes(ax, 5.5, 5)
+    ends = _extremes(np.concatenate([x, y]))
+    ax.plot(ends, ends, color=_INK, lw=0.8, ls="--", zorder=3)
+    for mask, colour, label in ((inside, _BLUE, "within"), (~inside, _ORANGE, "outside")):
+        if mask.any():
+            ax.vlines(x[mask], bottom[mask], top[mask], color=colour, lw=1, alpha=0.35)
+            ax.plot(x[mask], y[mask], "o", color=colour, ms=3.5, label=label)
+    ax.legend(frameon=False)
+    title = f"{within.mean():.0%} of {len(within)} within their {level:.0%} interval"
+    return _dress(ax, f"{title}, error {error:.2f} sd", x_label, y_label)
+
+
 def save(axes: Axes | NDArray[Any], path: str | Path) -> Path:
     """Write the figure of `axes` (one, or an array) as a PNG, 120 dots per inch, and close it.
 

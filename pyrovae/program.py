@@ -24,6 +24,8 @@ class Program(nn.Module, Component, ABC):
     scored by and the figure that shows what it is for.
     """
 
+    named = "classes"  # what the names are that figure takes: or "columns"
+
     def __init__(self, event_shape: Sequence[int]) -> None:
         super().__init__()
         self.event_shape = tuple(int(size) for size in event_shape)
@@ -63,7 +65,7 @@ class Program(nn.Module, Component, ABC):
 
         Args:
             data: test data as :meth:`serve` gives them.
-            names: of the classes.
+            names: of the classes, or of x's columns where :attr:`named` is "columns".
         """
         return None
 

@@ -29,7 +29,7 @@ from pyrovae.traces import as_pair
 __all__ = ["Folder", "environment", "load", "save"]
 
 WEIGHTS, BEST = "model.safetensors", "checkpoints/best.safetensors"
-FIGURES = ("training", "reconstructions", "samples", "interpolation", "latent_map", "kl")
+FIGURES = ("training", "reconstructions", "samples", "interpolation", "latent_map", "kl", "program")
 OWN = (
     *("config.yaml", "metrics.csv", WEIGHTS, "environment.json", "evaluation.json"),
     *(LAST, BEFORE, BEST),

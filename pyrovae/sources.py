@@ -32,12 +32,14 @@ class Source(ABC):
         bounds: int [blocks + 1], where the blocks of rows begin that are best read at once, and
             the number of rows.
         classes: what the labels mean; None without labels.
+        columns: the names of a table's columns of x.
         workers: how many processes are worth while to read it.
     """
 
     name: str
     bounds: np.ndarray
     classes: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
     workers: int = 0
 
     @abstractmethod
@@ -203,6 +205,7 @@ class ParquetFile(Source):
             self._metadata = file.metadata
             schema = file.schema_arrow
             self._at = _label_column(schema.names, label)
+            self.columns = tuple(n for i, n in enumerate(schema.names) if i != self._at)
             groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
             self.bounds = np.cumsum([0, *(group.num_rows for group in groups)])
             if len(schema.names) == (label is not None):

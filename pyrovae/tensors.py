@@ -425,6 +425,28 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
         """The same data without noise in what is served: dynamic ones are drawn once, "static"."""
         return self.binarised("static", seed) if self.binarise == "dynamic" else self
 
+    def standardised(self, by: TensorData | None = None) -> TensorData:
+        """The same data with every entry of x less its mean over the data, over its standard
+        deviation; of the data `by` (training data, say), missing entries left out. Entries that
+        never vary are only shifted.
+
+        >>> TensorData(torch.tensor([[0.0], [4.0]])).standardised().x.flatten()
+        tensor([-1.,  1.])
+        """
+        other = self if by is None else by
+        if self.binarise is not None or other.event_shape != self.event_shape:
+            raise UsageError(
+                f"data of shape {list(self.event_shape)} cannot be standardised by those of shape "
+                f"{list(other.event_shape)}, nor binarised ones"
+            )
+        reference = other.x.double()
+        mean = reference.nanmean(0).nan_to_num(0.0)
+        scale = (reference - mean).square().nanmean(0).sqrt().nan_to_num(1.0)
+        scale = torch.where(scale > 0, scale, 1.0)
+        x = ((self.x.double() - mean) / scale).to(self.x.dtype)
+        changes = {"tensors": (x, *self.tensors[1:]), "divisor": None, "_maximum": None}
+        return self._with(**changes)
+
     def select(self, indices: slice | Tensor | Sequence[int] | np.ndarray) -> TensorData:
         """The data at `indices` (a slice, positions or a mask), with their labels."""
         if not isinstance(indices, slice):

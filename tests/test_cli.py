@@ -27,7 +27,7 @@ from test_objectives import OBJECTIVES
 import pyrovae as pv
 from pyrovae import cli
 from pyrovae.cli.options import PARTS as OPTION_PARTS
-from pyrovae.cli.options import fit_options
+from pyrovae.cli.options import fit_options, program
 
 SHARED = Path(os.environ.get("PYROVAE_DATA") or Path(__file__).parents[2] / "shared" / "data")
 TINY = ["--epochs", "1", "--num-particles", "10", "--quiet"]
@@ -197,11 +197,13 @@ def test_the_help_of_fit_names_every_class_and_the_arguments_of_those_chosen(run
 
 @pytest.fixture
 def parts() -> Callable[..., dict[str, object]]:
-    """Prior, likelihood and guide that ``fit`` would use, described."""
+    """Prior, likelihood and guide of the program that ``fit`` would train, and its loss, described."""
 
     def parts(*arguments: object) -> dict[str, object]:
-        _, made = fit_options(cli.fit, [str(argument) for argument in arguments])
-        return {name: pv.components.describe(part) for name, part in made.items()}
+        options, made = fit_options(cli.fit, [str(argument) for argument in arguments])
+        _, config = program(pv.data.TensorData(torch.zeros(2, 1, 28, 28)), 10, options, made)
+        losses = {name: made[name] for name in ("loss", "lr_schedule")}
+        return config | {name: pv.components.describe(part) for name, part in losses.items()}
 
     return parts
 

@@ -825,6 +825,7 @@ def test_csv_with_a_header_labels_and_gaps(tmp_path: Path, mark: str) -> None:
     x = x[x[:, 0].argsort()]
     assert x[:, 0].tolist() == [1.0, 3.0, 5.0, 7.0] and x[[0, 2, 3], 1].tolist() == [2.0, 6.0, 8.5]
     assert x[1, 1].isnan() and labels.tolist() == [0, 1, 0, 1] and splits.classes == ("cat", "dog")
+    assert splits.columns == ("a", "b")
     with pytest.raises(
         UsageError, match=r"column 'kind' is not numeric \('cat' in line 2\).*label="
     ):
@@ -842,7 +843,8 @@ def test_csv_without_a_header(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("1,x\n3,y\n")
     with pytest.raises(UsageError, match="label='column 2'"):
         load(tmp_path / "a.csv")
-    assert load(tmp_path / "a.csv", label="column 2").classes == ("x", "y")
+    named = load(tmp_path / "a.csv", label="column 2")
+    assert named.classes == ("x", "y") and splits.columns is named.columns is None
 
 
 @pytest.mark.parametrize(
@@ -882,6 +884,8 @@ def test_parquet(tmp_path: Path) -> None:
     labels = torch.cat([splits.train.labels, splits.test.labels])
     assert labels[x[:, 0].argsort()].tolist() == [0, 1, 0] and splits.classes == ("u", "v")
     assert x[x[:, 0] == 2, 1].isnan().all() and int(x.isnan().sum()) == 1
+    streamed = load(tmp_path / "a.parquet", label="kind", stream=True)
+    assert splits.columns == streamed.columns == ("a", "b")
     with pytest.raises(UsageError, match="column 'kind' is not numeric"):
         load(tmp_path / "a.parquet")
     with pytest.raises(UsageError, match="no column 'nope'"):

@@ -77,6 +77,7 @@ CALLS: dict[str, Callable[..., Axes]] = {
     "gap_bars": lambda ax: plots.gap_bars(-9.0, -7.0, 0.5, 1.5, ax=ax),
     "khat": lambda ax: plots.khat(random(9), ax=ax),
     "ranks": lambda ax: plots.ranks([1, 5, 3], 9, ax=ax),
+    "intervals": lambda ax: plots.intervals([0, 1, 2], [0, 1, 5], [-1, 0, 4], [1, 2, 6], ax=ax),
     "predictive_check": lambda ax: plots.predictive_check(0.5, random(9), ax=ax),
     "rate_distortion": lambda ax: plots.rate_distortion([1.0, 2.0], [9.0, 5.0], ax=ax),
 }
@@ -95,7 +96,7 @@ def test_axes_given_are_drawn_on_and_returned_else_new_ones_are(name: str) -> No
 
 def test_every_public_function_is_tried() -> None:
     public = {n for n, f in vars(plots).items() if getattr(f, "__module__", "") == plots.__name__}
-    tried = {name.split()[0] for name in CALLS} | {"save", "training_curves"}
+    tried = {name.split()[0] for name in CALLS} | {"save", "training_curves", "parts"}
     assert {name for name in public if not name.startswith("_")} == tried
 
 
@@ -416,3 +417,41 @@ def test_what_cannot_be_drawn_is_refused_with_a_remedy(name: str) -> None:
     call, message = REFUSED[name]
     with pytest.raises(UsageError, match=message):
         call()
+
+
+def test_parts_stand_below_their_pictures() -> None:
+    above, below = plots.parts(random(2, 3, 1, 8, 8), random(4, 3), list("abcd"), title="units")
+    assert above.get_xlim() == below.get_xlim() and below.get_xlabel() == "units"
+    picture = below.get_xticks()[1]  # the middle of the second one: 2 + 10 + 4 pixels from the left
+    assert picture == 2 + 10 + 4 - 0.5 and below.images[0].get_clim() == (0, 1)
+    assert [label.get_text() for label in below.get_yticklabels()] == list("abcd")
+    with pytest.raises(UsageError, match="parts of pictures"):
+        plots.parts(random(2, 3, 1, 8, 8), random(4, 2))
+
+
+def test_top_words_are_sorted_and_named() -> None:
+    table, names = [[0.1, 0.6, 0.3], [0.5, 0.2, 0.3]], ["ant", "bee", "cow"]
+    axes = plots.top_words(table, names, n=2, titles=["a", "b"])
+    assert [ax.get_title() for ax in axes] == ["a", "b"]
+    assert [ticks(ax.yaxis) for ax in axes] == [["bee", "cow"], ["ant", "cow"]]
+    assert [bar.get_width() for bar in axes[0].patches] == [0.6, 0.3]
+    assert plots.top_words(random(20, 9)).shape == (12,)
+    with pytest.raises(UsageError, match=r"names has shape \[2\]"):
+        plots.top_words(table, names[:2])
+
+
+def test_forecasts_begin_where_what_is_given_ends() -> None:
+    x = random(2, 6, 1)
+    given = x.clone()
+    given[:, 4:] = torch.nan
+    draws = torch.linspace(0, 1, 101)[:, None, None, None] + x
+    axes = plots.forecasts(x, draws, given, names=["height"])
+    assert axes.shape == (2, 1) and axes[0, 0].get_ylabel() == "height"
+    middle, fact, known = (xy(line)[1] for line in axes[1, 0].lines)
+    assert np.isfinite(middle).tolist() == np.isfinite(fact).tolist() == [False] * 4 + [True] * 2
+    assert np.isfinite(known).tolist() == [True] * 4 + [False] * 2
+    np.testing.assert_allclose(middle[4:], x[1, 4:, 0] + 0.5, atol=1e-6)
+    band = axes[1, 0].collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() == pytest.approx(float(x[1, 4:].min()) + 0.05, abs=1e-6)
+    with pytest.raises(UsageError, match="given has shape"):
+        plots.forecasts(x, draws, given[:1])

@@ -7,9 +7,21 @@ from typing import Any
 import pyrovae as pv
 
 
-def labelled(vae: Any, data: Any) -> Any:
-    """The data, with their labels where the programs take them."""
-    return data.with_labels() if vae.prior.takes_labels else data
+def standardised(part: Any, train: Any) -> Any:
+    """A part of the data in units of the training part."""
+    if isinstance(train, pv.streams.FileData):
+        raise pv.UsageError("--standardise needs data in memory: give --stream false")
+    return part.standardised(train)
+
+
+def observed(values: Any, pair: Any) -> Any:
+    """Of what several sites observe, that which has the shape of the data."""
+    if not isinstance(values, dict):
+        return values
+    found = [
+        v for v in values.values() if tuple(v.shape[-len(pair.event_shape) :]) == pair.event_shape
+    ]
+    return (found or list(values.values()))[0]
 
 
 def check_data(vae: Any, data: Any) -> None:
@@ -37,3 +49,8 @@ def first_of_each(data: Any, n: int) -> Any:
     chosen = [int((data.labels == label).nonzero()[0]) for label in data.labels.unique()[:n]]
     rest = [i for i in range(len(data)) if i not in chosen][: n - len(chosen)]
     return torch.tensor(chosen + rest)
+
+
+def in_lines(scores: Any) -> str:
+    """What a program is scored by, a line each."""
+    return "".join(f"\n{name.replace('_', ' ')} {value:.4g}" for name, value in scores.items())

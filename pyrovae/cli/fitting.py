@@ -6,12 +6,28 @@ import datetime
 import itertools
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyrovae as pv
-from pyrovae.cli.data import check_data, draw_paths, first_of_each, labelled
-from pyrovae.cli.options import BOOLEANS, LOSSES, OF_A_MODEL, OPTIONS, TRANSIENT, fit_options, say
+from pyrovae.cli.data import (
+    check_data,
+    draw_paths,
+    first_of_each,
+    in_lines,
+    observed,
+    standardised,
+)
+from pyrovae.cli.options import (
+    BOOLEANS,
+    LOSSES,
+    OPTIONS,
+    TRANSIENT,
+    fit_options,
+    program,
+    say,
+)
 
 # options that pv.fit takes by the same name
 AS_THEY_ARE = (
@@ -21,10 +37,10 @@ AS_THEY_ARE = (
 
 
 def fit(arguments: list[str]) -> None:
-    """train a VAE and leave a run folder with model, metrics, table and figures
+    """train a VAE or another program and leave a run folder with model, metrics, table and figures
 
-    Any class of priors, likelihoods, guides and networks can be named, and its own arguments
-    given after a dot; --config takes a file of the same options (every run saves one).
+    Any class of programs, priors, likelihoods, guides and networks can be named, and its own
+    arguments given after a dot; --config takes a file of the same options (every run saves one).
 
     Examples:
       pyrovae fit
@@ -33,6 +49,8 @@ def fit(arguments: list[str]) -> None:
       pyrovae fit --data x.npy --binarise dynamic --latent-dim 2 --out runs/mine
       pyrovae fit --likelihood.network ConvNet --guide.network ConvNet
       pyrovae fit --guide.network.hidden [300,300] --epochs 5
+      pyrovae fit --program Conditional --program.latent-dim 8
+      pyrovae fit --program GaussianMixture --program.clusters 12
       pyrovae fit --config runs/mine/config.yaml --out runs/again
       pyrovae fit --out runs/mine --resume     (after a stop; --epochs 80 to train on)
       torchrun --nproc-per-node 2 -m pyrovae fit --data mnist --data-dir ~/data --out runs/two
@@ -51,7 +69,7 @@ def fit(arguments: list[str]) -> None:
         seed=options.seed,
         stream=BOOLEANS.get(options.stream, options.stream),
     )
-    train, test, binarise = _binarised(splits, options, parts["likelihood"])
+    train, test, binarise = _prepared(splits, options, parts.get("likelihood"))
     config = {name: getattr(options, name) for name in OPTIONS if name not in TRANSIENT}
     # what was held out depends on it, so that it is not left to the memory of another machine
     streamed = isinstance(train, pv.streams.FileData)
@@ -60,11 +78,16 @@ def fit(arguments: list[str]) -> None:
         given = config[name]
         if given is not None and given not in pv.data.NAMES and Path(given).exists():
             config[name] = str(Path(given).resolve())
-    config |= {name: pv.components.describe(part) for name, part in parts.items()}
+    config |= {name: pv.components.describe(parts[name]) for name in ("loss", "lr_schedule")}
     torch.manual_seed(options.seed)
-    of_a_model = {name: parts[name] for name in OF_A_MODEL}
-    vae = pv.VAE(tuple(train.event_shape), options.latent_dim, **of_a_model)
-    train, test = (labelled(vae, part) for part in (train, test))
+    classes = None if splits.classes is None else len(splits.classes)
+    vae, described = program(train, classes, options, parts)
+    config |= described
+    held_out: Any = None
+    if options.validation:  # before what is particular to training, such as hidden labels
+        train, held_out = train.split(options.validation, options.seed)
+        held_out = vae.serve(held_out)
+    train, test = vae.serve(train, training=True), vae.serve(test)
     check_data(vae, test)
     folder: Any = None
     if first:
@@ -80,7 +103,12 @@ def fit(arguments: list[str]) -> None:
         )
     loss = parts["loss"]
     if isinstance(loss, str):
-        loss = getattr(pyro.infer, LOSSES[loss])()
+        loss = getattr(pyro.infer, LOSSES[loss])() if loss in LOSSES else None
+    vae.to(device)
+    if not (
+        options.resume and options.out and pv.runs.Folder(Path(options.out)).checkpoints.there()
+    ):
+        vae.initialise(train.to(device), options.seed)
     callbacks = _callbacks(options)
     try:
         history = pv.fit(
@@ -88,7 +116,7 @@ def fit(arguments: list[str]) -> None:
             train,
             loss=loss,
             lr_schedule=None if parts["lr_schedule"] == "constant" else parts["lr_schedule"],
-            validation=options.validation or None,
+            validation=held_out,
             device=device,
             compile=BOOLEANS.get(options.compile, options.compile),
             out=folder if first else options.out or "",
@@ -108,12 +136,14 @@ def fit(arguments: list[str]) -> None:
     if history.stopped and not options.json:
         say(f"stopped after epoch {len(history.rows)}: {history.stopped}")
     found = pv.evaluate(vae, test, options.num_particles)
-    folder.write_json("evaluation.json", found.to_dict())
-    _figures(vae, test, splits.classes, history, found, folder.path)
+    scores = vae.scores(test.fixed())
+    evaluation = found.to_dict() | ({"scores": scores} if scores else {})
+    folder.write_json("evaluation.json", evaluation)
+    _figures(vae, test, splits, history, found, folder.path)
     if options.json:
-        print(json.dumps({"run": str(folder.path), "evaluation": found.to_dict()}))
+        print(json.dumps({"run": str(folder.path), "evaluation": evaluation}))
     else:
-        print(f"\ntest set, {found}\n\n{folder.path}")
+        print(f"\ntest set, {found}{in_lines(scores)}\n\n{folder.path}")
 
 
 def _callbacks(options: Any) -> list[Any]:
@@ -129,13 +159,17 @@ def _callbacks(options: Any) -> list[Any]:
     return made
 
 
-def _binarised(splits: Any, options: Any, likelihood: Any) -> tuple[Any, Any, str]:
-    mode = options.binarise
+def _prepared(splits: Any, options: Any, likelihood: Any) -> tuple[Any, Any, str]:
+    """The training and the test part in the units that were asked for, and how they are binary."""
+    mode, train, test = options.binarise, splits.train, splits.test
+    if options.standardise:
+        train, test = (standardised(part, splits.train) for part in (train, test))
     if mode == "auto":
-        images = splits.name in pv.data.NAMES and splits.train.maximum is not None
-        mode = "dynamic" if images and isinstance(likelihood, pv.likelihoods.Bernoulli) else "none"
+        images = splits.name in pv.data.NAMES and train.maximum is not None
+        binary = likelihood is None or isinstance(likelihood, pv.likelihoods.Bernoulli)
+        mode = "dynamic" if images and binary else "none"
     # a test set is drawn once, so that its numbers can be compared
-    return splits.train.binarised(mode, options.seed), splits.test.binarised(mode), mode
+    return train.binarised(mode, options.seed), test.binarised(mode), mode
 
 
 def _missing(data: Any) -> str:
@@ -156,23 +190,49 @@ def _new_folder(name: str) -> Path:
     return next(path for path in (Path("runs", name) for name in names) if not path.exists())
 
 
-def _figures(vae: Any, test: Any, classes: Any, history: Any, found: Any, path: Path) -> None:
+def _figures(vae: Any, test: Any, splits: Any, history: Any, found: Any, path: Path) -> None:
+    import torch
+
     plots = pv.plots
-
-    def save(name: str, axes: Any) -> None:
-        plots.save(axes, pv.files.inside(path, f"figures/{name}.png"))
-
     few = test.select(first_of_each(test, 10)).fixed()
-    x, mean = few.x.cpu(), cast(Any, pv.reconstruct(vae, few))
-    save("training", plots.training_curves(history.rows))
-    save("reconstructions", plots.reconstructions(x, mean))
-    save("samples", plots.data_grid(cast(Any, pv.sample(vae, 64, mean=True))))
-    half = len(x) // 2
-    if half:
+    half = len(few) // 2
+    codes = list(found.codes.values())
+    flat = torch.cat([code.flatten(1) for code in codes], 1) if codes else torch.empty(0, 0)
+    kl = found.kl_dimensions
+    active = [found.active[name] for name in kl if name in found.active]
+    names = getattr(splits, getattr(vae, "named", "classes"), None)
+
+    def reconstructions() -> Any:
+        mean = observed(pv.reconstruct(vae, few), vae)
+        return plots.reconstructions(few.x.cpu(), mean)
+
+    def interpolation() -> Any:
         ends = few.select(range(half)), few.select(range(half, 2 * half))
-        save("interpolation", draw_paths(pv.interpolate(vae, *ends, steps=10)))
-    codes, kl = found.codes["z"], found.kl_dimensions.get("z")
-    if codes.shape[1] > 1 and len(codes.unique(dim=0)) > 1:
-        save("latent_map", plots.latent_map(codes, test.labels, classes=classes))
-    if kl is not None:
-        save("kl", plots.kl_bars(kl, active=found.active["z"]))
+        return draw_paths(observed(pv.interpolate(vae, *ends, steps=10), vae)) if half else None
+
+    def latent_map() -> Any:
+        if flat.shape[1] < 2 or len(flat.unique(dim=0)) < 2:
+            return None
+        return plots.latent_map(flat, test.labels, classes=splits.classes)
+
+    def units() -> Any:
+        one = len(active) == len(kl) and bool(kl)
+        return plots.kl_bars(torch.cat([*kl.values()]), active=torch.cat(active)) if one else None
+
+    figures: dict[str, Callable[[], Any]] = {
+        "training": lambda: plots.training_curves(history.rows),
+        "reconstructions": reconstructions,
+        "samples": lambda: plots.data_grid(observed(pv.sample(vae, 64, mean=True), vae)),
+        "interpolation": interpolation,
+        "latent_map": latent_map,
+        "kl": units,
+        "program": lambda: vae.figure(test.fixed(), names),
+    }
+    for name, draw in figures.items():
+        try:
+            axes = draw()
+        except pv.UsageError as error:  # what has no meaning for this program
+            say(f"no figure of {name.replace('_', ' ')}: {error}")
+            continue
+        if axes is not None:
+            plots.save(axes, pv.files.inside(path, f"figures/{name}.png"))

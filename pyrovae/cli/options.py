@@ -15,10 +15,10 @@ import pyrovae as pv
 
 OF_A_MODEL = ("prior", "likelihood", "guide")
 # Options that are objects, the kind of part that each is, and words for none of its classes.
-PARTS = {name: name for name in (*OF_A_MODEL, "loss")} | {"lr_schedule": "schedule"}
-LOSSES = {"trace": "Trace_ELBO", "analytic": "TraceMeanField_ELBO"}
+PARTS = {name: name for name in ("program", *OF_A_MODEL, "loss")} | {"lr_schedule": "schedule"}
+LOSSES = {"trace": "Trace_ELBO", "analytic": "TraceMeanField_ELBO", "enum": "TraceEnum_ELBO"}
 BOOLEANS: dict[str, Any] = {"true": True, "false": False}
-WORDS = {"loss": tuple(LOSSES), "lr_schedule": ("constant",)}
+WORDS = {"loss": ("auto", *LOSSES), "lr_schedule": ("constant",)}
 
 # The options of fit and the keys of its config: type, default, help.
 Option = tuple[Any, Any, str]
@@ -33,10 +33,11 @@ FIT: dict[str, dict[str, Option]] = {
             "dynamic, static, threshold or none; auto: dynamic for a named set of images under a "
             "Bernoulli likelihood, else none",
         ),
+        "standardise": (bool, False, "columns less their mean, over their standard deviation"),
         "stream": (str, "auto", "auto, true or false: read files as training goes, not at once"),
         "validation": (float, 0.1, "held-out fraction, or number from 1 on; 0 for none"),
     },
-    "model": {"latent_dim": (int, 20, "size of z")},
+    "model": {"latent_dim": (int | None, None, "size of z; by default the program's own")},
     "training": {
         "epochs": (int, 40, "passes over the data"),
         "batch_size": (int, 128, "data per step"),
@@ -229,6 +230,54 @@ def _part(option: str, given: Any, allow: Sequence[str]) -> Any:
     return pv.components.construct(given, PARTS[option], option, allow=allow)
 
 
+def _of_a_program(tree: Mapping[str, Any], allow: Sequence[str]) -> dict[str, Any]:
+    """The program's description, and its parts that are named; the others are its own."""
+    given = tree["program"] or pv.components.PARTS["program"][2]
+    given = {"class_path": given} if isinstance(given, str) else given
+    if not isinstance(given, Mapping):
+        raise pv.UsageError(f"program must name a class, got {given!r:.200}")
+    cls = _class("program", given.get("class_path", pv.components.PARTS["program"][2]), allow)
+    slots = pv.components.slots(cls)
+    for name in OF_A_MODEL:
+        if tree[name] is not None and name not in slots:
+            raise pv.UsageError(
+                f"{cls.__name__} takes no --{name}; its own options are "
+                f"{', '.join(f'--program.{slot}' for slot in slots)}"
+            )
+    named = [name for name in OF_A_MODEL if tree[name] is not None]
+    return {"program": {**given, "class_path": f"{cls.__module__}.{cls.__name__}"}} | {
+        name: _part(name, tree[name], allow) for name in named
+    }
+
+
+def program(
+    data: Any, classes: int | None, options: argparse.Namespace, parts: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The program that the options mean, made to fit the data; and its part of the config."""
+    described = parts["program"]
+    cls = _class("program", described["class_path"], options.allow)
+    own = dict(described.get("init_args") or {})
+    decided = {
+        name: pv.components.describe(value)
+        for name, value in cls.decided_by(data, classes).items()
+        if name not in own
+    }
+    shared = {n: pv.components.describe(parts[n]) for n in OF_A_MODEL if n in parts}
+    if options.latent_dim is not None:
+        if "latent_dim" not in pv.components.slots(cls):
+            raise pv.UsageError(
+                f"{cls.__name__} takes no --latent-dim; see --program {cls.__name__} --help"
+            )
+        shared["latent_dim"] = options.latent_dim
+    init = {**decided, **shared, **own}
+    made = pv.components.construct({**described, "init_args": init}, "program", allow=options.allow)
+    arguments = pv.components.describe(made)["init_args"]
+    apart = [name for name in (*OF_A_MODEL, "latent_dim") if name in arguments]
+    kept = {n: v for n, v in arguments.items() if n not in decided and n not in apart}
+    config = {"program": {"class_path": described["class_path"], "init_args": kept}}
+    return made, config | {name: arguments[name] for name in apart}
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The options in a file, each of the type that it has as a flag."""
     config = pv.files.read_yaml(pv.files.home(path))
@@ -259,10 +308,13 @@ def _fit_parser(command: Callable[..., Any], flags: Mapping[str, str]) -> Parser
         for name, option in options.items():
             add_option(group, name, *option)
         # only for the help: _take_parts sees them first
-        for part in {"model": OF_A_MODEL, "training": ("loss", "lr_schedule")}.get(title, ()):
+        for part in {"model": ("program", *OF_A_MODEL), "training": ("loss", "lr_schedule")}.get(
+            title, ()
+        ):
             words = WORDS.get(part, ())
             named = [*words, *pv.components.classes(PARTS[part])]
             usual = words[0] if words else pv.components.PARTS[PARTS[part]][2]
+            usual = "the program's own" if part in OF_A_MODEL else usual
             text = f"{', '.join(named)}; --{part.replace('_', '-')} {named[-1]} --help tells more"
             add_option(group, part, str, usual, text)
     return parser
@@ -285,7 +337,8 @@ def fit_options(
     tree = {part: config.pop(part, None) for part in PARTS}
     for path in sorted(flags, key=lambda path: path.count(".")):
         _put(tree, path, flags[path], options.allow)
-    parts = {part: _part(part, tree[part], options.allow) for part in PARTS}
+    parts = {part: _part(part, tree[part], options.allow) for part in ("loss", "lr_schedule")}
+    parts |= _of_a_program(tree, options.allow)
     # a config does not choose where on this machine to download to
     theirs = options.data_dir is None and config.get("data_dir") is not None
     parser.set_defaults(**config, theirs=theirs)

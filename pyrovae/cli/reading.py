@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyrovae as pv
-from pyrovae.cli.data import check_data, draw_paths, first_of_each, labelled
+from pyrovae.cli.data import check_data, draw_paths, first_of_each, in_lines, observed, standardised
 from pyrovae.cli.options import BOOLEANS, Parser, add_allow, add_option, at_least, read_config
 
 
@@ -70,13 +70,19 @@ def _open_with_data(options: Any, part: str = "test") -> tuple[Any, Any]:
         stream="auto" if options.data else BOOLEANS.get(config.get("stream", ""), "auto"),
     )
     given = getattr(splits, part)
-    if tuple(given.event_shape) != pair.event_shape:
+    if config.get("standardise"):
+        if options.data is not None:
+            raise pv.UsageError(
+                f"the run's data were standardised; {name} would need the same shift and scale: "
+                f"evaluate it in Python, with data.standardised(by=the training data)"
+            )
+        given = standardised(given, splits.train)
+    test = pair.serve(given.binarised(options.binarise or config.get("binarise", "none")))
+    if tuple(test.event_shape) != pair.event_shape:
         raise pv.UsageError(
             f"the run models data of shape {pair.event_shape}, {name} has "
             f"{tuple(given.event_shape)}; give data of the run's shape"
         )
-    test = given.binarised(options.binarise or config.get("binarise", "none"))
-    test = labelled(pair, test)
     check_data(pair, test)
     return pair, test
 
@@ -118,10 +124,12 @@ def evaluate(arguments: list[str]) -> None:
     at_least(1, options, "num_particles")
     pair, test = _open_with_data(options)
     found = pv.evaluate(pair, test, options.num_particles, seed=options.seed)
-    print(json.dumps(found.to_dict(), indent=2) if options.json else found)
+    scores = pair.scores(test.fixed())
+    evaluation = found.to_dict() | ({"scores": scores} if scores else {})
+    print(json.dumps(evaluation, indent=2) if options.json else f"{found}{in_lines(scores)}")
     if options.run.is_dir() and not (options.data or options.binarise):
         with contextlib.suppress(pv.UsageError):  # a run that may only be read
-            pv.runs.Folder(options.run).write_json("evaluation.json", found.to_dict())
+            pv.runs.Folder(options.run).write_json("evaluation.json", evaluation)
 
 
 def sample(arguments: list[str]) -> None:
@@ -141,7 +149,8 @@ def sample(arguments: list[str]) -> None:
     at_least(1, options, "n")
     values: Any
     if options.density == "prior":
-        values = pv.sample(_open(options), options.n, mean=options.mean, seed=options.seed)
+        pair = _open(options)
+        values = observed(pv.sample(pair, options.n, mean=options.mean, seed=options.seed), pair)
     elif not options.mean:
         raise pv.UsageError(f"--density {options.density} gives E[x|z]; leave --mean as it is")
     else:
@@ -151,7 +160,7 @@ def sample(arguments: list[str]) -> None:
         pair, data = _open_with_data(options, "train")
         density = pv.fit_codes(pair, data, options.density, seed=options.seed)
         print(density)
-        values = density.sample(options.n, seed=options.seed)
+        values = observed(density.sample(options.n, seed=options.seed), pair)
     _write(options, "samples", values, lambda: pv.plots.data_grid(values))
 
 
@@ -170,10 +179,10 @@ def reconstruct(arguments: list[str]) -> None:
     at_least(0, options, "draws")
     pair, test = _open_with_data(options)
     few = test.select(first_of_each(test, options.n)).fixed()
-    mean: Any = pv.reconstruct(pair, few, seed=options.seed)
+    mean: Any = observed(pv.reconstruct(pair, few, seed=options.seed), pair)
     draws: Any = None
     if options.draws:
-        draws = pv.reconstruct(pair, few, draws=options.draws, seed=options.seed)
+        draws = observed(pv.reconstruct(pair, few, draws=options.draws, seed=options.seed), pair)
     _write(
         options,
         "reconstructions",
@@ -200,13 +209,13 @@ def interpolate(arguments: list[str]) -> None:
     at_least(2, options, "steps")
     pair, test = _open_with_data(options)
     if options.start is None:
-        ends = first_of_each(test, 10).tolist()
-        starts, stops = ends[: (len(ends) + 1) // 2], ends[len(ends) // 2 :]
+        few = first_of_each(test, 10).tolist()
+        starts, stops = few[: (len(few) + 1) // 2], few[len(few) // 2 :]
     else:
         starts, stops = [options.start], [options.end]
-    values: Any = pv.interpolate(
-        pair, _indices(test, starts), _indices(test, stops), options.steps, method=options.method
-    )
+    ends = _indices(test, starts), _indices(test, stops)
+    path = pv.interpolate(pair, *ends, options.steps, method=options.method)
+    values: Any = observed(path, pair)
     _write(options, "interpolation", values, lambda: draw_paths(values))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
@@ -87,10 +87,10 @@ class Conditional(Program):
 
     def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
         """One style in a row, each class in a column: z drawn once, decoded with every label."""
-        torch.manual_seed(0)
         styles, y = 8, torch.arange(self.classes)
-        z = self.prior().sample((styles,)).repeat_interleave(self.classes, 0)
-        y = y.repeat(styles)
-        like = torch.zeros(len(y), *self.event_shape), y
-        drawn = decode(self, z, like=like).unflatten(0, (styles, self.classes))
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            z = self.prior().sample((styles,)).repeat_interleave(self.classes, 0)
+        like = torch.zeros(len(z), *self.event_shape), y.repeat(styles)
+        drawn = cast(Tensor, decode(self, z, like=like)).unflatten(0, (styles, self.classes))
         return plots.strips(drawn, columns=names or list(map(str, range(self.classes))))

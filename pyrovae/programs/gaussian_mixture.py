@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
@@ -10,7 +11,9 @@ import torch
 from sklearn.mixture import GaussianMixture as Mixture
 from torch import Tensor, nn
 
+from pyrovae import plots
 from pyrovae.evaluation import clustering
+from pyrovae.generation import decode
 from pyrovae.guides import Guide, MeanField
 from pyrovae.likelihoods import Bernoulli, Likelihood
 from pyrovae.program import Program
@@ -103,8 +106,14 @@ class GaussianMixture(Program):
             with pyro.plate("data", len(x)):
                 pyro.sample("z", dist.Delta(posterior(x).mean, event_dim=1))
 
-        how = {"batch_size": min(128, len(data)), "seed": seed, "progress": False}
-        fit(Pair(model, guide), data, epochs=self.pretraining, **how)
+        fit(
+            Pair(model, guide),
+            data,
+            epochs=self.pretraining,
+            batch_size=min(128, len(data)),
+            seed=seed,
+            progress=False,
+        )
         codes = torch.cat([self.posterior(x).mean.detach() for (x,) in data.fixed().batches(1000)])
         mixture = Mixture(self.clusters, covariance_type="diag", n_init=5, random_state=seed)
         mixture.fit(codes.cpu().numpy())
@@ -119,3 +128,15 @@ class GaussianMixture(Program):
             return {}
         found = torch.cat([self.assign(x).argmax(-1) for (x,) in data.batches(1000)])
         return clustering(found, data.labels)
+
+    @torch.no_grad()
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
+        """The clusters: the centre of each decoded, and the data most surely in it."""
+        x = data[: min(1000, len(data))][0]
+        each = min(9, len(x))
+        members = x[self.assign(x).topk(each, 0).indices.T].cpu()
+        centres = cast(Tensor, decode(self, self.loc.detach(), like=x))
+        share = self.logits.softmax(-1).tolist()
+        rows = [f"{k}: {p:.0%}" for k, p in enumerate(share)]
+        cells = torch.cat([centres[:, None], members], 1)
+        return plots.strips(cells, rows, ["centre", *[""] * each])

@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyrovae import plots
+from pyrovae.generation import decode
 from pyrovae.guides import MeanField
 from pyrovae.likelihoods import Bernoulli, Likelihood
 from pyrovae.networks import MLP, Network
 from pyrovae.priors import Prior, StandardNormal
 from pyrovae.program import Program
-from pyrovae.tensors import UsageError, nearest, whole_number
+from pyrovae.tensors import TensorData, UsageError, nearest, whole_number
 
 ORDERS = ("ladder", "bottom-up")
 
 
+def _normals(
+    network: Network, shapes: Sequence[tuple[int, ...]], sizes: Sequence[int]
+) -> nn.ModuleList:
+    """N(z; loc, scale^2) of each size, given something of each shape."""
+    made = [MeanField(network) for _ in sizes]
+    for each, shape, size in zip(made, shapes, sizes, strict=True):
+        each.build(shape, (size,))
+    return nn.ModuleList(made)
+
+
 class Hierarchical(Program):
-    """p(x, z_1, .., z_L) = p(z_L) prod_l p(z_l|z_{l+1}) p(x|z_1, .., z_L).
+    """p(x, z_1, .., z_L) = p(z_L) prod_l p(z_l|z_{l+1}) p(x|z_1).
 
     ::
 
-        z_L -> .. -> z_2 -> z_1 -> x      (and from every layer to x)
+        z_L -> .. -> z_2 -> z_1 -> x      (skip: from every layer to x, p(x|z_1, .., z_L))
 
     Guide "bottom-up": q(z_1|x) q(z_2|z_1) ..; Rezende, Mohamed and Wierstra, "Stochastic
     Backpropagation", 2014. Guide "ladder": q(z_L|x) q(z_{L-1}|z_L, x) .., each layer the product
@@ -36,9 +50,10 @@ class Hierarchical(Program):
         event_shape: shape of one datum.
         latent_dims: sizes of z_1 (next to the data), .., z_L.
         prior: p(z_L).
-        likelihood: p(x|z_1, .., z_L).
+        likelihood: p(x|z_1), with ``skip`` p(x|z_1, .., z_L).
         network: of every other conditional.
         order: "ladder" or "bottom-up".
+        skip: whether x sees every layer.
 
     >>> program = Hierarchical((6,), latent_dims=[3, 2])
     >>> import torch, pyrovae as pv
@@ -54,6 +69,7 @@ class Hierarchical(Program):
         likelihood: Likelihood | None = None,
         network: Network = MLP([400]),  # noqa: B008
         order: str = "ladder",
+        skip: bool = False,
     ) -> None:
         super().__init__(event_shape)
         self.latent_dims = [whole_number("latent_dims", size) for size in latent_dims]
@@ -65,33 +81,30 @@ class Hierarchical(Program):
             raise UsageError(
                 f"order is {' or '.join(ORDERS)}, got {order!r}{nearest(order, ORDERS)}"
             )
-        self.network, self.order = network, order
+        self.network, self.order, self.skip = network, order, skip
+        self.seen = len(latent_dims) if skip else 1  # layers that x sees
         self.prior, self.likelihood = prior or StandardNormal(), likelihood or Bernoulli()
-        self.likelihood.build([(size,) for size in latent_dims], self.event_shape)
+        self.likelihood.build([(size,) for size in latent_dims[: self.seen]], self.event_shape)
         self.names = [f"z{layer}" for layer in range(1, len(latent_dims) + 1)]
-        sizes = list(zip(latent_dims[1:], latent_dims, strict=False))  # (above, below)
-        self.down = nn.ModuleList(MeanField(network) for _ in sizes)
-        for each, (above, below) in zip(self.down, sizes, strict=True):
-            each.build((above,), (below,))
-        inputs = [self.event_shape, *((size,) for size in latent_dims)]
+        below, above = latent_dims[:-1], latent_dims[1:]
+        self.down = _normals(network, [(size,) for size in above], below)
         if order == "bottom-up":
-            self.up = nn.ModuleList(MeanField(network) for _ in latent_dims)
-            for each, shape, size in zip(self.up, inputs, latent_dims, strict=False):
-                each.build(shape, (size,))
+            shapes = [self.event_shape, *((size,) for size in below)]
+            self.up = _normals(network, shapes, latent_dims)
         else:
             width = 2 * max(latent_dims)
-            inputs = [self.event_shape, *[(width,)] * (len(latent_dims) - 1)]
+            shapes = [self.event_shape, *[(width,)] * len(below)]
             outputs = [{"h": (width,), "loc": (d,), "raw_scale": (d,)} for d in latent_dims]
-            self.up = nn.ModuleList(map(network.build, inputs, outputs))
+            self.up = nn.ModuleList(map(network.build, shapes, outputs))
         self.prior.build(latent_dims[-1])
 
     def model(self, x: Tensor) -> None:
-        """z_L ~ p(z_L), z_l ~ p(z_l|z_{l+1}), x ~ p(x|z_1, .., z_L) observed."""
+        """z_L ~ p(z_L), z_l ~ p(z_l|z_{l+1}), x ~ p(x|z_1) observed."""
         with pyro.plate("data", len(x)):
             z = [pyro.sample(self.names[-1], self.prior())]
             for layer in reversed(range(len(self.down))):
                 z.insert(0, pyro.sample(self.names[layer], self.down[layer](z[0])))
-            pyro.sample("x", self.likelihood(*z), obs=x)
+            pyro.sample("x", self.likelihood(*z[: self.seen]), obs=x)
 
     def guide(self, x: Tensor) -> None:
         """z_1, .., z_L ~ q, in the order that was chosen."""
@@ -112,3 +125,13 @@ class Hierarchical(Program):
                 loc = (ours * loc + theirs * expected.loc) / (ours + theirs)
                 product = dist.Normal(loc, (ours + theirs) ** -0.5).to_event(1)
                 z = pyro.sample(self.names[layer], product)
+
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
+        """What the layers say: a draw of the top one in each row, of those below in each column."""
+        rows, columns = 6, 8
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            top = self.prior().sample((rows,)).repeat_interleave(columns, 0)
+        drawn = cast(Tensor, decode(self, {self.names[-1]: top}, like=data[:1]))
+        labels = [f"{self.names[-1]} {row + 1}" for row in range(rows)]
+        return plots.strips(drawn.unflatten(0, (rows, columns)), labels)

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
+from sklearn.semi_supervised import LabelSpreading
 from torch import Tensor
 
+from pyrovae import plots
+from pyrovae.generation import decode
 from pyrovae.guides import Guide, MeanField
 from pyrovae.likelihoods import Bernoulli, Likelihood
 from pyrovae.networks import MLP, Network
 from pyrovae.program import Program
 from pyrovae.tensors import TensorData, number, whole_number
+from pyrovae.traces import Pair
+from pyrovae.training import fit
 
 UNKNOWN = -1
+NEIGHBOURS = 20
+
+
+def _once(data: TensorData) -> Tensor:
+    """Rows of the data with each labelled datum once; none where nothing is labelled."""
+    x, label = (t.cpu() for t in data.tensors)
+    labelled = (label >= 0).nonzero()[:, 0]
+    if not len(labelled):
+        return labelled
+    _, which = x[labelled].unique(dim=0, return_inverse=True)
+    first = torch.full((int(which.max()) + 1,), len(x)).scatter_reduce(0, which, labelled, "amin")
+    return torch.cat([(label < 0).nonzero()[:, 0], first])
 
 
 class SemiSupervised(Program):
@@ -41,6 +59,7 @@ class SemiSupervised(Program):
         alpha: weight of the classifier's term.
         labels: how many labels :meth:`serve` keeps to train on, as many of each class as can be.
         share: of the data served to train on that have labels: those are repeated.
+        pretraining: epochs of :meth:`initialise`, 0 for none.
 
     >>> program = SemiSupervised((6,), classes=3)
     >>> program.classify(torch.ones(4, 6)).shape
@@ -58,18 +77,22 @@ class SemiSupervised(Program):
         alpha: float = 50.0,
         labels: int = 100,
         share: float = 0.1,
+        pretraining: int = 10,
     ) -> None:
         super().__init__(event_shape)
         self.classes = whole_number("classes", classes, least=2)
         self.latent_dim = whole_number("latent_dim", latent_dim)
         self.alpha, self.share = number("alpha", alpha, zero=True), number("share", share)
         self.labels = whole_number("labels", labels)
+        self.pretraining = whole_number("pretraining", pretraining, least=0)
         self.likelihood = likelihood or Bernoulli()
         self.posterior = guide or MeanField()
         self.classifier = classifier
         self.likelihood.build([(latent_dim,), (classes,)], self.event_shape)
         self.posterior.build([self.event_shape, (classes,)], (latent_dim,))
         self.logits = classifier.build(self.event_shape, {"logits": (classes,)})
+        self.even: Tensor
+        self.zeros: Tensor
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("even", torch.zeros(classes), persistent=False)
 
@@ -123,9 +146,86 @@ class SemiSupervised(Program):
         index = torch.cat([torch.arange(len(labels)), chosen.repeat(repeats)])
         return data.with_arguments(hidden).select(index)
 
+    def initialise(self, data: TensorData, seed: int = 0) -> None:
+        """Train the networks as an autoencoder that knows no y, spread the labels to the nearest
+        neighbours of their codes, and those to theirs, and train all as if these were known.
+
+        From random weights q(y|x) learns from the labelled data alone, and what it takes the
+        others for is what p(x|y, z) learns; few mistakes are ever undone. Zhou et al., "Learning
+        with Local and Global Consistency", 2004.
+        """
+        rows = _once(data)
+        if not self.pretraining or not len(rows):
+            return
+        data = data.select(rows)
+        likelihood, posterior, logits = self.likelihood, self.posterior, self.logits
+        even, size, classes, zeros = (
+            self.even.softmax(-1),
+            self.latent_dim,
+            self.classes,
+            self.zeros,
+        )
+
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                flat = dist.ImproperUniform(dist.constraints.real_vector, (), (size,))
+                z = pyro.sample("z", flat)
+                pyro.sample("x", likelihood(z, even), obs=x)
+
+        def guide(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Delta(posterior(x, even).mean, event_dim=1))
+
+        def labelled(x: Tensor, label: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(zeros, 1.0).to_event(1))
+                y = F.one_hot(label, classes).to(x)
+                pyro.sample("x", likelihood(z, y), obs=x)
+                pyro.sample("label", dist.Categorical(logits=logits(x)[0]), obs=label)
+
+        def given(x: Tensor, label: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", posterior(x, F.one_hot(label, classes).to(x)))
+
+        size_of_batch = min(128, len(data))
+        fit(
+            Pair(model, guide),
+            data.with_arguments(),
+            epochs=self.pretraining,
+            batch_size=size_of_batch,
+            seed=seed,
+            progress=False,
+        )
+        means = [posterior(x, even).mean.detach() for x, _ in data.fixed().batches(1000)]
+        spread = LabelSpreading(
+            kernel="knn", max_iter=300, n_neighbors=min(NEIGHBOURS, len(data)), alpha=0.99
+        )
+        spread.fit(torch.cat(means).cpu().numpy(), data.tensors[1].cpu().numpy())
+        found = torch.as_tensor(spread.transduction_)
+        fit(
+            Pair(labelled, given),
+            data.with_arguments(found.to(data.tensors[0].device)),
+            epochs=self.pretraining,
+            batch_size=size_of_batch,
+            seed=seed,
+            progress=False,
+        )
+
     def scores(self, data: TensorData) -> dict[str, float]:
         """How many of the labels that were hidden q(y|x) finds."""
         if data.labels is None:
             return {}
         found = torch.cat([self.classify(x).argmax(-1) for x, _ in data.batches(1000)])
         return {"accuracy": float((found == data.labels).double().mean())}
+
+    @torch.no_grad()
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
+        """Analogies: data whose class was hidden, and the style of each in every class."""
+        shown = min(8, len(data))
+        x = data[:shown][0]
+        certain = F.one_hot(self.classify(x).argmax(-1), self.classes).to(x)
+        z = self.posterior(x, certain).mean.repeat_interleave(self.classes, 0)
+        y = torch.eye(self.classes, device=x.device).repeat(shown, 1)
+        drawn = cast(dict[str, Tensor], decode(self, {"z": z, "y": y}, like=(x,)))["x"]
+        cells = torch.cat([x[:, None].cpu(), drawn.unflatten(0, (shown, self.classes))], 1)
+        return plots.strips(cells, columns=["given", *(names or map(str, range(self.classes)))])

@@ -7,7 +7,16 @@ masked as the program says, and summed over every plate but the one over the dat
 is ``[particles, batch]`` for a local site and ``[particles]`` for a global one.
 """
 
-from pyrovae.traces.draws import draw, generate, log_density, simulate, slices
+from pyrovae.traces.draws import (
+    discrete,
+    draw,
+    generate,
+    latents,
+    log_density,
+    sampling,
+    simulate,
+    slices,
+)
 from pyrovae.traces.faults import adds, first_bad
 from pyrovae.traces.handlers import Refinement, completing
 from pyrovae.traces.pair import Args, Pair, as_pair
@@ -33,13 +42,16 @@ __all__ = [
     "as_pair",
     "check",
     "completing",
+    "discrete",
     "draw",
     "first_bad",
     "generate",
+    "latents",
     "log_density",
     "parameters",
     "prepare",
     "rebuild",
+    "sampling",
     "simulate",
     "slices",
     "structure",

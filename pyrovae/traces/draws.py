@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
 from pyro import poutine
+from pyro.infer import infer_discrete
 from torch import Tensor
 
-from pyrovae.tensors import UsageError, whole_number
+from pyrovae.tensors import UsageError, in_short, whole_number
 from pyrovae.traces.pair import Args, Pair, as_pair
 from pyrovae.traces.structure import structure
 from pyrovae.traces.terms import (
     Structure,
     Traces,
     _argument,
+    _factor,
     _in_particles,
     _measure,
     _replay,
@@ -82,7 +85,7 @@ def slices(
 
 
 def _whole_run(pair: Pair, args: Args, particles: int, shape: Structure) -> Traces:
-    model_trace, guide_trace = _run(pair, args, particles, shape.nesting, bool(shape.enumerated))
+    model_trace, guide_trace = _run(pair, args, particles, shape.nesting, shape.enumerated)
 
     def rerun() -> Traces:
         constant = guide_trace.copy()
@@ -109,6 +112,37 @@ def _whole(traces: Traces, args: Args) -> Traces:
     return traces
 
 
+def latents(pair: Any, args: Args, shape: Structure) -> dict[str, Tensor]:
+    """One draw of every latent given the batch, ``[batch, ...]``: from the guide, and discrete
+    ones that the model alone has from what is exact given the others."""
+    pair = as_pair(pair)
+    with pair.scope():
+        sites = _sites(poutine.trace(pair.guide).get_trace(*args))
+    return discrete(pair, args, {n: sites[n]["value"] for n in shape.latents}, shape)
+
+
+def discrete(
+    pair: Any, args: Args, given: Mapping[str, Tensor], shape: Structure
+) -> dict[str, Tensor]:
+    """The latents given, and a draw of the enumerated ones that are not from
+    p(discrete | x, given), which is exact."""
+    left = [name for name in shape.enumerated if name not in given]
+    if not left:
+        return dict(given)
+    pair = as_pair(pair)
+    with pair.scope():
+        model = poutine.condition(pair.model, data=dict(given))
+        model = infer_discrete(model, first_available_dim=-shape.nesting - 1)
+        sites = _sites(poutine.trace(model).get_trace(*args))
+    return {**given, **{name: sites[name]["value"] for name in left}}
+
+
+def sampling(shape: Structure, guide: Iterable[str]) -> Structure:
+    """The structure with the guide's discrete sites drawn instead of summed out."""
+    left = tuple(name for name in shape.enumerated if name not in guide)
+    return dataclasses.replace(shape, enumerated=left)
+
+
 def generate(
     pair: Any, args: Args, latents: Mapping[str, Tensor] | None = None
 ) -> dict[str, tuple[Any, Tensor]]:
@@ -118,14 +152,30 @@ def generate(
         pair: a model and a guide.
         args: a batch of the right shapes; observed values in it are not used.
         latents: values of latent sites ``[batch, ...]``, drawn from the model where absent.
+
+    Raises:
+        UsageError: a site that cannot be drawn, such as one with an improper prior.
     """
     pair = as_pair(pair)
-    with pair.scope():
+    with pair.scope(), _drawing():
         model = poutine.uncondition(pair.model)
         if latents:
             model = poutine.condition(model, data=dict(latents))
         sites = _sites(poutine.trace(model).get_trace(*args))
-    return {name: (site["fn"], site["value"]) for name, site in sites.items()}
+    return {name: (s["fn"], s["value"]) for name, s in sites.items() if not _factor(s)}
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    try:
+        yield
+    except NotImplementedError as error:
+        raise UsageError(
+            f"the model cannot be drawn from: {in_short(error)}. A flat prior "
+            f"(dist.ImproperUniform), as an autoencoder has, says nothing of z; draw from a "
+            f"density fitted to the codes instead: pv.fit_codes(pair, x).sample(n), pyrovae sample "
+            f"RUN --density mixture"
+        ) from error
 
 
 def simulate(pair: Any, args: Args, latents: Sequence[str]) -> tuple[dict[str, Tensor], Args]:
@@ -136,12 +186,12 @@ def simulate(pair: Any, args: Args, latents: Sequence[str]) -> tuple[dict[str, T
         UsageError: a site that observes something else than an argument as it is.
     """
     pair = as_pair(pair)
-    with pair.scope(), pyro.validation_enabled(False):
+    with pair.scope(), pyro.validation_enabled(False), _drawing():
         observing = _sites(poutine.trace(poutine.uncondition(pair.model)).get_trace(*args))
         given = _sites(_run(pair, args)[0])
     simulated = list(args)
     for name, site in given.items():
-        if site["is_observed"]:
+        if site["is_observed"] and not _factor(site):
             where = _argument(site, args)
             if where is None:
                 raise UsageError(

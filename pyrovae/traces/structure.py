@@ -24,6 +24,8 @@ from pyrovae.traces.terms import (
     FAILURES,
     Structure,
     _argument,
+    _base,
+    _factor,
     _log_prob,
     _measure,
     _replay,
@@ -84,7 +86,7 @@ def structure(pair: Any, args: Args, plate: str | None = None) -> Structure:
         order = [n for n in model if n in latents]
         found = Structure(
             latents=latents,
-            observed=tuple(n for n, s in model.items() if s["is_observed"]),
+            observed=tuple(n for n, s in model.items() if s["is_observed"] and not _factor(s)),
             auxiliary=tuple(n for n in guide if n not in model),
             enumerated=enumerated,
             globals=tuple(
@@ -105,6 +107,11 @@ def structure(pair: Any, args: Args, plate: str | None = None) -> Structure:
             ),
             pathwise=tuple(n for n in latents if guide[n]["fn"].has_rsample),
             scaled=tuple(n for n, s in {**guide, **model}.items() if _rescaled(s, frame)),
+            points=tuple(
+                n
+                for n in latents
+                if _within(guide[n], frame.name) and isinstance(_base(guide[n]["fn"]), dist.Delta)
+            ),
         )
         return _probe_particles(pair, few, found)
 
@@ -363,7 +370,7 @@ def _probe_particles(pair: Pair, args: Args, found: Structure) -> Structure:
     size = len(args[0])
     try:
         with _Allocations() as allocations:
-            model_trace, guide_trace = _run(pair, args, 2, found.nesting, bool(found.enumerated))
+            model_trace, guide_trace = _run(pair, args, 2, found.nesting, found.enumerated)
             together = _measure(model_trace, guide_trace, found, 2)
         for k in () if found.enumerated else range(2):  # enumerating is broadcasting already
             one = _slice(guide_trace, k, k + 1, found)
@@ -373,7 +380,7 @@ def _probe_particles(pair: Pair, args: Args, found: Structure) -> Structure:
                 raise ValueError("particles influence each other")
         # what a particle more takes: a prior made of a guide's answers has costs of its own
         with _Allocations() as more:
-            _measure(*_run(pair, args, 4, found.nesting, bool(found.enumerated)), found, 4)
+            _measure(*_run(pair, args, 4, found.nesting, found.enumerated), found, 4)
         row = max(1, (more.total - allocations.total) // (2 * size))
         return dataclasses.replace(found, row_bytes=row)
     except (ValueError, RuntimeError, IndexError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -46,6 +46,7 @@ class Structure:
             that of the plate over the data.
         closed_form: latents whose KL may be taken in closed form: whatever comes before them in
             the model comes before them in the guide too.
+        points: local latents that the guide puts at a point, without a density.
     """
 
     latents: tuple[str, ...]
@@ -62,11 +63,17 @@ class Structure:
     closed_form: tuple[str, ...]
     pathwise: tuple[str, ...]
     scaled: tuple[str, ...]
+    points: tuple[str, ...] = ()
 
     @property
     def scored(self) -> tuple[str, ...]:
         """Latents whose gradient is the score function's: sampled, and not reparameterised."""
         return tuple(n for n in self.latents if n not in (*self.pathwise, *self.enumerated))
+
+    @property
+    def exact(self) -> bool:
+        """Whether every latent is summed out, and nothing is left to sampling."""
+        return bool(self.enumerated) and set(self.latents) <= set(self.enumerated)
 
     def refuse_globals(self) -> None:
         """Raise where a per-datum weight has no meaning."""
@@ -78,6 +85,16 @@ class Structure:
                 f"per datum, condition on its value or move it into the plate"
             )
 
+    def refuse_points(self) -> None:
+        """Raise where a weight p(x, z) / q(z|x) does not exist."""
+        if self.points:
+            raise UsageError(
+                f"the guide puts {', '.join(self.points)} at a point (dist.Delta), as an "
+                f"autoencoder does: without a density q(z|x) there is no bound on log p(x) and no "
+                f"importance weight. pv.evaluate measures the reconstruction; for log p(x) give "
+                f"the guide a density, such as dist.Normal"
+            )
+
 
 @dataclass(frozen=True)
 class Site:
@@ -86,7 +103,7 @@ class Site:
     ``log_prob``: ``[particles, batch]``, or ``[particles]`` for a global site, in nats. ``value``:
     ``[particles, batch, ...]`` or ``[particles, ...]``. Over an enumerated site's values
     ``log_prob`` is the expectation; ``value`` has the enumeration's dimensions in front.
-    ``mean`` is that of the distribution, shaped like ``value``, where it has one.
+    ``mean`` is that of the distribution, ``[particles, batch, ...]``, where it has one.
     """
 
     name: str
@@ -238,13 +255,23 @@ def _within(site: Any, plate: str) -> bool:
 
 
 def _run(
-    pair: Pair, args: Args, particles: int = 1, nesting: int = 0, enumerating: bool = False
+    pair: Pair,
+    args: Args,
+    particles: int = 1,
+    nesting: int = 0,
+    enumerated: Sequence[str] = (),
 ) -> tuple[Any, Any]:
-    """(model trace, guide trace), particles in the dimension left of all plates."""
+    """(model trace, guide trace), particles in the dimension left of all plates, the values of
+    the enumerated sites further to the left."""
     guide, model = pair.guide, pair.model
     if particles > 1:
         guide, model = (_in_particles(p, particles, nesting) for p in (guide, model))
-    if enumerating:
+    if enumerated:
+
+        def only(site: Any) -> dict[str, Any]:
+            return {} if site["name"] in enumerated else {"enumerate": None}
+
+        guide = poutine.infer_config(guide, only)
         guide = poutine.enum(guide, first_available_dim=-nesting - 2)
         model = poutine.enum(model)  # goes on to the left of the guide's dimensions
     guide_trace = poutine.trace(guide).get_trace(*args)
@@ -254,6 +281,18 @@ def _run(
 def _in_particles(program: Program, particles: int, nesting: int) -> Program:
     wrapped: Program = pyro.plate("_particles", particles, dim=-nesting - 1)(program)
     return wrapped
+
+
+def _base(fn: Any) -> Any:
+    """The distribution of single entries."""
+    while isinstance(fn, dist.Independent | dist.MaskedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def _factor(site: Any) -> bool:
+    """Whether it is a ``pyro.factor``, which is scored and holds no data."""
+    return isinstance(_base(site["fn"]), dist.Unit)
 
 
 def _argument(site: Any, args: Args) -> int | None:
@@ -288,6 +327,7 @@ def _measure(model_trace: Any, guide_trace: Any, shape: Structure, particles: in
     log_joint = joint - sum(t for n, t in local_q.items() if n not in shape.enumerated)
     log_ratio = log_joint
 
+    weights: Tensor | None = None
     kl: dict[str, Tensor] = {}
     kl_dimensions: dict[str, Tensor] = {}
     for name in (*shape.latents, *shape.auxiliary):
@@ -315,7 +355,7 @@ def _measure(model_trace: Any, guide_trace: Any, shape: Structure, particles: in
         def expected(term: Tensor) -> Tensor:
             if term.dim() < 2:
                 return term
-            return torch.where(weights > 0, weights * term, 0.0).sum(axes)
+            return torch.where(cast(Tensor, weights) > 0, weights * term, 0.0).sum(axes)
 
         kl = {n: expected(t) for n, t in kl.items()}
         log_p = {n: expected(t) for n, t in log_p.items()}
@@ -329,7 +369,8 @@ def _measure(model_trace: Any, guide_trace: Any, shape: Structure, particles: in
         return term.expand((particles, batch) if term.dim() == 2 else (particles,))
 
     def sites(trace: dict[str, Any], log_prob: dict[str, Tensor]) -> dict[str, Site]:
-        return {name: _site(site, full(log_prob[name]), shape) for name, site in trace.items()}
+        found = {name: _site(site, full(log_prob[name]), shape) for name, site in trace.items()}
+        return {name: _averaged(site, weights) for name, site in found.items()}
 
     return Traces(
         model=sites(model, log_p),
@@ -362,10 +403,23 @@ def _site(site: Any, log_prob: Tensor, shape: Structure) -> Site:
     )
 
 
+def _averaged(site: Site, weights: Tensor | None) -> Site:
+    """A site whose mean differs from one enumerated value to the next, with their mean."""
+    mean = site.value if site.mean is None else site.mean
+    if weights is None or site.is_observed or site.is_global or site.is_discrete:
+        return site
+    event = len(site.event_shape)
+    mean = mean[(None,) * max(0, weights.dim() + event - mean.dim())]
+    if mean.dim() != weights.dim() + event:  # within plates of its own
+        return site
+    shares = weights[(..., *[None] * event)]
+    return dataclasses.replace(site, mean=(shares * mean).sum(tuple(range(weights.dim() - 2))))
+
+
 def _log_prob(site: Any) -> Tensor:
     log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
     masked: Tensor = scale_and_mask(log_prob, 1.0, site["mask"])
-    return masked
+    return masked.to(site["value"].device)  # that of a flat prior is on the CPU always
 
 
 def _term(site: Any, shape: Structure) -> Tensor:

@@ -34,6 +34,7 @@ def hierarchical(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         likelihood=likelihoods.Bernoulli(net),
         network=net,
         order=options.order,
+        skip=options.skip,
     )
     return program, {
         "loss": objectives.BetaELBO(schedule=schedules.Linear(epochs=10)),
@@ -45,21 +46,23 @@ def hierarchical(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 
 def semi_supervised(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    net = networks.MLP([300, 300])
     program = programs.SemiSupervised(
         (1, 28, 28),
         10,
-        50,
-        likelihood=likelihoods.Bernoulli(networks.MLP([500])),
-        guide=guides.MeanField(networks.MLP([500])),
-        classifier=networks.MLP([500]),
+        10,
+        likelihood=likelihoods.Bernoulli(net),
+        guide=guides.MeanField(net),
+        classifier=net,
         labels=100,
         alpha=options.alpha,
+        share=0.05,
+        pretraining=options.pretraining,
     )
     return program, {
-        "loss": objectives.BetaELBO(),
-        "epochs": 50,
+        "epochs": 20,
         "batch_size": 200,
-        "lr": 1e-3,
+        "lr": 5e-4,
         "lr_schedule": schedules.Cosine(),
     }
 
@@ -72,11 +75,10 @@ def gaussian_mixture(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         10,
         likelihood=likelihoods.Bernoulli(net),
         guide=guides.MeanField(net),
-        pretraining=20,
+        pretraining=options.pretraining,
     )
     return program, {
-        "loss": objectives.BetaELBO(),
-        "epochs": 40,
+        "epochs": 15,
         "batch_size": 100,
         "lr": 1e-3,
         "lr_schedule": schedules.Cosine(),
@@ -96,8 +98,10 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--epochs", type=int, help="other than the protocol's")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--order", default="ladder", help="of the hierarchy's guide")
+    parser.add_argument("--order", default="bottom-up", help="of the hierarchy's guide")
+    parser.add_argument("--skip", action="store_true", help="x sees every layer of the hierarchy")
     parser.add_argument("--alpha", type=float, default=50.0, help="of the classifier's term")
+    parser.add_argument("--pretraining", type=int, default=15, help="epochs of an initialisation")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", help="run folder, to keep the weights")
     results = Path(__file__).parent / "results" / "programs.jsonl"
