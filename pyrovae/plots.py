@@ -637,7 +637,7 @@ def forecasts(
         gone = np.isnan(known[i, :, d])
         ends = np.where(gone, np.stack([low, middle, high])[:, i, :, d], np.nan)
         ax.fill_between(time, ends[0], ends[2], color=_ORANGE, alpha=0.25, lw=0, label="90 %")
-        ax.plot(time, ends[1], color=_ORANGE, lw=1.5, label="median")
+        ax.plot(time, ends[1], ".-", color=_ORANGE, lw=1.5, ms=4, label="median")
         style: dict[str, Any] = {"color": _BLUE, "ms": 3.5}
         ax.plot(
             time, np.where(gone, truth[i, :, d], np.nan), "o", mfc="none", label="fact", **style

@@ -197,7 +197,7 @@ def test_the_help_of_fit_names_every_class_and_the_arguments_of_those_chosen(run
 
 @pytest.fixture
 def parts() -> Callable[..., dict[str, object]]:
-    """Prior, likelihood and guide of the program that ``fit`` would train, and its loss, described."""
+    """Prior, likelihood and guide of the program that ``fit`` would train, and its loss."""
 
     def parts(*arguments: object) -> dict[str, object]:
         options, made = fit_options(cli.fit, [str(argument) for argument in arguments])

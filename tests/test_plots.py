@@ -65,6 +65,7 @@ CALLS: dict[str, Callable[..., Axes]] = {
     "data_grid images": lambda ax: plots.data_grid(random(3, 5, 5), ax=ax),
     "data_grid vectors": lambda ax: plots.data_grid(random(9, 3), ax=ax),
     "data_grid numbers": lambda ax: plots.data_grid(random(9, 1), ax=ax),
+    "strips": lambda ax: plots.strips(random(2, 3, 1, 5, 5), ax=ax),
     "reconstructions": lambda ax: plots.reconstructions(random(3, 6), random(3, 6), ax=ax),
     "interpolation": lambda ax: plots.interpolation(random(3, 1, 5, 5), ax=ax),
     "interpolation vectors": lambda ax: plots.interpolation(random(3, 2), ax=ax),
@@ -97,6 +98,7 @@ def test_axes_given_are_drawn_on_and_returned_else_new_ones_are(name: str) -> No
 def test_every_public_function_is_tried() -> None:
     public = {n for n, f in vars(plots).items() if getattr(f, "__module__", "") == plots.__name__}
     tried = {name.split()[0] for name in CALLS} | {"save", "training_curves", "parts"}
+    tried |= {"forecasts", "top_words"}
     assert {name for name in public if not name.startswith("_")} == tried
 
 

@@ -133,7 +133,7 @@ class DeepMarkov(Program):
         self.backwards = nn.GRU(2 * size, hidden, batch_first=True)
 
     def model(self, x: Tensor) -> None:
-        """z_1 ~ p(z_1), z_t ~ p(z_t|z_{t-1}), x ~ prod_t p(x_t|z_t) observed where it is not NaN."""
+        """z_1 ~ p(z_1), z_t ~ p(z_t|z_{t-1}), x_t ~ p(x_t|z_t) observed where not NaN."""
         seen = ~x.isnan()
         with pyro.plate("data", len(x)):
             z = [pyro.sample("z1", self.first())]
@@ -169,7 +169,6 @@ class DeepMarkov(Program):
     def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
         """The first two thirds of series given, the rest forecast: images beside the mean and
         draws of what follows, other series with the interval that holds 90 % of the draws."""
-        torch.manual_seed(0)
         count = min(len(data), 8 if len(self.event_shape) > 2 else 4)
         x = data.fixed().select(range(count)).x.cpu()
         given = x.clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -198,9 +199,11 @@ class SemiSupervised(Program):
         )
         means = [posterior(x, even).mean.detach() for x, _ in data.fixed().batches(1000)]
         spread = LabelSpreading(
-            kernel="knn", max_iter=300, n_neighbors=min(NEIGHBOURS, len(data)), alpha=0.99
+            kernel="knn", n_neighbors=min(NEIGHBOURS, len(data)), alpha=0.99, max_iter=300
         )
-        spread.fit(torch.cat(means).cpu().numpy(), data.tensors[1].cpu().numpy())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # how far the last labels have spread changes no class
+            spread.fit(torch.cat(means).cpu().numpy(), data.tensors[1].cpu().numpy())
         found = torch.as_tensor(spread.transduction_)
         fit(
             Pair(labelled, given),

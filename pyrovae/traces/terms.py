@@ -355,7 +355,7 @@ def _measure(model_trace: Any, guide_trace: Any, shape: Structure, particles: in
         def expected(term: Tensor) -> Tensor:
             if term.dim() < 2:
                 return term
-            return torch.where(cast(Tensor, weights) > 0, weights * term, 0.0).sum(axes)
+            return torch.where(weights > 0, weights * term, 0.0).sum(axes)
 
         kl = {n: expected(t) for n, t in kl.items()}
         log_p = {n: expected(t) for n, t in log_p.items()}
