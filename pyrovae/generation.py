@@ -121,6 +121,7 @@ def _generate(
 ) -> dict[str, Tensor]:
     """The observed sites of ``n`` runs of the model, given some latents ``[n, ...]``; arguments
     that are fewer are taken in turn."""
+    pair = traces.completing(pair, given)  # NaN among what is given is missing
     shape, parts = _shape(pair, given), []
     with pair.evaluating():
         torch.manual_seed(seed)
@@ -224,7 +225,7 @@ def interpolate(pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "lin
     n = steps * len(ends[0])
     both = [program.some(part) for part in ends]
     given = tuple(_switched(one, other, steps) for one, other in zip(*both, strict=True))
-    drawn = [_discrete(program, part) for part in both]
+    drawn = [_drawn(program, part) for part in both]
     for name in drawn[0].keys() - start.keys():
         between[name] = _switched(drawn[0][name], drawn[1][name], steps)
     out = _generate(program, n, given, between, mean=True)
@@ -377,10 +378,11 @@ def _switched(a: Tensor, b: Tensor, steps: int) -> Tensor:
     return torch.cat(path, 1).flatten(0, 1)
 
 
-def _discrete(pair: Pair, args: Args) -> dict[str, Tensor]:
+def _drawn(pair: Pair, args: Args) -> dict[str, Tensor]:
     """A draw of every latent given the data, seeded."""
     with pair.evaluating():
         torch.manual_seed(0)
+        pair = traces.completing(pair, args)
         return traces.latents(pair, args, traces.structure(pair, args))
 
 

@@ -25,9 +25,10 @@ RETRACES = 3
 MODES = ("auto", True, False)
 PRECISIONS = ("float32", "bf16")
 
-# What torch.compile takes, and what it saves of a step per operation and per byte that one writes:
+# What torch.compile takes, for a graph and for one of many operations, and what it saves of a step per operation and per byte that one writes:
 # on two CPU cores. Fixed numbers, so that the same run makes the same choice wherever it runs.
 COMPILE_SECONDS = 9.0
+COMPILE_NODE_SECONDS = 0.03
 NODE_SECONDS = 3e-6
 BYTE_SECONDS = 2e-11
 
@@ -199,7 +200,7 @@ class Step:
         ]
         moved = sum(value.nbytes for value in values if isinstance(value, Tensor))
         saved = self.steps * (NODE_SECONDS * len(made) + BYTE_SECONDS * moved)
-        if saved <= COMPILE_SECONDS:
+        if saved <= max(COMPILE_SECONDS, COMPILE_NODE_SECONDS * len(made)):
             return False
         self.say(f"compiling the step: about {saved:.0f} s to be saved")
         return True

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import json
 import os
+import re
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -21,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pyrovae as pv
-from pyrovae import components, guides, likelihoods, networks, programs
+from pyrovae import cli, components, guides, likelihoods, networks, objectives, programs
 from pyrovae.program import Program
 from pyrovae.tensors import TensorData
 
@@ -411,13 +414,13 @@ def test_copied_into_a_notebook_it_runs(row: Row) -> None:
 
 
 def _fit(program: Program, data: TensorData, path: Path) -> None:
-    """Handlers and graph train alike."""
+    """Handlers, and the graph that takes over after twenty steps, train alike."""
     state = {name: value.clone() for name, value in program.state_dict().items()}
     found = {}
     for how in ("auto", False):
         program.load_state_dict(state)
         history = pv.fit(
-            program, data, epochs=3, batch_size=20, lr=3e-3, compile=how, progress=False
+            program, data, epochs=10, batch_size=20, lr=3e-3, compile=how, progress=False
         )
         found[how] = {n: v.clone() for n, v in program.state_dict().items()}
         assert history.rows[-1]["loss"] < history.rows[0]["loss"]
@@ -426,8 +429,15 @@ def _fit(program: Program, data: TensorData, path: Path) -> None:
 
 
 def _compile(program: Program, data: TensorData, path: Path) -> None:
-    """A step as kernels: what cannot be compiled warns, and warnings are errors."""
-    pv.fit(program, data, epochs=1, batch_size=len(data), compile=True, progress=False)
+    """Steps by kernels, held against the handlers on the same noise."""
+    pair, few = pv.traces.as_pair(program), data[:20]
+    enumerated = pv.traces.structure(pair, few).enumerated
+    loss = objectives.BetaELBO() if enumerated else pyro.infer.Trace_ELBO()
+    step = pv.svi.Step(pair, loss, pv.traces.parameters(pair, few), compile=True)
+    with pair.scope():
+        for _ in range(3):
+            step(few)
+    assert step.graphs and not step.why_not and not step.why_no_kernels
 
 
 def _resume(program: Program, data: TensorData, path: Path) -> None:
@@ -546,14 +556,64 @@ REFUSED: dict[tuple[str, str], str] = {
 }
 
 
-@pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    ("name", "verb"),
+    # kernels take seconds to make: once for each program
+    [(n, v) for n in ROWS for v in VERBS if v != "compiled" or " " not in n],
+)
 def test_verb(name: str, verb: str, tried: Callable[[str, str], str]) -> None:
     """Every verb works on every program, or says in one clear error why it has no meaning."""
     general = REFUSED.get((name.split()[0], verb), "")
     said, why = tried(name, verb), REFUSED.get((name, verb), general)
     assert bool(said) == bool(why), said
     assert why in said
+
+
+def _flags(described: dict[str, Any]) -> list[str]:
+    """A described program as the flags that mean it, without what its data decide."""
+    found = [f"--program={described['class_path'].rpartition('.')[2]}"]
+
+    def add(path: str, value: Any) -> None:
+        if isinstance(value, dict):
+            found.append(f"{path}={value['class_path']}")
+            for name, part in value["init_args"].items():
+                add(f"{path}.{name}", part)
+        elif value is not None:
+            found.append(f"{path}={json.dumps(value)}".replace('"', ""))
+
+    for name, value in described["init_args"].items():
+        if name not in ("event_shape", "event_shapes", "classes", "likelihoods", "words"):
+            add(f"--program.{name}", value)
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if " " not in name])
+def test_trains_and_answers_on_the_command_line(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a file of data to the run's figures, and on from its checkpoint."""
+    row = ROWS[name]
+    data, file, run = row.data(), tmp_path / "x.npz", str(tmp_path / "run")
+    labels = {} if data.labels is None else {"y": data.labels.numpy()}
+    np.savez(file, x=data.x.numpy(), **labels)
+    described = components.describe(row.make())
+    more = [f"--data={file}", "--batch-size=20", "--num-particles=5", "--quiet", f"--out={run}"]
+    cli.fit([*_flags(described), *more, "--epochs=1"])
+    cli.fit([f"--out={run}", "--resume", "--epochs=2", "--quiet"])
+    figures = {path.stem for path in Path(run, "figures").glob("*.png")}
+    assert {"training", "reconstructions"} <= figures
+    assert ("program" in figures) == (name != "VAE")
+    assert len((Path(run) / "metrics.csv").read_text().splitlines()) == 3
+    assert type(pv.load(run)).__name__ == name
+    for verb in ("evaluate", "reconstruct", "interpolate", "sample"):
+        if (name, verb) in REFUSED:
+            with pytest.raises(pv.UsageError, match=re.escape(REFUSED[name, verb])):
+                getattr(cli, verb)([run])
+        else:
+            getattr(cli, verb)([run])
+    out = capsys.readouterr().out
+    for score in row.make().scores(row.make().serve(data)):
+        assert score.replace("_", " ") in out
 
 
 def test_readme_has_the_table_of_programs_and_verbs(tried: Callable[[str, str], str]) -> None:
