@@ -289,14 +289,7 @@ class Conditional(Prior):
                 "TensorData(x, labels=y).with_labels()"
             )
         y = labels[0].long()
-        if torch.distributions.Distribution._validate_args and bool(
-            ((y < 0) | (y >= self.classes)).any()
-        ):
-            raise UsageError(
-                f"the labels go from {int(y.min())} to {int(y.max())}, the prior Conditional has "
-                f"the classes 0 to {self.classes - 1}: give Conditional(classes=...) as many as "
-                f"there are"
-            )
+        networks.check_labels(y, self.classes, "the prior Conditional")
         scale = F.softplus(self.raw_scale[y]) + SMALLEST
         return dist.Normal(self.loc[y], scale).to_event(1)
 

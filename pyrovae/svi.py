@@ -25,8 +25,9 @@ RETRACES = 3
 MODES = ("auto", True, False)
 PRECISIONS = ("float32", "bf16")
 
-# What torch.compile takes, for a graph and for one of many operations, and what it saves of a step per operation and per byte that one writes:
-# on two CPU cores. Fixed numbers, so that the same run makes the same choice wherever it runs.
+# What torch.compile takes, for a graph or for one of many operations, and what it saves of a step
+# per operation and per byte that one writes: on two CPU cores. Fixed numbers, so that the same run
+# makes the same choice wherever it runs.
 COMPILE_SECONDS = 9.0
 COMPILE_NODE_SECONDS = 0.03
 NODE_SECONDS = 3e-6

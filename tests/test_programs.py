@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -151,7 +152,7 @@ ROWS: dict[str, Row] = {
         lambda: programs.Conditional(EVENT, CLASSES, 2, **parts()),
         images,
         lambda: SimpleNamespace(
-            classes=CLASSES,
+            one_hot=lambda y: F.one_hot(y, CLASSES).float(),
             prior=prior(2),
             likelihood=bernoulli(2, CLASSES),
             posterior=normal(16, CLASSES, out=2),
@@ -163,7 +164,7 @@ ROWS: dict[str, Row] = {
         ),
         images,
         lambda: SimpleNamespace(
-            classes=CLASSES,
+            one_hot=lambda y: F.one_hot(y, CLASSES).float(),
             training=True,
             alpha=1.0,
             even=torch.zeros(CLASSES),
@@ -304,6 +305,7 @@ ROWS: dict[str, Row] = {
         images,
         lambda: SimpleNamespace(
             classes=[0, CLASSES],
+            one_hot=[None, lambda y: F.one_hot(y.long(), CLASSES).float()],
             zeros=torch.zeros(2),
             present=lambda *batch: batch[-1],
             likelihoods=[bernoulli(2), classes_of(2)],
@@ -534,6 +536,8 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], str]
             VERBS[verb](program, data, tmp_path_factory.mktemp("verb"))
         except pv.UsageError as error:
             return str(error)
+        finally:
+            plt.close("all")
         return ""
 
     return told

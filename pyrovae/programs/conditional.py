@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import pyro
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pyrovae import plots
 from pyrovae.generation import decode
 from pyrovae.guides import Guide, MeanField
 from pyrovae.likelihoods import Bernoulli, Likelihood
+from pyrovae.networks import OneHot
 from pyrovae.priors import Prior, StandardNormal
 from pyrovae.program import Program
 from pyrovae.tensors import TensorData, whole_number
@@ -57,6 +57,7 @@ class Conditional(Program):
         super().__init__(event_shape)
         self.classes = whole_number("classes", classes, least=2)
         self.latent_dim = whole_number("latent_dim", latent_dim)
+        self.one_hot = OneHot(classes, "Conditional")
         self.prior = prior or StandardNormal()
         self.likelihood = likelihood or Bernoulli()
         self.posterior = guide or MeanField()
@@ -66,14 +67,14 @@ class Conditional(Program):
 
     def model(self, x: Tensor, y: Tensor) -> None:
         """z ~ p(z), x ~ p(x|z, y) observed; ``y``: ``[batch]``."""
-        y = F.one_hot(y, self.classes).to(x)
+        y = self.one_hot(y)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
             pyro.sample("x", self.likelihood(z, y), obs=x)
 
     def guide(self, x: Tensor, y: Tensor) -> None:
         """z ~ q(z|x, y)."""
-        y = F.one_hot(y, self.classes).to(x)
+        y = self.one_hot(y)
         with pyro.plate("data", len(x)):
             pyro.sample("z", self.posterior(x, y))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pyrovae import plots
 from pyrovae.generation import reconstruct
 from pyrovae.likelihoods import Bernoulli, Categorical, Likelihood
-from pyrovae.networks import MLP, Network
+from pyrovae.networks import MLP, Network, OneHot
 from pyrovae.program import Program
 from pyrovae.programs.missing_data import supported
 from pyrovae.tensors import TensorData, UsageError, whole_number
@@ -78,6 +78,7 @@ class Multimodal(Program):
         self.likelihoods, self.network = nn.ModuleList(given), network
         self.classes = [p.classes if isinstance(p, Categorical) else 0 for p in given]
         self.experts = nn.ModuleList()
+        self.one_hot = nn.ModuleList(OneHot(max(1, c), "Multimodal") for c in self.classes)
         said = {"loc": (latent_dim,), "raw_scale": (latent_dim,)}
         for m, (p, shape) in enumerate(zip(given, self.event_shapes, strict=True)):
             p.build((latent_dim,), tuple(shape))
@@ -106,7 +107,7 @@ class Multimodal(Program):
             x, here = batch[m], present[:, m]
             x = torch.where(here.reshape(-1, *[1] * (x.dim() - 1)), x, 0)
             if self.classes[m]:
-                x = F.one_hot(x.long(), self.classes[m])
+                x = self.one_hot[m](x)
             loc, raw_scale = expert(x.to(self.zeros))
             ours = here[:, None] / (F.softplus(raw_scale) + 1e-3) ** 2
             precision, weighted = precision + ours, weighted + ours * loc

@@ -9,7 +9,6 @@ from typing import Any, cast
 import pyro
 import pyro.distributions as dist
 import torch
-import torch.nn.functional as F
 from sklearn.semi_supervised import LabelSpreading
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from pyrovae import plots
 from pyrovae.generation import decode
 from pyrovae.guides import Guide, MeanField
 from pyrovae.likelihoods import Bernoulli, Likelihood
-from pyrovae.networks import MLP, Network
+from pyrovae.networks import MLP, Network, OneHot
 from pyrovae.program import Program
 from pyrovae.tensors import TensorData, number, whole_number
 from pyrovae.traces import Pair
@@ -88,7 +87,7 @@ class SemiSupervised(Program):
         self.pretraining = whole_number("pretraining", pretraining, least=0)
         self.likelihood = likelihood or Bernoulli()
         self.posterior = guide or MeanField()
-        self.classifier = classifier
+        self.classifier, self.one_hot = classifier, OneHot(classes, "SemiSupervised")
         self.likelihood.build([(latent_dim,), (classes,)], self.event_shape)
         self.posterior.build([self.event_shape, (classes,)], (latent_dim,))
         self.logits = classifier.build(self.event_shape, {"logits": (classes,)})
@@ -115,7 +114,7 @@ class SemiSupervised(Program):
         """y ~ q(y|x), or the label; z ~ q(z|x, y)."""
         label = x.new_full((len(x),), -1).long() if label is None else label
         with pyro.plate("data", len(x)):
-            known = 1e4 * F.one_hot(label.clamp(min=0), self.classes).to(x)
+            known = 1e4 * self.one_hot(label.clamp(min=0))
             logits = torch.where(label[:, None] >= 0, known, self.logits(x)[0])
             q = dist.OneHotCategorical(logits=logits)
             y = pyro.sample("y", q, infer={"enumerate": "parallel"})
@@ -160,12 +159,8 @@ class SemiSupervised(Program):
             return
         data = data.select(rows)
         likelihood, posterior, logits = self.likelihood, self.posterior, self.logits
-        even, size, classes, zeros = (
-            self.even.softmax(-1),
-            self.latent_dim,
-            self.classes,
-            self.zeros,
-        )
+        one_hot, zeros, size = self.one_hot, self.zeros, self.latent_dim
+        even = self.even.softmax(-1)
 
         def model(x: Tensor) -> None:
             with pyro.plate("data", len(x)):
@@ -180,13 +175,13 @@ class SemiSupervised(Program):
         def labelled(x: Tensor, label: Tensor) -> None:
             with pyro.plate("data", len(x)):
                 z = pyro.sample("z", dist.Normal(zeros, 1.0).to_event(1))
-                y = F.one_hot(label, classes).to(x)
+                y = one_hot(label)
                 pyro.sample("x", likelihood(z, y), obs=x)
                 pyro.sample("label", dist.Categorical(logits=logits(x)[0]), obs=label)
 
         def given(x: Tensor, label: Tensor) -> None:
             with pyro.plate("data", len(x)):
-                pyro.sample("z", posterior(x, F.one_hot(label, classes).to(x)))
+                pyro.sample("z", posterior(x, one_hot(label)))
 
         size_of_batch = min(128, len(data))
         fit(
@@ -226,7 +221,7 @@ class SemiSupervised(Program):
         """Analogies: data whose class was hidden, and the style of each in every class."""
         shown = min(8, len(data))
         x = data[:shown][0]
-        certain = F.one_hot(self.classify(x).argmax(-1), self.classes).to(x)
+        certain = self.one_hot(self.classify(x).argmax(-1))
         z = self.posterior(x, certain).mean.repeat_interleave(self.classes, 0)
         y = torch.eye(self.classes, device=x.device).repeat(shown, 1)
         drawn = cast(dict[str, Tensor], decode(self, {"z": z, "y": y}, like=(x,)))["x"]

@@ -77,7 +77,11 @@ def main() -> None:
             row = {
                 "encoding": encoding,
                 "seed": seed,
-                "options": vars(options),
+                "options": {
+                    k: v
+                    for k, v in vars(options).items()
+                    if k not in ("data_dir", "out", "results")
+                },
                 "mse": float((filled - truth)[gone].square().mean()),
                 "mse_of_column_means": naive,
                 "published": PUBLISHED,

@@ -131,7 +131,9 @@ def main() -> None:
     print(found)
     row = {
         "setup": options.setup,
-        "options": vars(options),
+        "options": {
+            k: v for k, v in vars(options).items() if k not in ("data_dir", "out", "results")
+        },
         "training_seconds": round(history.last["seconds"]),
         "initialised": before,
         "scores": program.scores(test),
