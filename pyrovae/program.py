@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyrovae.guides import MeanField
+from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import Component
+from pyrovae.priors import StandardNormal
 from pyrovae.tensors import TensorData, UsageError
 
 __all__ = ["Program"]
@@ -41,6 +44,11 @@ class Program(nn.Module, Component, ABC):
     @abstractmethod
     def guide(self, *batch: Any) -> Any:
         """q(z|x): samples the latents."""
+
+    @classmethod
+    def usual(cls) -> dict[str, Any]:
+        """The parts where none are given, new ones."""
+        return {"prior": StandardNormal(), "likelihood": Bernoulli(), "guide": MeanField()}
 
     @classmethod
     def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae.guides import Guide, MeanField
-from pyrovae.likelihoods import Bernoulli, Likelihood
-from pyrovae.priors import Prior, StandardNormal
+from pyrovae.guides import Guide
+from pyrovae.likelihoods import Likelihood
+from pyrovae.priors import Prior
 from pyrovae.program import Program
 from pyrovae.tensors import TensorData, UsageError, whole_number
 
@@ -54,12 +54,12 @@ class VAE(Program):
     ) -> None:
         super().__init__(event_shape)
         self.latent_dim = whole_number("latent_dim", latent_dim)
-        self.prior = _part("prior", Prior, StandardNormal() if prior is None else prior)
-        self.likelihood = _part(
-            "likelihood", Likelihood, Bernoulli() if likelihood is None else likelihood
-        )
+        usual = self.usual()
+        self.prior = _part("prior", Prior, usual["prior"] if prior is None else prior)
+        likelihood = usual["likelihood"] if likelihood is None else likelihood
+        self.likelihood = _part("likelihood", Likelihood, likelihood)
         # named apart from the method `guide`, which is the Pyro program
-        self.posterior = _part("guide", Guide, MeanField() if guide is None else guide)
+        self.posterior = _part("guide", Guide, usual["guide"] if guide is None else guide)
         self.likelihood.build((latent_dim,), self.event_shape)
         self.posterior.build(self.event_shape, (latent_dim,))
         self.prior.build(latent_dim, self.posterior)

@@ -301,10 +301,13 @@ ROWS: dict[str, Row] = {
             2,
             [likelihoods.Bernoulli(SMALL), likelihoods.Categorical(CLASSES, SMALL)],
             SMALL,
+            [1.0, 5.0],
         ),
         images,
         lambda: SimpleNamespace(
             classes=[0, CLASSES],
+            training=True,
+            weights=[1.0, 5.0],
             one_hot=[None, lambda y: F.one_hot(y.long(), CLASSES).float()],
             zeros=torch.zeros(2),
             present=lambda *batch: batch[-1],

@@ -69,7 +69,7 @@ def fit(arguments: list[str]) -> None:
         seed=options.seed,
         stream=BOOLEANS.get(options.stream, options.stream),
     )
-    train, test, binarise = _prepared(splits, options, parts.get("likelihood"))
+    train, test, binarise = _prepared(splits, options, parts["usual"] | parts)
     config = {name: getattr(options, name) for name in OPTIONS if name not in TRANSIENT}
     # what was held out depends on it, so that it is not left to the memory of another machine
     streamed = isinstance(train, pv.streams.FileData)
@@ -159,14 +159,14 @@ def _callbacks(options: Any) -> list[Any]:
     return made
 
 
-def _prepared(splits: Any, options: Any, likelihood: Any) -> tuple[Any, Any, str]:
+def _prepared(splits: Any, options: Any, parts: Any) -> tuple[Any, Any, str]:
     """The training and the test part in the units that were asked for, and how they are binary."""
     mode, train, test = options.binarise, splits.train, splits.test
     if options.standardise:
         train, test = (standardised(part, splits.train) for part in (train, test))
     if mode == "auto":
         images = splits.name in pv.data.NAMES and train.maximum is not None
-        binary = likelihood is None or isinstance(likelihood, pv.likelihoods.Bernoulli)
+        binary = isinstance(parts["likelihood"], pv.likelihoods.Bernoulli)
         mode = "dynamic" if images and binary else "none"
     # a test set is drawn once, so that its numbers can be compared
     return train.binarised(mode, options.seed), test.binarised(mode), mode

@@ -218,8 +218,9 @@ def _class(option: str, name: Any, allow: Sequence[str]) -> Any:
         raise (pv.components.unknown(option, name, choices) if words else error) from error
 
 
-def _part(option: str, given: Any, allow: Sequence[str]) -> Any:
-    """The object that an option means; a word stays a word."""
+def _part(option: str, given: Any, allow: Sequence[str], usual: Any = None) -> Any:
+    """The object that an option means, or the usual one but for what is given; a word stays a
+    word."""
     words = WORDS.get(option, ())
     given = words[0] if words and given is None else given
     if given in words:
@@ -227,11 +228,11 @@ def _part(option: str, given: Any, allow: Sequence[str]) -> Any:
     name = given.get("class_path") if isinstance(given, Mapping) else given
     if isinstance(name, str):
         _class(option, name, allow)
-    return pv.components.construct(given, PARTS[option], option, allow=allow)
+    return pv.components.construct(given, PARTS[option], option, usual, allow)
 
 
 def _of_a_program(tree: Mapping[str, Any], allow: Sequence[str]) -> dict[str, Any]:
-    """The program's description, and its parts that are named; the others are its own."""
+    """The program's description, its usual parts, and those that are named."""
     given = tree["program"] or pv.components.PARTS["program"][2]
     given = {"class_path": given} if isinstance(given, str) else given
     if not isinstance(given, Mapping):
@@ -245,8 +246,9 @@ def _of_a_program(tree: Mapping[str, Any], allow: Sequence[str]) -> dict[str, An
                 f"{', '.join(f'--program.{slot}' for slot in slots)}"
             )
     named = [name for name in OF_A_MODEL if tree[name] is not None]
-    return {"program": {**given, "class_path": f"{cls.__module__}.{cls.__name__}"}} | {
-        name: _part(name, tree[name], allow) for name in named
+    path = f"{cls.__module__}.{cls.__name__}"
+    return {"program": {**given, "class_path": path}, "usual": cls.usual()} | {
+        name: _part(name, tree[name], allow, cls.usual()[name]) for name in named
     }
 
 

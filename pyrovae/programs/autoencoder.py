@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrovae import plots
 from pyrovae.aggregate import fit_codes
 from pyrovae.generation import decode
-from pyrovae.likelihoods import Bernoulli, Likelihood
+from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import MLP, Network
 from pyrovae.program import Program
 from pyrovae.tensors import TensorData, UsageError, number, whole_number
@@ -62,7 +62,7 @@ class Autoencoder(Program):
                 f"noise is the share of a datum's entries that are hidden, below 1, or nothing "
                 f"is seen of it; got {noise}"
             )
-        self.likelihood, self.network = likelihood or Bernoulli(), network
+        self.likelihood, self.network = likelihood or self.usual()["likelihood"], network
         self.likelihood.build((latent_dim,), self.event_shape)
         self.code = network.build(self.event_shape, {"code": (latent_dim,)})
 

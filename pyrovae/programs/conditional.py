@@ -13,10 +13,12 @@ from pyrovae import plots
 from pyrovae.generation import decode
 from pyrovae.guides import Guide, MeanField
 from pyrovae.likelihoods import Bernoulli, Likelihood
-from pyrovae.networks import OneHot
-from pyrovae.priors import Prior, StandardNormal
+from pyrovae.networks import MLP, OneHot
+from pyrovae.priors import Prior
 from pyrovae.program import Program
 from pyrovae.tensors import TensorData, whole_number
+
+DEEP = MLP([400, 400])  # a single layer would add what y says to what z says
 
 
 class Conditional(Program):
@@ -49,7 +51,7 @@ class Conditional(Program):
         self,
         event_shape: Sequence[int],
         classes: int = 10,
-        latent_dim: int = 20,
+        latent_dim: int = 8,
         prior: Prior | None = None,
         likelihood: Likelihood | None = None,
         guide: Guide | None = None,
@@ -58,12 +60,17 @@ class Conditional(Program):
         self.classes = whole_number("classes", classes, least=2)
         self.latent_dim = whole_number("latent_dim", latent_dim)
         self.one_hot = OneHot(classes, "Conditional")
-        self.prior = prior or StandardNormal()
-        self.likelihood = likelihood or Bernoulli()
-        self.posterior = guide or MeanField()
+        self.prior = prior or self.usual()["prior"]
+        self.likelihood = likelihood or self.usual()["likelihood"]
+        self.posterior = guide or self.usual()["guide"]
         self.likelihood.build([(latent_dim,), (classes,)], self.event_shape)
         self.posterior.build([self.event_shape, (classes,)], (latent_dim,))
         self.prior.build(latent_dim, self.posterior)
+
+    @classmethod
+    def usual(cls) -> dict[str, Any]:
+        """The parts where none are given, new ones."""
+        return super().usual() | {"likelihood": Bernoulli(DEEP), "guide": MeanField(DEEP)}
 
     def model(self, x: Tensor, y: Tensor) -> None:
         """z ~ p(z), x ~ p(x|z, y) observed; ``y``: ``[batch]``."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pyrovae import plots
 from pyrovae.generation import impute
 from pyrovae.guides import SMALLEST, MeanField
-from pyrovae.likelihoods import Bernoulli, Likelihood
+from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import MLP, Conditional, Network, Shapes
 from pyrovae.program import Program
 from pyrovae.programs.missing_data import supported
@@ -118,7 +118,7 @@ class DeepMarkov(Program):
             )
         self.latent_dim = whole_number("latent_dim", latent_dim)
         self.hidden = whole_number("hidden", hidden)
-        self.likelihood = likelihood or Bernoulli()
+        self.likelihood = likelihood or self.usual()["likelihood"]
         self.transition, self.gated, self.noise = transition, flag("gated", gated), noise
         self.combiner = combiner
         self.names = [f"z{t}" for t in range(1, self.steps + 1)]

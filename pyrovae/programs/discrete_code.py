@@ -16,7 +16,7 @@ from pyrovae import plots
 from pyrovae.distributions import Relaxed
 from pyrovae.evaluation import log_evidence
 from pyrovae.generation import decode
-from pyrovae.likelihoods import Bernoulli, Likelihood
+from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import MLP, Network
 from pyrovae.program import Program
 from pyrovae.tensors import TensorData, UsageError, nearest, number, whole_number
@@ -79,7 +79,7 @@ class DiscreteCode(Program):
         if estimator == "enumerate":
             self._countable()
         self.estimator, self.temperature = estimator, number("temperature", temperature)
-        self.likelihood, self.network = likelihood or Bernoulli(), network
+        self.likelihood, self.network = likelihood or self.usual()["likelihood"], network
         self.names = [f"code{c}" for c in range(1, codes + 1)]
         self.likelihood.build([(categories,)] * codes, self.event_shape)
         self.logits = network.build(self.event_shape, {"logits": (codes, categories)})

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from pyrovae import plots
 from pyrovae.evaluation import clustering
 from pyrovae.generation import decode
-from pyrovae.guides import Guide, MeanField
-from pyrovae.likelihoods import Bernoulli, Likelihood
+from pyrovae.guides import Guide
+from pyrovae.likelihoods import Likelihood
 from pyrovae.program import Program
 from pyrovae.tensors import TensorData, whole_number
 from pyrovae.traces import Pair
@@ -61,8 +61,8 @@ class GaussianMixture(Program):
         self.clusters = whole_number("clusters", clusters, least=2)
         self.latent_dim = whole_number("latent_dim", latent_dim)
         self.pretraining = whole_number("pretraining", pretraining, least=0)
-        self.likelihood = likelihood or Bernoulli()
-        self.posterior = guide or MeanField()
+        self.likelihood = likelihood or self.usual()["likelihood"]
+        self.posterior = guide or self.usual()["guide"]
         self.likelihood.build((latent_dim,), self.event_shape)
         self.posterior.build(self.event_shape, (latent_dim,))
         self.logits = nn.Parameter(torch.zeros(clusters))

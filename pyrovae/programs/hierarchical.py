@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from pyrovae import plots
 from pyrovae.generation import decode
 from pyrovae.guides import MeanField
-from pyrovae.likelihoods import Bernoulli, Likelihood
+from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import MLP, Network
-from pyrovae.priors import Prior, StandardNormal
+from pyrovae.priors import Prior
 from pyrovae.program import Program
 from pyrovae.tensors import TensorData, UsageError, nearest, whole_number
 
@@ -83,7 +83,10 @@ class Hierarchical(Program):
             )
         self.network, self.order, self.skip = network, order, skip
         self.seen = len(latent_dims) if skip else 1  # layers that x sees
-        self.prior, self.likelihood = prior or StandardNormal(), likelihood or Bernoulli()
+        self.prior, self.likelihood = (
+            prior or self.usual()["prior"],
+            likelihood or self.usual()["likelihood"],
+        )
         self.likelihood.build([(size,) for size in latent_dims[: self.seen]], self.event_shape)
         self.names = [f"z{layer}" for layer in range(1, len(latent_dims) + 1)]
         below, above = latent_dims[:-1], latent_dims[1:]

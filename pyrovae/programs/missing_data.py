@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyrovae import plots
 from pyrovae.generation import impute
-from pyrovae.guides import Guide, MeanField
+from pyrovae.guides import Guide
 from pyrovae.likelihoods import Likelihood, StudentT
 from pyrovae.program import Program
 from pyrovae.tensors import TensorData, UsageError, nearest, whole_number
@@ -70,8 +70,8 @@ class MissingData(Program):
                 f"{nearest(str(encoding), ENCODINGS)}"
             )
         self.encoding = encoding
-        self.likelihood = likelihood or StudentT()
-        self.posterior = guide or MeanField()
+        self.likelihood = likelihood or self.usual()["likelihood"]
+        self.posterior = guide or self.usual()["guide"]
         self.likelihood.build((latent_dim,), self.event_shape)
         contexts = [self.event_shape] * (2 if encoding == "mask" else 1)
         self.posterior.build(contexts, (latent_dim,))
@@ -80,6 +80,11 @@ class MissingData(Program):
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
         stand_in = supported(self.likelihood, latent_dim)
         self.register_buffer("inside", stand_in, persistent=False)
+
+    @classmethod
+    def usual(cls) -> dict[str, Any]:
+        """The parts where none are given, new ones."""
+        return super().usual() | {"likelihood": StudentT()}
 
     def model(self, x: Tensor) -> None:
         """z ~ N(0, I), x ~ p(x|z) observed where it is not NaN."""

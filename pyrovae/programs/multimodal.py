@@ -17,7 +17,7 @@ from pyrovae.likelihoods import Bernoulli, Categorical, Likelihood
 from pyrovae.networks import MLP, Network, OneHot
 from pyrovae.program import Program
 from pyrovae.programs.missing_data import supported
-from pyrovae.tensors import TensorData, UsageError, whole_number
+from pyrovae.tensors import TensorData, UsageError, number, whole_number
 
 
 class Multimodal(Program):
@@ -41,6 +41,8 @@ class Multimodal(Program):
         likelihoods: p(x_m|z), one for each; where none are given, Bernoulli. Experts see a
             Categorical modality as one-hot codes.
         network: of every expert.
+        weights: how often log p(x_m|z) counts while training, 1 where none are given: what is
+            said in few entries, such as a label, is else drowned by what is said in many.
 
     Raises:
         UsageError: fewer than two modalities, a number of likelihoods that is not theirs.
@@ -60,6 +62,7 @@ class Multimodal(Program):
         latent_dim: int = 20,
         likelihoods: list[Likelihood] = [],  # noqa: B006
         network: Network = MLP([400]),  # noqa: B008
+        weights: list[float] = [],  # noqa: B006
     ) -> None:
         if len(event_shapes) < 2:
             raise UsageError(
@@ -75,6 +78,9 @@ class Multimodal(Program):
                 f"Multimodal needs one likelihood per modality, each an object of its own; there "
                 f"are {len(event_shapes)} event_shapes and {len(set(map(id, given)))} likelihoods"
             )
+        if len(weights or given) != len(given):
+            raise UsageError(f"there are {len(given)} modalities, and weights of {len(weights)}")
+        self.weights = [number("weights", w) for w in weights or [1.0] * len(given)]
         self.likelihoods, self.network = nn.ModuleList(given), network
         self.classes = [p.classes if isinstance(p, Categorical) else 0 for p in given]
         self.experts = nn.ModuleList()
@@ -97,7 +103,10 @@ class Multimodal(Program):
                 here = present[:, m].reshape(-1, *[1] * (x.dim() - 1)).expand(x.shape)
                 p = p.base_dist.mask(here).to_event(p.event_dim)
                 inside = getattr(self, f"inside{m + 1}")
-                pyro.sample(f"x{m + 1}", p, obs=torch.where(here, x, inside))
+                x = torch.where(here, x, inside)
+                pyro.sample(f"x{m + 1}", p, obs=x)
+                if self.training and self.weights[m] != 1:
+                    pyro.factor(f"weight{m + 1}", (self.weights[m] - 1) * p.log_prob(x))
 
     def guide(self, *batch: Tensor) -> None:
         """z ~ q(z|x_S), S the modalities that are present."""
@@ -135,6 +144,7 @@ class Multimodal(Program):
         return {
             "event_shapes": [*shapes, [1]],
             "likelihoods": [Bernoulli(), Categorical(classes)],
+            "weights": [1.0, 50.0],
         }
 
     def serve(self, data: TensorData, training: bool = False) -> TensorData:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import plots
-from pyrovae.guides import Guide, MeanField
+from pyrovae.guides import Guide
 from pyrovae.likelihoods import Likelihood, Normal
 from pyrovae.networks import MLP, Network
 from pyrovae.program import Program
@@ -69,8 +69,8 @@ class Regression(Program):
         self.latent_dim = whole_number("latent_dim", latent_dim)
         columns = self.event_shape[0] + 1
         self.target = whole_number("target", target, -columns, columns - 1)
-        self.likelihood = likelihood or Normal(scale="per_dimension")
-        self.posterior = guide or MeanField()
+        self.likelihood = likelihood or self.usual()["likelihood"]
+        self.posterior = guide or self.usual()["guide"]
         self.likelihood.build((latent_dim,), self.event_shape)
         self.posterior.build(self.event_shape, (latent_dim,))
         self.head = head
@@ -80,6 +80,11 @@ class Regression(Program):
         # y's own, from initialise, so that the head's outputs are of the order of 1
         self.register_buffer("origin", torch.zeros(()))
         self.register_buffer("unit", torch.ones(()))
+
+    @classmethod
+    def usual(cls) -> dict[str, Any]:
+        """The parts where none are given, new ones."""
+        return super().usual() | {"likelihood": Normal(scale="per_dimension")}
 
     def model(self, x: Tensor, y: Tensor | None = None, known: Tensor | None = None) -> None:
         """z ~ N(0, I), x ~ p(x|z) observed, y ~ N(f(z), s(z)^2) observed where it is known."""

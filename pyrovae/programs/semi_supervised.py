@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pyrovae import plots
 from pyrovae.generation import decode
-from pyrovae.guides import Guide, MeanField
-from pyrovae.likelihoods import Bernoulli, Likelihood
+from pyrovae.guides import Guide
+from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import MLP, Network, OneHot
 from pyrovae.program import Program
 from pyrovae.tensors import TensorData, number, whole_number
@@ -85,8 +85,8 @@ class SemiSupervised(Program):
         self.alpha, self.share = number("alpha", alpha, zero=True), number("share", share)
         self.labels = whole_number("labels", labels)
         self.pretraining = whole_number("pretraining", pretraining, least=0)
-        self.likelihood = likelihood or Bernoulli()
-        self.posterior = guide or MeanField()
+        self.likelihood = likelihood or self.usual()["likelihood"]
+        self.posterior = guide or self.usual()["guide"]
         self.classifier, self.one_hot = classifier, OneHot(classes, "SemiSupervised")
         self.likelihood.build([(latent_dim,), (classes,)], self.event_shape)
         self.posterior.build([self.event_shape, (classes,)], (latent_dim,))

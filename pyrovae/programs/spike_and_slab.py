@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyrovae import plots
 from pyrovae.generation import decode
-from pyrovae.likelihoods import Bernoulli, Likelihood
+from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import MLP, Network
 from pyrovae.program import Program
 from pyrovae.tensors import TensorData, UsageError, number, whole_number
@@ -82,7 +82,7 @@ class SpikeAndSlab(Program):
         if self.rate >= 1:
             raise UsageError(f"rate is the chance of an open gate, between 0 and 1, got {rate}")
         self.df = None if df is None else number("df", df)
-        self.likelihood, self.network = likelihood or Bernoulli(), network
+        self.likelihood, self.network = likelihood or self.usual()["likelihood"], network
         self.likelihood.build((latent_dim,), self.event_shape)
         gates, units = (self.count,), (latent_dim,)
         outputs = {"gate": gates, "loc": units, "raw_scale": units}
