@@ -499,7 +499,10 @@ class TensorData(Dataset[tuple[Tensor, ...]]):
     def with_labels(self) -> TensorData:
         """The data (x, labels), so that a model(x, y) receives the labels."""
         if self.labels is None:
-            raise UsageError("the data have no labels: give TensorData(x, labels=...) or (x, y)")
+            raise UsageError(
+                "the data have no labels: give TensorData(x, labels=...) or (x, y), or name the "
+                "column of a table that holds them (label=, --label)"
+            )
         return self.with_arguments(self.labels)
 
     def with_arguments(self, *others: Tensor) -> TensorData:

@@ -92,7 +92,7 @@ def fit(arguments: list[str]) -> None:
     folder: Any = None
     if first:
         folder = pv.runs.Folder.prepare(
-            options.out or _new_folder(splits.name),
+            options.out or _new_folder(type(vae).__name__, splits.name),
             force=options.force,
             resume=options.resume,
             config=config,
@@ -183,9 +183,9 @@ def _missing(data: Any) -> str:
     return f"\n{count:,} of {x.numel():,} training entries are missing (NaN), left out"
 
 
-def _new_folder(name: str) -> Path:
+def _new_folder(program: str, name: str) -> Path:
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    stem = f"vae-{Path(name).stem}-{stamp}"
+    stem = f"{program.lower()}-{Path(name).stem}-{stamp}"
     names = itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2)))
     return next(path for path in (Path("runs", name) for name in names) if not path.exists())
 

@@ -272,7 +272,9 @@ def program(
             )
         shared["latent_dim"] = options.latent_dim
     init = {**decided, **shared, **own}
-    made = pv.components.construct({**described, "init_args": init}, "program", allow=options.allow)
+    made = pv.components.construct(
+        {**described, "init_args": init}, "program", "program", allow=options.allow
+    )
     arguments = pv.components.describe(made)["init_args"]
     apart = [name for name in (*OF_A_MODEL, "latent_dim") if name in arguments]
     kept = {n: v for n, v in arguments.items() if n not in decided and n not in apart}

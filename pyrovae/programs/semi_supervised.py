@@ -18,7 +18,7 @@ from pyrovae.guides import Guide
 from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import MLP, Network, OneHot
 from pyrovae.program import Program
-from pyrovae.tensors import TensorData, number, whole_number
+from pyrovae.tensors import TensorData, UsageError, number, whole_number
 from pyrovae.traces import Pair
 from pyrovae.training import fit
 
@@ -127,13 +127,16 @@ class SemiSupervised(Program):
 
     def serve(self, data: TensorData, training: bool = False) -> TensorData:
         """(x, label): all labels -1, unknown, but for :attr:`labels` of them to train on."""
-        if data.labels is None:
-            hidden = torch.full((len(data),), UNKNOWN)
-            return data.with_arguments(hidden)
-        labels = data.labels
-        hidden = torch.full_like(labels, UNKNOWN)
+        hidden = torch.full((len(data),), UNKNOWN, device=data.tensors[0].device)
         if not training:
             return data.with_arguments(hidden)
+        if data.labels is None:
+            raise UsageError(
+                "SemiSupervised learns from a few labels, and the data have none: give "
+                "TensorData(x, labels=...), or name the column of a table that holds them "
+                "(label=, --label)"
+            )
+        labels = data.labels
         generator = torch.Generator().manual_seed(0)
         order = torch.randperm(len(labels), generator=generator)
         rank = torch.zeros_like(order)  # of a datum among those of its class
