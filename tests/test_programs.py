@@ -180,7 +180,7 @@ ROWS: dict[str, Row] = {
         lambda: SimpleNamespace(
             logits=torch.zeros(4),
             loc=torch.randn(4, 2),
-            log_scale=torch.zeros(4, 2),
+            scale_tril=lambda: torch.eye(2).expand(4, 2, 2),
             likelihood=bernoulli(2),
             posterior=normal(16, out=2),
         ),

@@ -23,7 +23,7 @@ from pyrovae.training import fit
 
 
 class GaussianMixture(Program):
-    """p(x, z, y) = p(y) N(z; loc_y, scale_y^2) p(x|z), guide q(z|x); y is summed out.
+    """p(x, z, y) = p(y) N(z; loc_y, L_y L_y') p(x|z), guide q(z|x); y is summed out.
 
     ::
 
@@ -67,14 +67,14 @@ class GaussianMixture(Program):
         self.posterior.build(self.event_shape, (latent_dim,))
         self.logits = nn.Parameter(torch.zeros(clusters))
         self.loc = nn.Parameter(torch.randn(clusters, latent_dim))
-        self.log_scale = nn.Parameter(torch.zeros(clusters, latent_dim))
+        self.raw = nn.Parameter(torch.zeros(clusters, latent_dim, latent_dim))
 
     def model(self, x: Tensor) -> None:
-        """y ~ p(y), z ~ N(loc_y, scale_y^2), x ~ p(x|z) observed."""
+        """y ~ p(y), z ~ N(loc_y, L_y L_y'), x ~ p(x|z) observed."""
         with pyro.plate("data", len(x)):
             clusters = dist.Categorical(logits=self.logits)
             y = pyro.sample("y", clusters, infer={"enumerate": "parallel"})
-            of_y = dist.Normal(self.loc[y], self.log_scale[y].exp()).to_event(1)
+            of_y = dist.MultivariateNormal(self.loc[y], scale_tril=self.scale_tril()[y])
             z = pyro.sample("z", of_y)
             pyro.sample("x", self.likelihood(z), obs=x)
 
@@ -83,11 +83,16 @@ class GaussianMixture(Program):
         with pyro.plate("data", len(x)):
             pyro.sample("z", self.posterior(x))
 
+    def scale_tril(self) -> Tensor:
+        """L, ``[clusters, latent_dim, latent_dim]``, with a positive diagonal."""
+        positive = torch.diag_embed(self.raw.diagonal(dim1=-2, dim2=-1).exp())
+        return self.raw.tril(-1) + positive
+
     @torch.no_grad()
     def assign(self, x: Tensor) -> Tensor:
         """p(y|x), ``[N, clusters]``: p(y|z) at the mean of q(z|x)."""
         z = self.posterior(x).mean[..., None, :]
-        of_y = dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
+        of_y = dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril())
         return (self.logits.log_softmax(-1) + of_y.log_prob(z)).softmax(-1)
 
     def initialise(self, data: TensorData, seed: int = 0) -> None:
@@ -115,12 +120,14 @@ class GaussianMixture(Program):
             progress=False,
         )
         codes = torch.cat([self.posterior(x).mean.detach() for (x,) in data.fixed().batches(1000)])
-        mixture = Mixture(self.clusters, covariance_type="diag", n_init=5, random_state=seed)
+        mixture = Mixture(self.clusters, covariance_type="full", n_init=5, random_state=seed)
         mixture.fit(codes.cpu().numpy())
         with torch.no_grad():
             self.logits.copy_(torch.as_tensor(mixture.weights_).log())
             self.loc.copy_(torch.as_tensor(mixture.means_))
-            self.log_scale.copy_(torch.as_tensor(mixture.covariances_).log() / 2)
+            lower = torch.linalg.cholesky(torch.as_tensor(mixture.covariances_))
+            log = lower.diagonal(dim1=-2, dim2=-1).log()
+            self.raw.copy_(lower.tril(-1) + torch.diag_embed(log))
 
     def scores(self, data: TensorData) -> dict[str, float]:
         """Clustering accuracy against the labels, one to one and by majority."""

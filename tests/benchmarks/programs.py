@@ -78,7 +78,7 @@ def gaussian_mixture(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         pretraining=options.pretraining,
     )
     return program, {
-        "epochs": 15,
+        "epochs": 5,
         "batch_size": 100,
         "lr": 1e-3,
         "lr_schedule": schedules.Cosine(),
