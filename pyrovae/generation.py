@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -419,24 +418,19 @@ def _observed(
             with contextlib.suppress(NotImplementedError):
                 centre = fn.mean
                 if bool(centre.isnan().any()):
-                    centre = torch.where(centre.isnan(), _bare(fn).mode, centre)
+                    centre = torch.where(centre.isnan(), traces.entries(fn).mode, centre)
                 value = centre
         out[name] = value
     return out
 
 
-def _bare(fn: Any) -> Any:
-    """The distribution of single entries."""
-    while isinstance(fn, dist.Independent | dist.MaskedDistribution):
-        fn = fn.base_dist
-    return fn
-
-
 def _voted(fn: Any) -> Tensor:
     """Which entries are classes, whose values cannot be averaged; broadcasts with a value."""
-    bare = _bare(fn)
+    bare = traces.entries(fn)
     columns = bare.columns if isinstance(bare, Columns) else [bare]
-    return torch.tensor([isinstance(_bare(c), torch.distributions.Categorical) for c in columns])
+    return torch.tensor(
+        [isinstance(traces.entries(c), torch.distributions.Categorical) for c in columns]
+    )
 
 
 def _average(values: Tensor, weights: Tensor, voted: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class Multimodal(Program):
     def __init__(
         self,
         event_shapes: list[list[int]],
-        latent_dim: int = 20,
+        latent_dim: int = 8,
         likelihoods: list[Likelihood] = [],  # noqa: B006
         network: Network = MLP([400]),  # noqa: B008
         weights: list[float] = [],  # noqa: B006
@@ -144,7 +144,7 @@ class Multimodal(Program):
         return {
             "event_shapes": [*shapes, [1]],
             "likelihoods": [Bernoulli(), Categorical(classes)],
-            "weights": [1.0, 50.0],
+            "weights": [1.0, 10.0],
         }
 
     def serve(self, data: TensorData, training: bool = False) -> TensorData:

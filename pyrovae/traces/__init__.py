@@ -28,7 +28,7 @@ from pyrovae.traces.structure import (
     structure,
     unreached,
 )
-from pyrovae.traces.terms import Site, Structure, Traces, rebuild
+from pyrovae.traces.terms import Site, Structure, Traces, entries, rebuild
 
 __all__ = [
     "Args",
@@ -44,6 +44,7 @@ __all__ = [
     "completing",
     "discrete",
     "draw",
+    "entries",
     "first_bad",
     "generate",
     "latents",

@@ -24,7 +24,6 @@ from pyrovae.traces.terms import (
     FAILURES,
     Structure,
     _argument,
-    _base,
     _factor,
     _log_prob,
     _measure,
@@ -33,6 +32,7 @@ from pyrovae.traces.terms import (
     _sites,
     _slice,
     _within,
+    entries,
 )
 
 
@@ -110,7 +110,7 @@ def structure(pair: Any, args: Args, plate: str | None = None) -> Structure:
             points=tuple(
                 n
                 for n in latents
-                if _within(guide[n], frame.name) and isinstance(_base(guide[n]["fn"]), dist.Delta)
+                if _within(guide[n], frame.name) and isinstance(entries(guide[n]["fn"]), dist.Delta)
             ),
         )
         return _probe_particles(pair, few, found)
@@ -256,16 +256,14 @@ class Supports:
 def _outside(site: Any, support: Any, value: Tensor, inside: Tensor, seen: Summary) -> str:
     """What the site takes, what the data are, and which likelihoods hold such data."""
     fn, where = site["fn"], ""
-    while isinstance(fn, dist.Independent | dist.MaskedDistribution):
-        fn = fn.base_dist
+    fn = entries(fn)
     if isinstance(fn, Columns):
         column = int((~inside).reshape(-1, inside.shape[-1]).any(0).nonzero()[0])
         fn, support = fn.columns[column], support.cseq[column]
         where, value = f" of column {column}", value[..., column]
         if column < len(seen.columns):
             seen = seen.columns[column]
-        while isinstance(fn, dist.MaskedDistribution):
-            fn = fn.base_dist
+        fn = entries(fn)
     known = value[~value.isnan()]
     low, high = float(known.min()), float(known.max())
     words = (

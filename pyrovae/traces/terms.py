@@ -283,7 +283,7 @@ def _in_particles(program: Program, particles: int, nesting: int) -> Program:
     return wrapped
 
 
-def _base(fn: Any) -> Any:
+def entries(fn: Any) -> Any:
     """The distribution of single entries."""
     while isinstance(fn, dist.Independent | dist.MaskedDistribution):
         fn = fn.base_dist
@@ -292,7 +292,7 @@ def _base(fn: Any) -> Any:
 
 def _factor(site: Any) -> bool:
     """Whether it is a ``pyro.factor``, which is scored and holds no data."""
-    return isinstance(_base(site["fn"]), dist.Unit)
+    return isinstance(entries(site["fn"]), dist.Unit)
 
 
 def _argument(site: Any, args: Args) -> int | None:
