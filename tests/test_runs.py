@@ -207,11 +207,11 @@ MODEL = "pyrovae.vae.VAE"
 @pytest.mark.parametrize(
     ("path", "arguments", "said"),
     [
-        ("os.system", {"command": "true"}, "no model 'os.system'"),
-        ("torch.nn.Linear", {}, "no model"),
-        ("pyrovae.runs.Folder", {"path": "x"}, "no model"),
-        ("pyrovae.networks.MLP", {}, "no model"),
-        (3, {}, "no model 3"),
+        ("os.system", {"command": "true"}, "no program 'os.system'"),
+        ("torch.nn.Linear", {}, "no program"),
+        ("pyrovae.runs.Folder", {"path": "x"}, "no program"),
+        ("pyrovae.networks.MLP", {}, "no program"),
+        (3, {}, "no program 3"),
         (MODEL, [6], "class_path"),
         (MODEL, {"event_shap": [6]}, "'event_shape'"),
         (MODEL, {}, "needs event_shape"),

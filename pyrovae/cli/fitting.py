@@ -207,8 +207,10 @@ def _figures(vae: Any, test: Any, splits: Any, history: Any, found: Any, path: P
         return plots.reconstructions(few.x.cpu(), mean)
 
     def interpolation() -> Any:
+        if not half:
+            return None
         ends = few.select(range(half)), few.select(range(half, 2 * half))
-        return draw_paths(observed(pv.interpolate(vae, *ends, steps=10), vae)) if half else None
+        return draw_paths(observed(pv.interpolate(vae, *ends, steps=10), vae))
 
     def latent_map() -> Any:
         if flat.shape[1] < 2 or len(flat.unique(dim=0)) < 2:
