@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_python_blocks_run(tmp_path: Path) -> None:
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     program = "\n".join(BLOCKS)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
@@ -31,7 +31,7 @@ def test_python_blocks_run(tmp_path: Path) -> None:
     assert "ELBO" in done.stdout
 
 
-@pytest.mark.parametrize("room", ["priors", "likelihoods", "guides", "networks", "objectives"])
+@pytest.mark.parametrize("room", ["priors", "likelihoods", "guides", "networks", "objectives", "programs"])
 def test_tables_name_classes_that_exist(room: str) -> None:
     """Not all of them: a new class is one file and one test row; a row here when it is settled."""
     (table,) = re.findall(rf"^\| `{room}` \|.*\n((?:\|.*\n)+)", README, re.MULTILINE)
