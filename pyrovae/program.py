@@ -87,6 +87,14 @@ class Program(nn.Module, Component, ABC):
         names = inspect.signature(type(self)).parameters
         return {n: getattr(self, "posterior" if n == "guide" else n) for n in names}
 
+    def _in_memory(self, data: Any) -> None:
+        """Refuse data that are streamed."""
+        if not isinstance(data, TensorData):
+            raise UsageError(
+                f"{type(self).__name__} needs its data in memory, to hide or to repeat some of "
+                f"them: give fewer, or --stream false"
+            )
+
     def _fits(self, x: Tensor) -> None:
         """Refuse a batch of another shape."""
         if x.shape[max(0, x.dim() - len(self.event_shape)) :] != self.event_shape:

@@ -31,7 +31,9 @@ def test_python_blocks_run(tmp_path: Path) -> None:
     assert "ELBO" in done.stdout
 
 
-@pytest.mark.parametrize("room", ["priors", "likelihoods", "guides", "networks", "objectives", "programs"])
+@pytest.mark.parametrize(
+    "room", ["priors", "likelihoods", "guides", "networks", "objectives", "programs"]
+)
 def test_tables_name_classes_that_exist(room: str) -> None:
     """Not all of them: a new class is one file and one test row; a row here when it is settled."""
     (table,) = re.findall(rf"^\| `{room}` \|.*\n((?:\|.*\n)+)", README, re.MULTILINE)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -15,6 +17,7 @@ from torch.distributions import MultivariateNormal
 import pyrovae as pv
 from pyrovae import guides, likelihoods, networks, objectives, programs
 from pyrovae.evaluation import clustering
+from pyrovae.streams import FileData
 from pyrovae.tensors import TensorData
 
 LINEAR = networks.MLP([])
@@ -247,6 +250,15 @@ def test_labels_are_kept_evenly_and_hidden_to_measure() -> None:
     counts = [len(served.tensors[0][given == y].unique(dim=0)) for y in range(3)]
     assert counts == [3, 3, 3]
     assert bool((program.serve(data).tensors[1] == -1).all())
+
+
+def test_data_that_are_streamed_or_without_labels_are_refused(tmp_path: Path) -> None:
+    program = programs.SemiSupervised((4,), 3, 2)
+    with pytest.raises(pv.UsageError, match="learns from a few labels"):
+        program.serve(TensorData(torch.randn(9, 4)), training=True)
+    np.save(tmp_path / "x.npy", np.zeros((9, 4), np.float32))
+    with pytest.raises(pv.UsageError, match="in memory"):
+        program.serve(FileData(tmp_path / "x.npy"), training=True)
 
 
 def test_few_labels_spread_to_the_others() -> None:

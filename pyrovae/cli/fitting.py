@@ -81,7 +81,8 @@ def fit(arguments: list[str]) -> None:
     config |= {name: pv.components.describe(parts[name]) for name in ("loss", "lr_schedule")}
     torch.manual_seed(options.seed)
     classes = None if splits.classes is None else len(splits.classes)
-    vae, described = program(train, classes, options, parts)
+    few = train.sample() if streamed else train
+    vae, described = program(few, classes, options, parts)
     config |= described
     held_out: Any = None
     if options.validation:  # before what is particular to training, such as hidden labels

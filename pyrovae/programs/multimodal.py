@@ -151,6 +151,7 @@ class Multimodal(Program):
         """(x_1, .., x_M, present), labels as the second modality where there is one tensor. To
         train on, the data appear as they are and each of several modalities alone: Wu and
         Goodman's objective."""
+        self._in_memory(data)
         count = len(self.classes)
         others = list(data.tensors[1:])
         if not others and count == 2 and data.labels is not None:

@@ -132,6 +132,7 @@ class Regression(Program):
 
     def serve(self, data: TensorData, training: bool = False) -> TensorData:
         """(x, y), y the column ``target`` of a table; where some y are NaN (x, y, known)."""
+        self._in_memory(data)
         if len(data.tensors) == 1 and tuple(data.event_shape) == self.event_shape:
             return data  # of which no y is known
         if len(data.tensors) == 1:

@@ -127,6 +127,7 @@ class SemiSupervised(Program):
 
     def serve(self, data: TensorData, training: bool = False) -> TensorData:
         """(x, label): all labels -1, unknown, but for :attr:`labels` of them to train on."""
+        self._in_memory(data)
         hidden = torch.full((len(data),), UNKNOWN, device=data.tensors[0].device)
         if not training:
             return data.with_arguments(hidden)
