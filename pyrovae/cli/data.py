@@ -51,6 +51,11 @@ def first_of_each(data: Any, n: int) -> Any:
     return torch.tensor(chosen + rest)
 
 
-def in_lines(scores: Any) -> str:
-    """What a program is scored by, a line each."""
-    return "".join(f"\n{name.replace('_', ' ')} {value:.4g}" for name, value in scores.items())
+def evaluated(pair: Any, test: Any, num_particles: int, seed: int = 0) -> tuple[Any, Any, str]:
+    """What every pair is measured by; the same with what the program is scored by besides, as
+    plain data and in lines."""
+    found = pv.evaluate(pair, test, num_particles, seed=seed)
+    scores = pair.scores(test.fixed())
+    lines = [f"\n{name.replace('_', ' ')} {value:.4g}" for name, value in scores.items()]
+    plain = found.to_dict() | ({"scores": scores} if scores else {})
+    return found, plain, "".join([str(found), *lines])

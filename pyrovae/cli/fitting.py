@@ -14,8 +14,8 @@ import pyrovae as pv
 from pyrovae.cli.data import (
     check_data,
     draw_paths,
+    evaluated,
     first_of_each,
-    in_lines,
     observed,
     standardised,
 )
@@ -136,15 +136,13 @@ def fit(arguments: list[str]) -> None:
         return
     if history.stopped and not options.json:
         say(f"stopped after epoch {len(history.rows)}: {history.stopped}")
-    found = pv.evaluate(vae, test, options.num_particles)
-    scores = vae.scores(test.fixed())
-    evaluation = found.to_dict() | ({"scores": scores} if scores else {})
+    found, evaluation, words = evaluated(vae, test, options.num_particles)
     folder.write_json("evaluation.json", evaluation)
     _figures(vae, test, splits, history, found, folder.path)
     if options.json:
         print(json.dumps({"run": str(folder.path), "evaluation": evaluation}))
     else:
-        print(f"\ntest set, {found}{in_lines(scores)}\n\n{folder.path}")
+        print(f"\ntest set, {words}\n\n{folder.path}")
 
 
 def _callbacks(options: Any) -> list[Any]:
@@ -201,7 +199,7 @@ def _figures(vae: Any, test: Any, splits: Any, history: Any, found: Any, path: P
     flat = torch.cat([code.flatten(1) for code in codes], 1) if codes else torch.empty(0, 0)
     kl = found.kl_dimensions
     active = [found.active[name] for name in kl if name in found.active]
-    names = getattr(splits, getattr(vae, "named", "classes"), None)
+    names = getattr(splits, vae.named)
 
     def reconstructions() -> Any:
         mean = observed(pv.reconstruct(vae, few), vae)

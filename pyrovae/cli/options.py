@@ -233,22 +233,23 @@ def _part(option: str, given: Any, allow: Sequence[str], usual: Any = None) -> A
 
 def _of_a_program(tree: Mapping[str, Any], allow: Sequence[str]) -> dict[str, Any]:
     """The program's description, its usual parts, and those that are named."""
-    given = tree["program"] or pv.components.PARTS["program"][2]
+    default = pv.components.PARTS["program"][2]
+    given = tree["program"] or default
     given = {"class_path": given} if isinstance(given, str) else given
     if not isinstance(given, Mapping):
         raise pv.UsageError(f"program must name a class, got {given!r:.200}")
-    cls = _class("program", given.get("class_path", pv.components.PARTS["program"][2]), allow)
-    slots = pv.components.slots(cls)
-    for name in OF_A_MODEL:
-        if tree[name] is not None and name not in slots:
+    cls = _class("program", given.get("class_path", default), allow)
+    slots, usual = pv.components.slots(cls), cls.usual()
+    named = [name for name in OF_A_MODEL if tree[name] is not None]
+    for name in named:
+        if name not in slots:
             raise pv.UsageError(
                 f"{cls.__name__} takes no --{name}; its own options are "
                 f"{', '.join(f'--program.{slot}' for slot in slots)}"
             )
-    named = [name for name in OF_A_MODEL if tree[name] is not None]
     path = f"{cls.__module__}.{cls.__name__}"
-    return {"program": {**given, "class_path": path}, "usual": cls.usual()} | {
-        name: _part(name, tree[name], allow, cls.usual()[name]) for name in named
+    return {"program": {**given, "class_path": path}, "usual": usual} | {
+        name: _part(name, tree[name], allow, usual[name]) for name in named
     }
 
 

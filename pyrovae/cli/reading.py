@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pyrovae as pv
-from pyrovae.cli.data import check_data, draw_paths, first_of_each, in_lines, observed, standardised
+from pyrovae.cli.data import (
+    check_data,
+    draw_paths,
+    evaluated,
+    first_of_each,
+    observed,
+    standardised,
+)
 from pyrovae.cli.options import BOOLEANS, Parser, add_allow, add_option, at_least, read_config
 
 
@@ -123,10 +130,8 @@ def evaluate(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     at_least(1, options, "num_particles")
     pair, test = _open_with_data(options)
-    found = pv.evaluate(pair, test, options.num_particles, seed=options.seed)
-    scores = pair.scores(test.fixed())
-    evaluation = found.to_dict() | ({"scores": scores} if scores else {})
-    print(json.dumps(evaluation, indent=2) if options.json else f"{found}{in_lines(scores)}")
+    _, evaluation, words = evaluated(pair, test, options.num_particles, options.seed)
+    print(json.dumps(evaluation, indent=2) if options.json else words)
     if options.run.is_dir() and not (options.data or options.binarise):
         with contextlib.suppress(pv.UsageError):  # a run that may only be read
             pv.runs.Folder(options.run).write_json("evaluation.json", evaluation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pyro
@@ -17,6 +17,8 @@ from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import MLP, Network
 from pyrovae.program import Program
 from pyrovae.tensors import TensorData, UsageError, number, whole_number
+from pyrovae.traces import Pair
+from pyrovae.training import fit
 
 
 class Autoencoder(Program):
@@ -102,3 +104,28 @@ class Autoencoder(Program):
             fitted = fit_codes(self, data, "mixture", components=components)
             rows["draw"] = fitted.sample(len(x))
         return plots.strips(torch.stack([r.cpu() for r in rows.values()]), list(rows))
+
+
+def codes(
+    likelihood: Callable[[Tensor], Any],
+    posterior: Callable[[Tensor], Any],
+    latent_dim: int,
+    data: TensorData,
+    epochs: int,
+    seed: int,
+) -> Tensor:
+    """Train p(x|z) and the mean of q(z|x) of another program as an autoencoder, for it to start
+    from; the codes of the data, ``[N, latent_dim]``."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            flat = dist.ImproperUniform(dist.constraints.real_vector, (), (latent_dim,))
+            pyro.sample("x", likelihood(pyro.sample("z", flat)), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(posterior(x).mean, event_dim=1))
+
+    size = min(128, len(data))
+    fit(Pair(model, guide), data, epochs=epochs, batch_size=size, seed=seed, progress=False)
+    return torch.cat([posterior(x).mean.detach() for (x,) in data.fixed().batches(1000)])

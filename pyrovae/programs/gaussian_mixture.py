@@ -17,9 +17,8 @@ from pyrovae.generation import decode
 from pyrovae.guides import Guide
 from pyrovae.likelihoods import Likelihood
 from pyrovae.program import Program
+from pyrovae.programs.autoencoder import codes
 from pyrovae.tensors import TensorData, whole_number
-from pyrovae.traces import Pair
-from pyrovae.training import fit
 
 
 class GaussianMixture(Program):
@@ -99,29 +98,11 @@ class GaussianMixture(Program):
         """Train an autoencoder of the same networks, fit a mixture to its codes."""
         if not self.pretraining:
             return
-
-        likelihood, posterior, size = self.likelihood, self.posterior, self.latent_dim
-
-        def model(x: Tensor) -> None:
-            with pyro.plate("data", len(x)):
-                flat = dist.ImproperUniform(dist.constraints.real_vector, (), (size,))
-                pyro.sample("x", likelihood(pyro.sample("z", flat)), obs=x)
-
-        def guide(x: Tensor) -> None:
-            with pyro.plate("data", len(x)):
-                pyro.sample("z", dist.Delta(posterior(x).mean, event_dim=1))
-
-        fit(
-            Pair(model, guide),
-            data,
-            epochs=self.pretraining,
-            batch_size=min(128, len(data)),
-            seed=seed,
-            progress=False,
+        found = codes(
+            self.likelihood, self.posterior, self.latent_dim, data, self.pretraining, seed
         )
-        codes = torch.cat([self.posterior(x).mean.detach() for (x,) in data.fixed().batches(1000)])
         mixture = Mixture(self.clusters, covariance_type="full", n_init=5, random_state=seed)
-        mixture.fit(codes.cpu().numpy())
+        mixture.fit(found.cpu().numpy())
         with torch.no_grad():
             self.logits.copy_(torch.as_tensor(mixture.weights_).log())
             self.loc.copy_(torch.as_tensor(mixture.means_))

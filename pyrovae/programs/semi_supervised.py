@@ -18,6 +18,7 @@ from pyrovae.guides import Guide
 from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import MLP, Network, OneHot
 from pyrovae.program import Program
+from pyrovae.programs.autoencoder import codes
 from pyrovae.tensors import TensorData, UsageError, number, whole_number
 from pyrovae.traces import Pair
 from pyrovae.training import fit
@@ -163,18 +164,7 @@ class SemiSupervised(Program):
             return
         data = data.select(rows)
         likelihood, posterior, logits = self.likelihood, self.posterior, self.logits
-        one_hot, zeros, size = self.one_hot, self.zeros, self.latent_dim
-        even = self.even.softmax(-1)
-
-        def model(x: Tensor) -> None:
-            with pyro.plate("data", len(x)):
-                flat = dist.ImproperUniform(dist.constraints.real_vector, (), (size,))
-                z = pyro.sample("z", flat)
-                pyro.sample("x", likelihood(z, even), obs=x)
-
-        def guide(x: Tensor) -> None:
-            with pyro.plate("data", len(x)):
-                pyro.sample("z", dist.Delta(posterior(x, even).mean, event_dim=1))
+        one_hot, zeros, even = self.one_hot, self.zeros, self.even.softmax(-1)
 
         def labelled(x: Tensor, label: Tensor) -> None:
             with pyro.plate("data", len(x)):
@@ -187,28 +177,26 @@ class SemiSupervised(Program):
             with pyro.plate("data", len(x)):
                 pyro.sample("z", posterior(x, one_hot(label)))
 
-        size_of_batch = min(128, len(data))
-        fit(
-            Pair(model, guide),
+        means = codes(
+            lambda z: likelihood(z, even),
+            lambda x: posterior(x, even),
+            self.latent_dim,
             data.with_arguments(),
-            epochs=self.pretraining,
-            batch_size=size_of_batch,
-            seed=seed,
-            progress=False,
+            self.pretraining,
+            seed,
         )
-        means = [posterior(x, even).mean.detach() for x, _ in data.fixed().batches(1000)]
         spread = LabelSpreading(
             kernel="knn", n_neighbors=min(NEIGHBOURS, len(data)), alpha=0.99, max_iter=300
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # how far the last labels have spread changes no class
-            spread.fit(torch.cat(means).cpu().numpy(), data.tensors[1].cpu().numpy())
+            spread.fit(means.cpu().numpy(), data.tensors[1].cpu().numpy())
         found = torch.as_tensor(spread.transduction_)
         fit(
             Pair(labelled, given),
             data.with_arguments(found.to(data.tensors[0].device)),
             epochs=self.pretraining,
-            batch_size=size_of_batch,
+            batch_size=min(128, len(data)),
             seed=seed,
             progress=False,
         )
