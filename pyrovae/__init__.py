@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pyrovae.runs import load, save
     from pyrovae.svi import SVI
     from pyrovae.tensors import UsageError
-    from pyrovae.traces import Pair
+    from pyrovae.traces import Pair, Sketch, sketch
     from pyrovae.training import History, fit
     from pyrovae.vae import VAE
 
@@ -78,7 +78,7 @@ _ROOMS = {
     "streams": (),
     "svi": ("SVI",),
     "tensors": ("UsageError",),
-    "traces": ("Pair",),
+    "traces": ("Pair", "Sketch", "sketch"),
     "training": ("History", "fit"),
     "vae": ("VAE",),
 }

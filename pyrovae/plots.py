@@ -15,22 +15,36 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from cycler import cycler
 from matplotlib.axes import Axes
-from matplotlib.patches import Circle
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrovae.data import UsageError
+from pyrovae.traces import Sketch, SketchedSite
 
 Values = Tensor | NDArray[Any] | Sequence[Any] | float
 Floats = NDArray[np.float64]
 
 # safe for the colour-blind: Okabe and Ito's colours, then Tol's muted ones with black for pale grey
-_INK, _BLUE, _ORANGE, _GREEN, _GREY = "#222222", "#0072B2", "#D55E00", "#009E73", "#A8A8A8"
-_CLASSES = [f"#{code}" for code in ("332288", "88CCEE", "117733", "DDCC77", "CC6677")]
-_CLASSES += [f"#{code}" for code in ("AA4499", "44AA99", "882255", "999933", "000000")]
-_PAPER = 0.92  # the grey between images, so that white-edged ones stay apart
+INK, BLUE, ORANGE, GREEN, GREY = "#222222", "#0072B2", "#D55E00", "#009E73", "#A8A8A8"
+CLASSES = [f"#{code}" for code in ("332288", "88CCEE", "117733", "DDCC77", "CC6677")]
+CLASSES += [f"#{code}" for code in ("AA4499", "44AA99", "882255", "999933", "000000")]
+PAPER = 0.92  # the grey between images, so that white-edged ones stay apart
+
+# the same look for figures of one's own: plt.rcParams.update(pv.plots.STYLE)
+STYLE = {
+    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, GREY, INK]),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 100,
+    "font.size": 10,
+    "image.cmap": "gray_r",
+    "legend.frameon": False,
+}
 
 
 def _array(values: Values, name: str, *shapes: str) -> Floats:
@@ -90,7 +104,7 @@ def _extremes(x: Floats) -> tuple[float, float]:
 def _histogram(ax: Axes, values: Floats, **options: Any) -> None:
     # not bins="auto", which asks for millions of them where one value is far out
     bins = int(np.clip(np.sqrt(len(values)), 5, 40))
-    ax.hist(values[np.isfinite(values)], bins, color=_BLUE, edgecolor="white", **options)
+    ax.hist(values[np.isfinite(values)], bins, color=BLUE, edgecolor="white", **options)
 
 
 def image_grid(
@@ -127,7 +141,7 @@ def image_grid(
         x = ((x - low) / ((high - low) or 1)).clip(0, 1)
     columns = min(nrow, n)
     rows = -(-n // columns)
-    fill = _PAPER if channels == 3 else np.nan  # nan is transparent: the axes' background shows
+    fill = PAPER if channels == 3 else np.nan  # nan is transparent: the axes' background shows
     cells = np.full((rows * columns, height + padding, width + padding, channels), fill)
     cells[:n, padding:, padding:] = x.transpose(0, 2, 3, 1)
     grid = cells.reshape(rows, columns, *cells.shape[1:]).transpose(0, 2, 1, 3, 4)
@@ -138,7 +152,7 @@ def image_grid(
     scale = min(0.75, 10 / columns)
     ax = _axes(ax, max(2, scale * columns), max(1, scale * rows * height / width))
     ax.imshow(grid, "gray_r", vmin=low, vmax=high, interpolation="nearest")
-    ax.set(xticks=[], yticks=[], facecolor=str(_PAPER))
+    ax.set(xticks=[], yticks=[], facecolor=str(PAPER))
     ax.spines[:].set_visible(False)
     return ax
 
@@ -235,12 +249,12 @@ def reconstructions(
     ax = _axes(ax, 9, 3)
     line = "_" if size == 1 else "-"
     for k, draw in enumerate(series[2:]):
-        ax.plot(draw, line, color=_GREY, lw=0.8, label=None if k else "draws")
-    ax.plot(series[1], line, color=_ORANGE, lw=1.5, ms=12, label="reconstruction")
-    ax.plot(series[0], "o", color=_BLUE, ms=4 if step * shown < 200 else 2.5, label="data")
+        ax.plot(draw, line, color=GREY, lw=0.8, label=None if k else "draws")
+    ax.plot(series[1], line, color=ORANGE, lw=1.5, ms=12, label="reconstruction")
+    ax.plot(series[0], "o", color=BLUE, ms=4 if step * shown < 200 else 2.5, label="data")
     ax.set_xticks(np.arange(shown) * step + (size - 1) / 2, [str(i) for i in range(shown)])
     for edge in range(1, shown):
-        ax.axvline(edge * step - 1, color=str(_PAPER), lw=1, zorder=0)
+        ax.axvline(edge * step - 1, color=str(PAPER), lw=1, zorder=0)
     return _dress(ax, "", f"datum (features of each: {size})", "value", legend_above=3)
 
 
@@ -300,7 +314,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], *, axes: Any = None) -> N
     skipped = math.ceil(len(rows) / 20) if len(rows) >= 10 else 0
     for ax, (term, title) in zip(panels, terms.items(), strict=True):
         settled = []
-        for prefix, colour, label in (("", _BLUE, "train"), ("validation_", _ORANGE, "validation")):
+        for prefix, colour, label in (("", BLUE, "train"), ("validation_", ORANGE, "validation")):
             y = _array([row.get(prefix + term) for row in rows], prefix + term, "epochs")
             seen = np.isfinite(y)
             if seen.any():
@@ -311,7 +325,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], *, axes: Any = None) -> N
         if skipped and low < high and np.isfinite(settled).any():
             ax.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        ax.grid(axis="y", color=str(_PAPER))
+        ax.grid(axis="y", color=str(PAPER))
         _dress(ax, f"{title} (nats per datum)", "epoch", "")
     if panels[0].lines:
         panels[0].legend(frameon=False)
@@ -348,7 +362,7 @@ def latent_map(
         points, names = points[:, [across, up]], [names[across], names[up]]
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         for radius in (1, 2, 3):
-            ax.add_patch(Circle((0, 0), radius, fill=False, ec=_INK, ls="--", lw=0.8, zorder=3))
+            ax.add_patch(Circle((0, 0), radius, fill=False, ec=INK, ls="--", lw=0.8, zorder=3))
             ax.text(0, radius, f"{radius} sd", size=8, ha="center", va="center", bbox=box, zorder=4)
     elif d == 1:
         # the golden ratio's multiples spread evenly, and look scattered
@@ -364,7 +378,7 @@ def latent_map(
         names = [f"component {k + 1} ({share:.0%} of variance)" for k, share in enumerate(shares)]
     style: dict[str, Any] = {"s": np.clip(20000 / n, 6, 36), "alpha": 0.75, "linewidths": 0}
     if labels is None:
-        ax.scatter(*points.T, color=_BLUE, **style)
+        ax.scatter(*points.T, color=BLUE, **style)
     else:
         _coloured(ax, points, _array(labels, "labels", "N"), classes, style)
     if d > 1:
@@ -382,15 +396,15 @@ def _coloured(
             f"labels go from {kinds[0]:g} to {kinds[-1]:g}, but there are {len(classes)} classes: "
             f"name all of them, in the order of whole-numbered labels from 0"
         )
-    if len(kinds) > len(_CLASSES):
+    if len(kinds) > len(CLASSES):
         bar = ax.figure.colorbar(ax.scatter(*points.T, c=label, **style), ax=ax, label="label")
         if classes is not None:
             bar.set_ticks(range(len(classes)), labels=list(classes))
         return
     # a class keeps its colour where others are absent
-    fixed = set(kinds) <= set(range(len(_CLASSES)))
+    fixed = set(kinds) <= set(range(len(CLASSES)))
     for position, kind in enumerate(kinds):
-        colour = _CLASSES[int(kind) if fixed else position]
+        colour = CLASSES[int(kind) if fixed else position]
         name = f"{kind:g}" if classes is None else classes[int(kind)]
         ax.scatter(*points[label == kind].T, color=colour, label=name, **style)
     legend = ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
@@ -411,7 +425,7 @@ def kl_bars(kl: Values, *, active: Values | None = None, ax: Axes | None = None)
     on = np.ones(d, bool) if active is None else _array(active, "active", "d").astype(bool)
     _same("active", on.shape, (d,), "kl")
     ax = _axes(ax, float(np.clip(0.2 * d + 1.5, 4.5, 12)), 3.2)
-    for mask, colour, label in ((on, _BLUE, "active"), (~on, _GREY, "inactive")):
+    for mask, colour, label in ((on, BLUE, "active"), (~on, GREY, "inactive")):
         at = np.flatnonzero(mask[order])
         if at.size:
             ax.bar(at, heights[order][at], color=colour, label=label)
@@ -446,9 +460,9 @@ def gap_bars(
     means = {name: f"{name} gap, mean {array.mean():.2f}" for name, array in arrays.items()}
     at = np.arange(len(base))
     ax = _axes(ax, 6.5, 1.9 + 0.24 * len(base))
-    ax.barh(at, encoder, 0.7, color=_ORANGE, label=means["amortisation"])
-    ax.barh(at, family, 0.7, encoder, color=_BLUE, label=means["approximation"])
-    ax.plot(evidence - base, at, "|", color=_INK, ms=14, mew=2, label="log p(x)")
+    ax.barh(at, encoder, 0.7, color=ORANGE, label=means["amortisation"])
+    ax.barh(at, family, 0.7, encoder, color=BLUE, label=means["approximation"])
+    ax.plot(evidence - base, at, "|", color=INK, ms=14, mew=2, label="log p(x)")
     whose = [f"datum {i}, " if len(base) > 1 else "" for i in at]
     ax.set_yticks(at, [f"{who}ELBO {b:.1f}" for who, b in zip(whose, base, strict=True)])
     ax.set_ylim(len(base) - 0.4, -0.6)
@@ -464,11 +478,11 @@ def khat(values: Values, *, ax: Axes | None = None) -> Axes:
     k = np.sort(_array(values, "values", "N"))
     share = (np.arange(len(k)) + 0.5) / len(k)
     ax = _axes(ax, 6, 3.5)
-    for low, high, colour in ((-np.inf, 0.5, _BLUE), (0.5, 0.7, _GREEN), (0.7, np.inf, _ORANGE)):
+    for low, high, colour in ((-np.inf, 0.5, BLUE), (0.5, 0.7, GREEN), (0.7, np.inf, ORANGE)):
         zone = (k > low) & (k <= high) & np.isfinite(k)
         ax.plot(share[zone], k[zone], ".", color=colour, ms=6)
     for threshold, name in ((0.5, "good below"), (0.7, "usable below"), (1.0, "no mean above")):
-        ax.axhline(threshold, color=_INK, lw=0.8, ls="--")
+        ax.axhline(threshold, color=INK, lw=0.8, ls="--")
         ax.text(0.01, threshold, f"{threshold}: {name}", size=8, va="bottom")
     ax.set_xlim(0, 1)
     title = f"{np.mean(~(k <= 0.7)):.1%} of {len(k)} data above 0.7"
@@ -492,13 +506,13 @@ def ranks(ranks: Values, draws: int, *, alpha: float = 0.01, ax: Axes | None = N
     (count, d), grid = table.shape, np.arange(draws + 1)
     band = math.sqrt(math.log(2 * d / alpha) / (2 * count))
     ax = _axes(ax, 6, 3.5)
-    ax.fill_between([0, 1], -band, band, color=str(_PAPER))
+    ax.fill_between([0, 1], -band, band, color=str(PAPER))
     outside = []
     for k in range(d):
         line = np.searchsorted(table[:, k], grid, "right") / count - (grid + 1) / (draws + 1)
         if np.abs(line).max() > band:
             outside.append(f"z{k}")
-        ax.plot(grid / draws, line, color=_ORANGE if f"z{k}" in outside else _BLUE, lw=1.2)
+        ax.plot(grid / draws, line, color=ORANGE if f"z{k}" in outside else BLUE, lw=1.2)
     title = f"{d - len(outside)} of {d} dimensions within the {1 - alpha:.0%} band of uniform ranks"
     if outside:
         title += f"\noutside: {', '.join(outside[:10])}{', ...' if len(outside) > 10 else ''}"
@@ -521,7 +535,7 @@ def predictive_check(
     tail = min(1.0, 2 * share / (len(replicas) + 1))
     ax = _axes(ax, 6, 3.2)
     _histogram(ax, replicas, label="replicated")
-    ax.axvline(truth, color=_ORANGE, lw=2.5, label="observed")
+    ax.axvline(truth, color=ORANGE, lw=2.5, label="observed")
     ax.legend(frameon=False)
     return _dress(ax, f"{name}: two-sided tail probability {tail:.2g}", name, "replications")
 
@@ -539,14 +553,14 @@ def rate_distortion(
     _same("labels", [len(labels)], x.shape, "rate")
     ax = _axes(ax, 5.5, 4)
     order = np.argsort(x)
-    ax.plot(x[order], y[order], "-o", color=_BLUE, lw=1)
+    ax.plot(x[order], y[order], "-o", color=BLUE, lw=1)
     ax.margins(0.15)
     for label, across, up in zip(labels, x, y, strict=True):
         ax.annotate(str(label), (across, up), (6, 4), textcoords="offset points")
     # many points to a line, so that its label finds a place inside the view
     right, high = (np.linspace(ends[0], ends[1], 50) for ends in (ax.get_xlim(), ax.get_ylim()))
     sums = np.add.outer(high, right)
-    lines = ax.contour(right, high, sums, 6, colors=_GREY, linewidths=0.8, zorder=0)
+    lines = ax.contour(right, high, sums, 6, colors=GREY, linewidths=0.8, zorder=0)
     ax.clabel(lines, fmt="%g", fontsize=8, colors="#666666")
     title = "grey lines: the same negative ELBO"
     return _dress(ax, title, "rate (nats per datum)", "distortion (nats per datum)")
@@ -591,7 +605,7 @@ def top_words(
     _same("axes", panels.shape, (len(table),), "the topics' panels")
     for ax, row, title in zip(panels, table, titles, strict=False):
         best = np.argsort(-row, kind="stable")[:n]
-        ax.barh(np.arange(n), row[best], 0.75, color=_BLUE)
+        ax.barh(np.arange(n), row[best], 0.75, color=BLUE)
         ax.set_yticks(np.arange(n), [names[k] for k in best])
         ax.tick_params(axis="y", length=0)
         ax.set_ylim(n - 0.4, -0.6)
@@ -636,9 +650,9 @@ def forecasts(
     for (i, d), ax in np.ndenumerate(panels):
         gone = np.isnan(known[i, :, d])
         ends = np.where(gone, np.stack([low, middle, high])[:, i, :, d], np.nan)
-        ax.fill_between(time, ends[0], ends[2], color=_ORANGE, alpha=0.25, lw=0, label="90 %")
-        ax.plot(time, ends[1], ".-", color=_ORANGE, lw=1.5, ms=4, label="median")
-        style: dict[str, Any] = {"color": _BLUE, "ms": 3.5}
+        ax.fill_between(time, ends[0], ends[2], color=ORANGE, alpha=0.25, lw=0, label="90 %")
+        ax.plot(time, ends[1], ".-", color=ORANGE, lw=1.5, ms=4, label="median")
+        style: dict[str, Any] = {"color": BLUE, "ms": 3.5}
         ax.plot(
             time, np.where(gone, truth[i, :, d], np.nan), "o", mfc="none", label="fact", **style
         )
@@ -730,14 +744,157 @@ def intervals(
     x, y, bottom, top, inside = (each[chosen] for each in (x, y, bottom, top, within))
     ax = _axes(ax, 5.5, 5)
     ends = _extremes(np.concatenate([x, y]))
-    ax.plot(ends, ends, color=_INK, lw=0.8, ls="--", zorder=3)
-    for mask, colour, label in ((inside, _BLUE, "within"), (~inside, _ORANGE, "outside")):
+    ax.plot(ends, ends, color=INK, lw=0.8, ls="--", zorder=3)
+    for mask, colour, label in ((inside, BLUE, "within"), (~inside, ORANGE, "outside")):
         if mask.any():
             ax.vlines(x[mask], bottom[mask], top[mask], color=colour, lw=1, alpha=0.35)
             ax.plot(x[mask], y[mask], "o", color=colour, ms=3.5, label=label)
     ax.legend(frameon=False)
     title = f"{within.mean():.0%} of {len(within)} within their {level:.0%} interval"
     return _dress(ax, f"{title}, error {error:.2f} sd", x_label, y_label)
+
+
+def graph(sketch: Sketch, *, ax: Axes | None = None) -> Axes:
+    """What depends on what in a `pv.sketch`: sites as circles, observed ones filled, in plates.
+
+    Arrows of the model are drawn through, those of the guide dashed; arguments that are given are
+    squares. Parents stand above their children.
+
+    Kingma and Welling, "Auto-Encoding Variational Bayes", 2013, figure 1.
+    """
+    model = {site.name: site for site in (*sketch.of("data"), *sketch.of("model"))}
+    guide = sketch.of("guide")
+    extra = {site.name: site for site in guide if site.name not in model}
+    sites = {**model, **extra}
+    if not 1 <= len(sites) <= 60:
+        raise UsageError(f"{len(sites)} sites cannot be drawn as a graph (1 to 60): print it")
+    at = _places(sites)
+    plates: dict[str, list[str]] = {}
+    for site in sites.values():
+        for name in site.plates.values():
+            plates.setdefault(name, []).append(site.name)
+    (left, right), (low, high) = ((min(v), max(v)) for v in zip(*at.values(), strict=True))
+    deepest = max((len(site.plates) for site in sites.values()), default=0)
+    margin = 0.55 + 0.16 * deepest
+    ax = _axes(ax, 0.8 * (right - left) + 2.6, 0.8 * (high - low) + 2)
+    dims = {name: dim for site in sites.values() for dim, name in site.plates.items()}
+    inner = sorted(plates, key=lambda name: (len(plates[name]), -dims[name]))
+    for level, name in enumerate(inner, 1):
+        across, up = zip(*(at[member] for member in plates[name]), strict=True)
+        pad, foot = 0.45 + 0.14 * level, 0.14 * level  # each plate's name has a line of its own
+        corner = min(across) - pad, min(up) - pad - foot
+        size = max(across) - min(across) + 2 * pad, max(up) - min(up) + 2 * pad + foot
+        style = "round,pad=0,rounding_size=0.12"
+        ax.add_patch(FancyBboxPatch(corner, *size, style, fc="none", ec=GREY, lw=1.2))
+        end = corner[0] + size[0] - 0.08, corner[1] + 0.06
+        ax.text(*end, _plate_label(name, sites[plates[name][0]]), size=9, ha="right", color=INK)
+    for site in sketch:
+        for parent in site.parents:
+            if parent in at:
+                _arrow(ax, at[parent], at[site.name], site.program == "guide", at.values())
+    for name, (x, y) in at.items():
+        square = sites[name].program == "data"
+        fill = str(PAPER) if sites[name].observed else "white"
+        ax.plot(x, y, "s" if square else "o", ms=30, mfc=fill, mec=INK, mew=1.2, zorder=3)
+        letters = 12 if len(name) < 3 else 9 if len(name) < 5 else 7
+        ax.text(x, y, name, size=letters, ha="center", va="center", zorder=4)
+    ax.set(xlim=(left - margin, right + margin), ylim=(low - 2 * margin + 0.4, high + margin))
+    ax.set_aspect("equal")
+    ax.axis("off")
+    if guide:
+        for line, words in (("-", "model"), ("--", "guide")):
+            colour = ORANGE if words == "guide" else INK
+            ax.plot([], [], line, color=colour, label=words)
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+    return ax
+
+
+def _places(sites: Mapping[str, SketchedSite]) -> dict[str, tuple[float, float]]:
+    """Where each goes: a layer below its parents, beside its layer's others, under its parents."""
+    depth: dict[str, int] = {}
+    for name, site in sites.items():  # in the order they were run: parents come first
+        depth[name] = max((depth[p] + 1 for p in site.parents if p in depth), default=0)
+    layers: dict[int, list[str]] = {}
+    for name, level in depth.items():
+        layers.setdefault(level, []).append(name)
+    at: dict[str, tuple[float, float]] = {}
+    for level in sorted(layers):
+        above = {n: [at[p][0] for p in sites[n].parents if p in at] or [0.0] for n in layers[level]}
+        order = sorted(layers[level], key=lambda n: sum(above[n]) / len(above[n]))
+        for k, name in enumerate(order):
+            at[name] = 1.4 * (k - (len(order) - 1) / 2), -1.4 * level
+    return at
+
+
+def _arrow(
+    ax: Axes, start: tuple[float, float], end: tuple[float, float], guide: bool, among: Any
+) -> None:
+    between = any(
+        abs(x - start[0]) < 0.1 and min(start[1], end[1]) < y < max(start[1], end[1])
+        for x, y in among
+    )
+    bend = 0.35 if guide else 0.3 if between and start[0] == end[0] else 0.0
+    bend = min(bend, 1.1 / math.dist(start, end))  # long ones stay near their plate
+    style: dict[str, Any] = {"color": ORANGE, "ls": (0, (4, 2))} if guide else {"color": INK}
+    curve = f"arc3,rad={bend}"
+    arrow = FancyArrowPatch(
+        start, end, arrowstyle="-|>", mutation_scale=14, connectionstyle=curve,
+        shrinkA=17, shrinkB=17, lw=1.3, zorder=2, **style,
+    )  # fmt: skip
+    ax.add_patch(arrow)
+
+
+def _plate_label(name: str, site: SketchedSite) -> str:
+    dim = next(d for d, plate in site.plates.items() if plate == name)
+    sizes = site.batch_shape
+    return f"{name}, {sizes[dim]}" if -dim <= len(sizes) else name
+
+
+def shapes(sketch: Sketch, *, ax: Axes | None = None) -> Axes:
+    """The shapes of a `pv.sketch`: a row per site, a box per dimension, batch | event.
+
+    Dimensions in a plate are blue, with the plate's name; those of one event, which share one log
+    probability, orange; batch dimensions in no plate, a mistake, are hatched.
+    """
+    sites = [site for site in sketch if site.program != "data"]
+    if not sites:
+        raise UsageError("the programs have no sites, so there are no shapes: call pyro.sample")
+    left = max(len(site.batch_shape) for site in sites)
+    right = max(len(site.event_shape) for site in sites)
+    ax = _axes(ax, 3.4 + 0.95 * (left + right), 0.9 + 0.72 * len(sites))
+    several = len({site.program for site in sites}) > 1
+    for row, site in enumerate(sites):
+        batch = [
+            (left - len(site.batch_shape) + k, n, site.plates.get(k - len(site.batch_shape)))
+            for k, n in enumerate(site.batch_shape)
+        ]
+        for k, n, plate in batch:
+            colour = BLUE if plate else "white"
+            _box(ax, k, row, n, plate or "no plate", colour, "" if plate else "////")
+        for k, n in enumerate(site.event_shape):
+            _box(ax, left + 0.25 + k, row, n, "event", ORANGE, "")
+        who = f"{site.program}: " if several else ""
+        words = f"{who}{site.name} ~ {site.distribution}" + (" (observed)" * site.observed)
+        ax.text(-0.2, row, words, ha="right", va="center", size=10)
+    ax.plot([left + 0.12] * 2, [-0.5, len(sites) - 0.5], color=INK, lw=1)
+    ax.text(left - 0.05, -0.62, "batch_shape", ha="right", size=9, color=BLUE)
+    ax.text(left + 0.29, -0.62, "event_shape", ha="left", size=9, color=ORANGE)
+    ax.set(xlim=(-3.2, left + right + 0.5), ylim=(len(sites) - 0.4, -0.95))
+    ax.axis("off")
+    return ax
+
+
+def _box(ax: Axes, x: float, y: float, size: int, name: str, colour: str, hatch: str) -> None:
+    box = FancyBboxPatch(
+        (x + 0.04, y - 0.36), 0.92, 0.72, "round,pad=0,rounding_size=0.08",
+        fc=colour, ec=INK if hatch else "white", hatch=hatch, lw=0.8,
+    )  # fmt: skip
+    ax.add_patch(box)
+    paint: dict[str, Any] = {"ha": "center", "va": "center", "color": "white"}
+    if hatch:
+        paint |= {"color": INK, "bbox": {"fc": "white", "ec": "none", "pad": 1}}
+    ax.text(x + 0.5, y - 0.08, str(size), size=11, weight="bold", **paint)
+    ax.text(x + 0.5, y + 0.2, name, size=7, **paint)
 
 
 def save(axes: Axes | NDArray[Any], path: str | Path) -> Path:

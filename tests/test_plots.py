@@ -9,12 +9,15 @@ from typing import Any, cast
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
-from matplotlib.patches import Circle
+from matplotlib.patches import Circle, FancyArrowPatch
 
+import pyrovae as pv
 from pyrovae import plots
 from pyrovae.data import UsageError
 
@@ -60,6 +63,10 @@ def ticks(axis: Any) -> list[str]:
     return [label.get_text() for label in axis.get_ticklabels()]
 
 
+def _sketch() -> Any:
+    return pv.sketch(pv.VAE((1, 4, 4), 2), random(5, 1, 4, 4).round())
+
+
 CALLS: dict[str, Callable[..., Axes]] = {
     "image_grid": lambda ax: plots.image_grid(random(3, 1, 5, 5), ax=ax),
     "data_grid images": lambda ax: plots.data_grid(random(3, 5, 5), ax=ax),
@@ -76,6 +83,8 @@ CALLS: dict[str, Callable[..., Axes]] = {
     "latent_map bar": lambda ax: plots.latent_map(random(20, 2), torch.arange(20), ax=ax),
     "kl_bars": lambda ax: plots.kl_bars(random(4), ax=ax),
     "gap_bars": lambda ax: plots.gap_bars(-9.0, -7.0, 0.5, 1.5, ax=ax),
+    "graph": lambda ax: plots.graph(_sketch(), ax=ax),
+    "shapes": lambda ax: plots.shapes(_sketch(), ax=ax),
     "khat": lambda ax: plots.khat(random(9), ax=ax),
     "ranks": lambda ax: plots.ranks([1, 5, 3], 9, ax=ax),
     "intervals": lambda ax: plots.intervals([0, 1, 2], [0, 1, 5], [-1, 0, 4], [1, 2, 6], ax=ax),
@@ -119,7 +128,7 @@ def test_image_grid_is_laid_out_as_torchvision_does(padding: int) -> None:
     utils = pytest.importorskip("torchvision.utils")
     images = random(7, 3, 4, 5)
     ours = drawn(plots.image_grid(images, nrow=4, padding=padding))
-    theirs = utils.make_grid(images, nrow=4, padding=padding, pad_value=plots._PAPER)
+    theirs = utils.make_grid(images, nrow=4, padding=padding, pad_value=plots.PAPER)
     np.testing.assert_allclose(ours, theirs.permute(1, 2, 0), atol=1e-6)
 
 
@@ -457,3 +466,22 @@ def test_forecasts_begin_where_what_is_given_ends() -> None:
     assert band[:, 1].min() == pytest.approx(float(x[1, 4:].min()) + 0.05, abs=1e-6)
     with pytest.raises(UsageError, match="given has shape"):
         plots.forecasts(x, draws, given[:1])
+
+
+def test_graph_has_the_circles_arrows_and_plate_of_a_vae() -> None:
+    ax = plots.graph(_sketch())
+    assert {t.get_text() for t in ax.texts} == {"z", "x", "data, 5"}
+    arrows = [p for p in ax.patches if isinstance(p, FancyArrowPatch)]
+    assert [(a.get_linestyle() == "solid") for a in arrows] == [True, False]  # model, then guide
+    filled = {t.get_text(): line.get_mfc() for t, line in zip(ax.texts[1:], ax.lines, strict=False)}
+    assert filled["z"] == "white" and filled["x"] != "white"
+
+
+def test_shapes_show_a_forgotten_plate() -> None:
+    def model(x: torch.Tensor) -> None:
+        z = pyro.sample("z", dist.Normal(torch.zeros(7, 2), 1.0).to_event(1))
+        with pyro.plate("data", 7):
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+
+    words = [t.get_text() for t in plots.shapes(pv.sketch(model, torch.zeros(7))).texts]
+    assert words.count("no plate") == 1 and words.count("data") == 1 and words.count("event") == 1

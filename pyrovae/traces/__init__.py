@@ -20,6 +20,7 @@ from pyrovae.traces.draws import (
 from pyrovae.traces.faults import adds, first_bad
 from pyrovae.traces.handlers import Refinement, completing
 from pyrovae.traces.pair import Args, Pair, as_pair
+from pyrovae.traces.sketches import Sketch, SketchedSite, sketch
 from pyrovae.traces.structure import (
     Supports,
     check,
@@ -35,6 +36,8 @@ __all__ = [
     "Pair",
     "Refinement",
     "Site",
+    "Sketch",
+    "SketchedSite",
     "Structure",
     "Supports",
     "Traces",
@@ -54,6 +57,7 @@ __all__ = [
     "rebuild",
     "sampling",
     "simulate",
+    "sketch",
     "slices",
     "structure",
     "unreached",
