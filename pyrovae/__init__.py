@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyrovae.aggregate import CodeDensity, fit_codes
     from pyrovae.calibration import Calibration, calibrate, predictive_check
     from pyrovae.evaluation import Evaluation, Gap, elbo, evaluate, gap, log_evidence
+    from pyrovae.explorer import explore
     from pyrovae.generation import (
         decode,
         encode,
@@ -50,6 +51,7 @@ _ROOMS = {
     "components": (),
     "distributions": (),
     "evaluation": ("Evaluation", "Gap", "elbo", "evaluate", "gap", "log_evidence"),
+    "explorer": ("explore",),
     "files": (),
     "generation": (
         "decode",

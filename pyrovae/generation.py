@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ def sample(
     program = as_pair(pair)
     given = _example(program, like)
     _check_room(n, given)
-    return _unwrap(_generate(program, n, given, {}, mean, seed))
+    return _unwrap(_generate(*_prepared(program, given), n, given, {}, mean, seed))
 
 
 def _check_room(n: int, given: Args) -> None:
@@ -79,15 +79,26 @@ def decode(pair: Any, latents: Any, *, like: Any = None) -> Values:
     >>> decode(VAE((4,), 2), torch.zeros(3, 2)).shape
     torch.Size([3, 4])
     """
+    return decoder(pair, like=like)(latents)
+
+
+def decoder(pair: Any, *, like: Any = None) -> Callable[[Any], Values]:
+    """:func:`decode` as a function of the latents alone, for many small calls: what it learns of
+    the pair by running it is learned once, so the pair's code must stay as it is."""
     program = as_pair(pair)
     given = _example(program, like)
-    if isinstance(latents, Tensor):
-        sites = _shape(program, given).latents
-        if len(sites) != 1:
-            raise UsageError(f"the pair has the latents {list(sites)}; pass a dict by site")
-        latents = {sites[0]: latents}
-    n = len(next(iter(latents.values())))
-    return _unwrap(_generate(program, n, given, latents, mean=True))
+    completed, shape = _prepared(program, given)
+
+    def decoded(latents: Any) -> Values:
+        if isinstance(latents, Tensor):
+            sites = shape.latents
+            if len(sites) != 1:
+                raise UsageError(f"the pair has the latents {list(sites)}; pass a dict by site")
+            latents = {sites[0]: latents}
+        n = len(next(iter(latents.values())))
+        return _unwrap(_generate(completed, shape, n, given, latents, mean=True))
+
+    return decoded
 
 
 def _example(pair: Pair, like: Any) -> Args:
@@ -110,8 +121,15 @@ def _rows(given: Args, start: int, stop: int) -> Args:
     return tuple(a[index.to(a.device)] for a in given)
 
 
+def _prepared(pair: Pair, given: Args) -> tuple[Pair, Structure]:
+    """The pair as it runs where NaN among what is given is missing, and its structure."""
+    completed = traces.completing(pair, given)
+    return completed, _shape(completed, given)
+
+
 def _generate(
     pair: Pair,
+    shape: Structure,
     n: int,
     given: Args,
     latents: Mapping[str, Tensor],
@@ -120,8 +138,7 @@ def _generate(
 ) -> dict[str, Tensor]:
     """The observed sites of ``n`` runs of the model, given some latents ``[n, ...]``; arguments
     that are fewer are taken in turn."""
-    pair = traces.completing(pair, given)  # NaN among what is given is missing
-    shape, parts = _shape(pair, given), []
+    parts = []
     with pair.evaluating():
         torch.manual_seed(seed)
         for start in range(0, n, BATCH):
@@ -227,7 +244,7 @@ def interpolate(pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "lin
     drawn = [_drawn(program, part) for part in both]
     for name in drawn[0].keys() - start.keys():
         between[name] = _switched(drawn[0][name], drawn[1][name], steps)
-    out = _generate(program, n, given, between, mean=True)
+    out = _generate(*_prepared(program, given), n, given, between, mean=True)
     out = {n: v.reshape(-1, steps, *v.shape[1:]) for n, v in out.items()}
     return _unwrap({n: v[0] if single else v for n, v in out.items()})
 
@@ -273,7 +290,8 @@ def traverse(
     for row, dim in enumerate(dims):
         latents[row, :, dim] = values
     one = program.some(x, 1)
-    out = _generate(program, len(dims) * steps, one, {name: latents.flatten(0, 1)}, mean=True)
+    latents = latents.flatten(0, 1)
+    out = _generate(*_prepared(program, one), len(latents), one, {name: latents}, mean=True)
     images = next(iter(out.values()))
     return images.reshape(len(dims), steps, *images.shape[1:]), list(dims), values
 

@@ -14,7 +14,8 @@ ORDER = [
     "tensors", "files", "sources", "streams", "randomness", "data", "networks", "schedules",
     "distributions", "priors", "likelihoods", "guides", "program", "vae", "traces", "objectives",
     "svi", "processes", "components", "checkpoints", "runs", "callbacks", "training",
-    "evaluation", "oracles", "generation", "aggregate", "calibration", "plots", "programs", "cli",
+    "evaluation", "oracles", "generation", "aggregate", "calibration", "plots", "programs",
+    "explorer", "cli",
 ]  # fmt: skip
 
 

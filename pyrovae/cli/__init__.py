@@ -1,4 +1,4 @@
-"""``pyrovae fit | evaluate | sample | reconstruct | interpolate | traverse | info``."""
+"""The commands: ``pyrovae fit``, and those that read what it left."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import pyrovae as pv
+from pyrovae.cli.exploring import explore
 from pyrovae.cli.fitting import fit
 from pyrovae.cli.informing import info
 from pyrovae.cli.options import say
@@ -94,5 +95,5 @@ def _overview() -> str:
 
 COMMANDS: Mapping[str, Callable[[list[str]], None]] = {
     command.__name__: command
-    for command in (fit, evaluate, sample, reconstruct, interpolate, traverse, info)
+    for command in (fit, evaluate, sample, reconstruct, interpolate, traverse, explore, info)
 }

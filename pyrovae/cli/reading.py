@@ -20,7 +20,7 @@ from pyrovae.cli.data import (
 from pyrovae.cli.options import BOOLEANS, Parser, add_allow, add_option, at_least, read_config
 
 
-def _parser(command: Callable[..., Any], *, data: bool = True, figure: bool = True) -> Parser:
+def run_parser(command: Callable[..., Any], *, data: bool = True, figure: bool = True) -> Parser:
     """The options that the commands on a run share."""
     parser = Parser(command)
     parser.add_argument("run", type=Path, help="run folder, or a model.safetensors file")
@@ -51,7 +51,7 @@ def folder_of(run: Path) -> Path:
     return run if run.is_dir() else run.parent
 
 
-def _open_with_data(options: Any, part: str = "test") -> tuple[Any, Any]:
+def open_with_data(options: Any, part: str = "test") -> tuple[Any, Any]:
     """The run's pair, and the test data beside which it was trained (or those of ``--data``)."""
     pair = _open(options)
     file = folder_of(options.run) / "config.yaml"
@@ -124,12 +124,12 @@ def evaluate(arguments: list[str]) -> None:
       pyrovae evaluate runs/mine --num-particles 5000 --json
       pyrovae evaluate runs/mine --data other.npy
     """
-    parser = _parser(evaluate, figure=False)
+    parser = run_parser(evaluate, figure=False)
     add_option(parser, "num_particles", int, 1000, "importance samples per datum")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
     at_least(1, options, "num_particles")
-    pair, test = _open_with_data(options)
+    pair, test = open_with_data(options)
     _, evaluation, words = evaluated(pair, test, options.num_particles, options.seed)
     print(json.dumps(evaluation, indent=2) if options.json else words)
     if options.run.is_dir() and not (options.data or options.binarise):
@@ -146,7 +146,7 @@ def sample(arguments: list[str]) -> None:
       pyrovae sample runs/mine --density mixture
       pyrovae sample runs/mine --n 10000 --mean false --out samples.npy
     """
-    parser = _parser(sample, data=False)
+    parser = run_parser(sample, data=False)
     add_option(parser, "n", int, 64, "how many")
     add_option(parser, "mean", bool, True, "E[x|z] instead of a draw of x")
     add_option(parser, "density", str, "prior", "prior, or mixture or flow fitted to the codes")
@@ -162,7 +162,7 @@ def sample(arguments: list[str]) -> None:
         if options.density not in (known := ("prior", *pv.aggregate.KINDS)):
             raise pv.components.unknown("density", options.density, known)
         options.data = options.data_dir = options.binarise = None
-        pair, data = _open_with_data(options, "train")
+        pair, data = open_with_data(options, "train")
         density = pv.fit_codes(pair, data, options.density, seed=options.seed)
         print(density)
         values = observed(density.sample(options.n, seed=options.seed), pair)
@@ -176,13 +176,13 @@ def reconstruct(arguments: list[str]) -> None:
       pyrovae reconstruct runs/mine
       pyrovae reconstruct runs/mine --n 5 --draws 3 --out reconstructions.png
     """
-    parser = _parser(reconstruct)
+    parser = run_parser(reconstruct)
     add_option(parser, "n", int, 10, "how many test data")
     add_option(parser, "draws", int, 0, "rows of draws below the mean")
     options = parser.parse_args(arguments)
     at_least(1, options, "n")
     at_least(0, options, "draws")
-    pair, test = _open_with_data(options)
+    pair, test = open_with_data(options)
     few = test.select(first_of_each(test, options.n)).fixed()
     mean: Any = observed(pv.reconstruct(pair, few, seed=options.seed), pair)
     draws: Any = None
@@ -203,7 +203,7 @@ def interpolate(arguments: list[str]) -> None:
       pyrovae interpolate runs/mine
       pyrovae interpolate runs/mine --start 3 --end 17 --steps 12 --method spherical
     """
-    parser = _parser(interpolate)
+    parser = run_parser(interpolate)
     add_option(parser, "start", int | None, None, "index of a test datum")
     add_option(parser, "end", int | None, None, "index of another")
     add_option(parser, "steps", int, 10, "points on the path")
@@ -212,7 +212,7 @@ def interpolate(arguments: list[str]) -> None:
     if (options.start is None) != (options.end is None):
         raise pv.UsageError("give both --start and --end, or neither")
     at_least(2, options, "steps")
-    pair, test = _open_with_data(options)
+    pair, test = open_with_data(options)
     if options.start is None:
         few = first_of_each(test, 10).tolist()
         starts, stops = few[: (len(few) + 1) // 2], few[len(few) // 2 :]
@@ -231,14 +231,14 @@ def traverse(arguments: list[str]) -> None:
       pyrovae traverse runs/mine
       pyrovae traverse runs/mine --index 7 --dims [0,3] --steps 11 --span 3
     """
-    parser = _parser(traverse)
+    parser = run_parser(traverse)
     add_option(parser, "index", int, 0, "the test datum to vary")
     add_option(parser, "dims", list[int] | None, None, "units, e.g. [0,3]")
     add_option(parser, "steps", int, 9, "values of each unit")
     add_option(parser, "span", float, 2.0, "from -span to span")
     options = parser.parse_args(arguments)
     at_least(1, options, "steps")
-    pair, test = _open_with_data(options)
+    pair, test = open_with_data(options)
     # the datum to vary first; the others tell which units are active
     order = [options.index, *(i for i in range(min(len(test), 1000)) if i != options.index)]
     images, dims, values = pv.traverse(

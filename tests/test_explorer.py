@@ -1,0 +1,546 @@
+"""The page: its numbers are those of the verbs, in a real browser too, and strangers get a 4xx."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import re
+import shutil
+import signal
+import string
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_programs import ROWS
+
+import pyrovae as pv
+from pyrovae import explorer, guides, likelihoods, networks
+
+pytest.importorskip("fastapi", reason='pip install "pyrovae[explore]"')
+httpx = pytest.importorskip("httpx")
+
+EVENT = (1, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def data() -> pv.data.TensorData:
+    digits = pv.data.load("digits").test
+    return pv.data.TensorData((digits.x >= 8).float(), labels=digits.labels)
+
+
+@pytest.fixture(scope="module")
+def vae(data: pv.data.TensorData) -> pv.VAE:
+    torch.manual_seed(0)
+    pair = pv.VAE(
+        EVENT,
+        3,
+        likelihood=likelihoods.Bernoulli(networks.MLP([32])),
+        guide=guides.MeanField(networks.MLP([32])),
+    )
+    pv.fit(pair, data, epochs=10, lr=5e-3, progress=False)
+    return pair
+
+
+@pytest.fixture(scope="module")
+def view(vae: pv.VAE, data: pv.data.TensorData) -> explorer.View:
+    return explorer.View(vae, data, points=200)
+
+
+@pytest.fixture(scope="module")
+def server(view: explorer.View) -> Iterator[explorer.Server]:
+    with explorer.serve(view) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def client(server: explorer.Server) -> Iterator[Any]:
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        yield client
+
+
+def rounded(values: Any) -> torch.Tensor:
+    return torch.as_tensor(values, dtype=torch.float64)
+
+
+def close(ours: Any, theirs: torch.Tensor, atol: float = 1e-4) -> bool:
+    return torch.allclose(rounded(ours), theirs.double(), atol=atol)
+
+
+class TestAnswersAreTheVerbs:
+    def test_decode(self, client: Any, vae: pv.VAE) -> None:
+        z = [0.5, -1.0, 3.5]
+        answer = client.post("/api/decode", json={"z": z}).json()
+        assert close(answer["x"], pv.decode(vae, torch.tensor([z])).flatten(1))
+        assert answer["outside"] == [2]
+
+    def test_datum(self, client: Any, vae: pv.VAE, data: pv.data.TensorData) -> None:
+        answer = client.get("/api/datum/7").json()
+        found = pv.evaluate(vae, data.x[7:8], explorer.view.PARTICLES)
+        for name in ("elbo", "reconstruction", "kl", "log_evidence", "khat", "ess"):
+            assert answer["numbers"][name] == pytest.approx(float(getattr(found, name)), abs=1e-3)
+        assert close(answer["reconstruction_x"], pv.reconstruct(vae, data.x[7:8]).flatten(1))
+        assert close(answer["code"], pv.encode(vae, data.x[7:8])[0])
+        near = pv.neighbours(vae, data.x[7:8], data.x[:200], k=7)[0][0].tolist()
+        assert answer["neighbours"] == [k for k in near if k != 7][:6]
+        assert answer["label"] == int(data.labels[7])
+
+    def test_the_ellipse_is_the_guides_own(self, view: explorer.View, vae: pv.VAE) -> None:
+        """The covariance in the plane against the guide's exact one, to six standard errors."""
+        answer = view.datum(7)
+        with torch.no_grad():
+            q = vae.posterior(view.data.x[7:8])
+        exact = view.rows @ torch.diag(q.variance[0]) @ view.rows.T
+        tolerance = 6 * float(exact.diagonal().max()) * (2 / explorer.view.CLOUD) ** 0.5
+        assert close(answer["covariance"], exact, tolerance)
+
+    def test_path_samples_and_gaps(
+        self, client: Any, vae: pv.VAE, data: pv.data.TensorData
+    ) -> None:
+        path = client.post("/api/path", json={"start": 0, "end": 5, "steps": 6}).json()
+        assert close(path["x"], pv.interpolate(vae, data.x[:1], data.x[5:6], 6)[0].flatten(1))
+        drawn = client.post("/api/samples", json={"n": 4, "seed": 3}).json()
+        assert close(drawn["x"], pv.sample(vae, 4, mean=True, seed=3).flatten(1))
+        x = data.x[3].flatten().tolist()
+        x[:20] = [None] * 20
+        filled = client.post("/api/impute", json={"x": x}).json()["x"][0]
+        given = data.x[3:4].clone()
+        given.flatten()[:20] = torch.nan
+        assert close(filled, pv.impute(vae, given)[0].flatten())
+        assert filled[20:] == x[20:]
+
+    def test_own_picture(self, client: Any, data: pv.data.TensorData) -> None:
+        own = client.post("/api/posterior", json={"x": data.x[7].flatten().tolist()}).json()
+        theirs = client.get("/api/datum/7").json()
+        assert own["numbers"] == theirs["numbers"] and own["code"] == theirs["code"]
+
+    def test_units_come_by_kl(self, client: Any, vae: pv.VAE, view: explorer.View) -> None:
+        about = client.get("/api/about").json()
+        kl = [unit["kl"] for unit in about["units"]]
+        assert kl == sorted(kl, reverse=True) and len(about["points"]) == 200
+        found = pv.evaluate(vae, view.data.x, 1).kl_dimensions["z"]
+        assert close([about["units"][k]["kl"] for k in range(3)], found.sort(descending=True)[0])
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_program_is_explored_or_refused_in_a_sentence(name: str) -> None:
+    program = ROWS[name].make()
+    served = program.serve(ROWS[name].data())
+    if name in ("DiscreteCode", "DiscreteCode score"):
+        with pytest.raises(pv.UsageError, match="no continuous latent"):
+            explorer.View(program, served)
+        return
+    view = explorer.View(program, served)
+    about = view.about()
+    code = view.codes[0].tolist()
+    x = [None if v != v else v for v in view.data.x[0].flatten().tolist()]
+    answers = [about, view.datum(0), view.decode(code), view.path(0, 1, 3), view.posterior(x)]
+    for answer in (lambda: view.samples(2), lambda: view.filled([None, *x[1:]]), view.grid):
+        with contextlib.suppress(pv.UsageError):  # what the program refuses in Python too
+            answers.append(answer())
+    assert json.dumps(answers, allow_nan=False)
+    assert len(view.decode(code)["x"][0]) in {len(x), *(s.numel() for s in program.example_data())}
+
+
+def test_labels_are_what_a_conditional_program_is_given() -> None:
+    program = ROWS["Conditional"].make()
+    view = explorer.View(program, program.serve(ROWS["Conditional"].data()))
+    assert view.about()["conditional"] and view.labels is not None
+    other = int((view.labels != view.labels[0]).nonzero()[0])
+    z = [0.3, 0.1]
+    assert view.decode(z, 0) != view.decode(z, other)
+    wanted = pv.decode(program, torch.tensor([z]), like=view.data.select(torch.tensor([other])))
+    assert close(view.decode(z, other)["x"], wanted.flatten(1))
+
+
+BAD = {
+    "wrong shape": ("/api/decode", {"z": [0.0]}, "z is 3 finite numbers, got 1"),
+    "not a number": ("/api/decode", '{"z": [NaN, 0, 0]}', "z"),
+    "infinite": ("/api/decode", '{"z": [1e999, 0, 0]}', "z"),
+    "text": ("/api/decode", {"z": "abc"}, "z"),
+    "nothing": ("/api/decode", {}, "z"),
+    "more": ("/api/decode", {"z": [0, 0, 0], "path": "/etc/passwd"}, "path"),
+    "no JSON": ("/api/decode", "{", "JSON"),
+    "no such datum": ("/api/decode", {"z": [0, 0, 0], "given": 10**6}, "0 to 199"),
+    "negative": ("/api/samples", {"n": -1}, "n"),
+    "too many": ("/api/samples", {"n": 10**9}, "n"),
+    "a short picture": ("/api/posterior", {"x": [0.0]}, "x has 1 values"),
+    "a grey picture": ("/api/posterior", {"x": [0.5] * 64}, "support"),
+    "a long picture": ("/api/impute", {"x": [None] * 65}, "x has 65 values"),
+    "one step": ("/api/path", {"start": 0, "end": 1, "steps": 1}, "steps"),
+}
+
+
+class TestStrangers:
+    @pytest.mark.parametrize("name", BAD)
+    def test_bad_questions_get_a_sentence(self, client: Any, name: str) -> None:
+        where, question, sentence = BAD[name]
+        body = question if isinstance(question, str) else json.dumps(question)
+        answer = client.post(where, content=body, headers={"content-type": "application/json"})
+        assert 400 <= answer.status_code < 500
+        assert sentence in answer.json()["error"]
+
+    def test_large_bodies(self, client: Any) -> None:
+        answer = client.post("/api/decode", content=b" " * 10_000_000)
+        assert answer.status_code == 413 and "bytes" in answer.json()["error"]
+
+        def endless() -> Iterator[bytes]:
+            for _ in range(1000):
+                yield b" " * 10_000
+
+        assert client.post("/api/decode", content=endless()).status_code == 413
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"host": "evil.example"},
+            {"host": "127.0.0.1.evil.example"},
+            {"host": "localhost:80@evil.example"},
+            {"host": ""},
+            {"origin": "https://evil.example"},
+            {"origin": "null"},
+            {"origin": "http://127.0.0.1:9"},
+        ],
+    )
+    def test_foreign_pages(self, client: Any, headers: dict[str, str]) -> None:
+        answer = client.get("/api/about", headers=headers)
+        assert answer.status_code == 403 and "this page" in answer.json()["error"]
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/../../etc/passwd",
+            "/..%2f..%2fetc/passwd",
+            "/page.html",
+            "/api/datum/..%2f..%2fetc",
+            "/api/datum/-1",
+            "/api/datum/9999",
+            "/api/datum/1e3",
+            "/docs",
+            "/%00",
+        ],
+    )
+    def test_paths(self, client: Any, path: str) -> None:
+        answer = client.get(path)
+        assert 400 <= answer.status_code < 500 and answer.json()["error"]
+
+    def test_a_thousand_random_requests(self, client: Any) -> None:
+        """None is a 5xx, none shows a file, and the server answers still."""
+        dice = random.Random(0)
+        paths = ["decode", "datum/1", "data", "posterior", "impute", "path", "samples", "about"]
+        paths += ["", "../..", "%2e%2e/etc/passwd", "x" * 3000]
+
+        def value(depth: int = 0) -> Any:
+            kind = dice.randrange(9 if depth < 3 else 6)
+            if kind == 0:
+                return dice.choice([0, -1, 1, 3, 64, 2**31, 10**30, True, None])
+            if kind == 1:
+                return dice.choice([0.0, 1e-300, -1e300, float("nan"), float("inf"), 0.5])
+            if kind == 2:
+                return "".join(dice.choices(string.printable, k=dice.randrange(30)))
+            if kind == 3:
+                return [dice.choice([0, 1, None, 0.5]) for _ in range(dice.choice([0, 3, 63, 64]))]
+            if kind in (4, 5):
+                return [dice.gauss(0, 10) for _ in range(3)]
+            if kind == 6:
+                return [value(depth + 1) for _ in range(dice.randrange(5))]
+            names = [
+                "z",
+                "x",
+                "given",
+                "n",
+                "seed",
+                "start",
+                "end",
+                "steps",
+                "indices",
+                "__class__",
+            ]
+            return {name: value(depth + 1) for name in dice.sample(names, dice.randrange(1, 5))}
+
+        seen = set()
+        for _ in range(1000):
+            body = json.dumps(value()).encode()
+            if dice.random() < 0.2:
+                body = bytes(dice.randrange(256) for _ in range(dice.randrange(200)))
+            method = dice.choice(["POST", "POST", "POST", "GET", "PUT", "DELETE", "HEAD"])
+            where = dice.choice(["/api/", "/"]) + dice.choice(paths)
+            answer = client.request(method, where, content=body)
+            seen.add(answer.status_code)
+            assert answer.status_code < 500, (method, where, body)
+            assert b"root:" not in answer.content
+        assert {200, 404, 405, 422} <= seen
+        assert client.get("/api/about").status_code == 200
+
+    def test_a_latent_that_the_model_refuses(self) -> None:
+        program = ROWS["SpikeAndSlab heavy"].make()
+        view = explorer.View(program, program.serve(ROWS["SpikeAndSlab heavy"].data()))
+        with pytest.raises(pv.UsageError, match="no such z"):
+            view.decode([-5.0] * len(view.about()["units"]))
+
+
+def test_a_taken_port_is_a_mistake(view: explorer.View) -> None:
+    with explorer.serve(view) as server:
+        port = int(re.findall(r"\d+", server.url)[-1])
+        with pytest.raises(pv.UsageError, match="cannot be had"):
+            explorer.serve(view, port)
+
+
+def test_the_export_is_one_file_that_asks_for_nothing(view: explorer.View, tmp_path: Path) -> None:
+    path = explorer.export(view, tmp_path / "new" / "page.html", steps=5)
+    text = path.read_text()
+    assert not re.search(r"""(src|href)\s*=|url\(|@import|https?://""", text)
+    with pytest.raises(pv.UsageError, match=r"\.html"):
+        explorer.export(view, tmp_path / "page.txt")
+
+
+def test_nothing_in_the_data_ends_the_script(data: pv.data.TensorData, vae: pv.VAE) -> None:
+    view = explorer.View(vae, data, points=20, names=["</script><b>", *"123456789"])
+    assert "</script><b>" not in explorer.server.page({"about": view.about()})
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).random((60, 6)).round().astype("float32")
+    np.save(tmp_path / "x.npy", x)
+    run = [sys.executable, "-m", "pyrovae"]
+    fit = [
+        *run,
+        "fit",
+        "--data",
+        "x.npy",
+        "--epochs",
+        "1",
+        "--out",
+        "r",
+        "--quiet",
+        "--batch-size",
+        "20",
+    ]
+    fit += ["--latent-dim", "2"]
+    subprocess.run(fit, cwd=tmp_path, check=True, capture_output=True)
+    export = [*run, "explore", "r", "--export", "page.html"]
+    done = subprocess.run(export, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == "page.html", done.stderr
+    wrong = [*run, "explore", "r", "--export", "page.pdf"]
+    done = subprocess.run(wrong, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and ".html" in done.stderr
+    serve = subprocess.Popen(
+        [*run, "explore", "r", "--browser", "false"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    url = serve.stdout.readline().strip()
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
+    assert httpx.get(url + "api/about").json()["kind"] == "table"
+    serve.send_signal(signal.SIGINT)
+    assert serve.wait(30) in (0, 130)
+    assert "Traceback" not in serve.stderr.read()
+
+
+def test_in_a_notebook_the_loop_answers_between_cells(vae: pv.VAE, data: Any) -> None:
+    """Inside a running loop nothing else runs programs while a cell does."""
+
+    async def cells() -> None:
+        server = pv.explore(vae, data.x[:20], browser=False)
+        assert server.thread is None
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            asked = asyncio.create_task(client.post("/api/decode", json={"z": [0.0, 0.0, 0.0]}))
+            await asyncio.sleep(0)
+            wanted = pv.decode(vae, torch.zeros(1, 3)).flatten(1)
+            assert close((await asked).json()["x"], wanted)
+        server.close()
+        await server.task
+
+    asyncio.run(cells())
+
+
+# ---- a real browser
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+QUIET = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync "
+    "--window-size=1400,1200"
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: Any) -> Iterator[Any]:
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("there is no chromium with chromedriver here")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in [*QUIET.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def by(browser: Any, name: str) -> Any:
+    return browser.find_element("css selector", f'[data-testid="{name}"]')
+
+
+def until(condition: Any, seconds: float = 20) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
+def opened(browser: Any, url: str) -> None:
+    browser.get("about:blank")
+    browser.get_log("browser"), browser.get_log("performance")
+    browser.get(url)
+    settled(browser)
+
+
+def settled(browser: Any) -> None:
+    """No question is open: Pyro's handlers are this process's, and the tests run them too."""
+    script = "const d = document.body.dataset; return d.ready && !Number(d.asking)"
+    for _ in range(2):
+        until(lambda: browser.execute_script(script))
+        time.sleep(0.1)
+
+
+def pixels(browser: Any, name: str) -> torch.Tensor:
+    """What a canvas shows, ink as 1."""
+    script = (
+        f"const c = document.querySelector('[data-testid={name}]');"
+        "return Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)"
+    )
+    return 1 - torch.tensor(browser.execute_script(script)).reshape(-1, 4)[:, 0] / 255
+
+
+def complaints(browser: Any, own: str) -> list[str]:
+    """Errors in the console, and requests that went elsewhere."""
+    logged = browser.get_log("browser")
+    found = [entry["message"] for entry in logged if entry["level"] == "SEVERE"]
+    for entry in browser.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            url = message["params"]["request"]["url"]
+            if not url.startswith((own, "data:", "blob:", "about:")):
+                found.append(url)
+    return found
+
+
+class TestInABrowser:
+    def test_a_slider_moved_by_keyboard_shows_what_pv_decodes(
+        self, browser: Any, server: Any, vae: pv.VAE
+    ) -> None:
+        opened(browser, server.url)
+        before = pixels(browser, "decoded")
+        assert torch.allclose(before, pv.decode(vae, torch.zeros(1, 3)).flatten(), atol=3 / 255)
+        version = by(browser, "decoded").get_attribute("data-version")
+        slider = by(browser, "unit-1")
+        for _ in range(20):
+            slider.send_keys("\ue014")  # arrow right
+        until(lambda: by(browser, "decoded").get_attribute("data-version") != version)
+        settled(browser)
+        z = torch.zeros(1, 3)
+        z[0, 1] = float(slider.get_attribute("value"))
+        assert z[0, 1] == pytest.approx(1.0)
+        wanted = pv.decode(vae, z).flatten()
+        until(lambda: torch.allclose(pixels(browser, "decoded"), wanted, atol=3 / 255))
+        assert not torch.allclose(before, wanted, atol=0.05)
+        assert complaints(browser, server.url) == []
+
+    def test_a_clicked_datum_has_the_numbers_of_evaluate(
+        self, browser: Any, server: Any, vae: pv.VAE, view: explorer.View
+    ) -> None:
+        from selenium.webdriver import ActionChains
+
+        opened(browser, server.url)
+        far = torch.tensor(view.about()["points"])
+        index = int(torch.cdist(far, far).fill_diagonal_(9).amin(1).argmax())  # one that is alone
+        script = "return frame.to(...about.points[arguments[0]])"
+        x, y = browser.execute_script(script, index)
+        canvas = by(browser, "map")
+        middle = canvas.size["width"] / 2
+        ActionChains(browser).move_to_element_with_offset(
+            canvas, round(x - middle), round(y - middle)
+        ).click().perform()
+        until(lambda: by(browser, "number").get_attribute("value") == str(index))
+        until(lambda: browser.find_elements("css selector", "[data-testid=elbo]"))
+        settled(browser)
+        found = pv.evaluate(vae, view.data.x[index : index + 1], explorer.view.PARTICLES)
+        for name in ("elbo", "reconstruction", "kl", "log_evidence", "khat"):
+            shown = float(by(browser, name).get_attribute("data-value"))
+            assert shown == pytest.approx(float(getattr(found, name)), abs=1e-3), name
+        shown = pixels(browser, "datum-x")
+        assert torch.allclose(shown, view.data.x[index].flatten(), atol=3 / 255)
+        assert complaints(browser, server.url) == []
+
+    def test_a_link_repeats_the_view(self, browser: Any, server: Any, vae: pv.VAE) -> None:
+        opened(browser, server.url)
+        by(browser, "resample").click()
+        until(lambda: "z=" in browser.current_url)
+        link = until(lambda: "seed=1" in browser.current_url and browser.current_url)
+        settled(browser)
+        z = torch.tensor([[float(v) for v in re.search(r"z=([^&]*)", link)[1].split(",")]])
+        wanted = pv.decode(vae, z).flatten()
+        until(lambda: torch.allclose(pixels(browser, "decoded"), wanted, atol=3 / 255))
+        opened(browser, link)
+        until(lambda: torch.allclose(pixels(browser, "decoded"), wanted, atol=3 / 255))
+
+    def test_far_from_the_prior_is_said(self, browser: Any, server: Any) -> None:
+        opened(browser, server.url + "#z=3.5,0,0")
+        until(lambda: "z0" in by(browser, "outside").text)
+        assert "3 standard deviations" in by(browser, "outside").text
+
+    def test_missing_pixels_are_filled(
+        self, browser: Any, server: Any, vae: pv.VAE, view: explorer.View
+    ) -> None:
+        from selenium.webdriver import ActionChains
+
+        opened(browser, server.url + "#datum=4")
+        until(lambda: browser.find_elements("css selector", "[data-testid=elbo]"))
+        browser.find_element("id", "own-datum").click()
+        by(browser, "missing").click()
+        own = by(browser, "own")
+        ActionChains(browser).move_to_element(own).click_and_hold().move_by_offset(
+            20, 0
+        ).release().perform()
+        given = browser.execute_script("return own")
+        assert 0 < given.count(None) < 64
+        x = torch.tensor([torch.nan if v is None else v for v in given]).reshape(1, *EVENT)
+        assert torch.equal(x.nan_to_num(0)[~x.isnan()], view.data.x[4:5][~x.isnan()])
+        by(browser, "own-fill").click()
+        until(lambda: None not in browser.execute_script("return own"))
+        filled = torch.tensor(browser.execute_script("return own"))
+        assert torch.allclose(filled, pv.impute(vae, x).flatten(), atol=1e-4)
+        assert complaints(browser, server.url) == []
+
+    def test_a_mistake_is_said_on_the_page(self, browser: Any, server: Any) -> None:
+        opened(browser, server.url)
+        number = by(browser, "number")
+        number.send_keys("5000\ue007")
+        until(lambda: "0 to 199" in by(browser, "problem").text)
+
+    def test_the_exported_page_works_from_disk(
+        self, browser: Any, view: explorer.View, vae: pv.VAE, tmp_path: Path
+    ) -> None:
+        path = explorer.export(view, tmp_path / "page.html")
+        opened(browser, path.as_uri() + "#datum=9")
+        wanted = pv.decode(vae, view.codes[9:10]).flatten()
+        until(lambda: torch.allclose(pixels(browser, "datum-r"), wanted, atol=3 / 255))
+        version = by(browser, "decoded").get_attribute("data-version")
+        by(browser, "map").send_keys("\ue014" * 12)
+        until(lambda: by(browser, "decoded").get_attribute("data-version") != version)
+        assert complaints(browser, path.as_uri()) == []
