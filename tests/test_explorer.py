@@ -332,19 +332,15 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     wrong = [*run, "explore", "r", "--export", "page.pdf"]
     done = subprocess.run(wrong, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and ".html" in done.stderr
-    serve = subprocess.Popen(
-        [*run, "explore", "r", "--browser", "false"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    url = serve.stdout.readline().strip()
-    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
-    assert httpx.get(url + "api/about").json()["kind"] == "table"
-    serve.send_signal(signal.SIGINT)
-    assert serve.wait(30) in (0, 130)
-    assert "Traceback" not in serve.stderr.read()
+    begin = [*run, "explore", "r", "--browser", "false"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(begin, cwd=tmp_path, **pipes) as serve:
+        url = serve.stdout.readline().strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
+        assert httpx.get(url + "api/about").json()["kind"] == "table"
+        serve.send_signal(signal.SIGINT)
+        assert serve.wait(30) in (0, 130)
+        assert "Traceback" not in serve.stderr.read()
 
 
 def test_in_a_notebook_the_loop_answers_between_cells(vae: pv.VAE, data: Any) -> None:

@@ -39,8 +39,8 @@ class View:
 
     >>> from pyrovae.vae import VAE
     >>> view = View(VAE((4,), 2), torch.ones(10, 4))
-    >>> view.about()["units"][0]["name"], len(view.decode([0.0, 0.0])["x"][0])
-    ('z0', 4)
+    >>> len(view.about()["units"]), len(view.decode([0.0, 0.0])["x"][0])
+    (2, 4)
     """
 
     def __init__(
