@@ -308,7 +308,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], *, axes: Any = None) -> N
             f"training curves need rows with {', '.join(needed)}; there are {len(rows)}, without "
             f"{', '.join(missing)} in some: give a history's rows"
         )
-    panels: NDArray[Any] = np.asarray(_axes(axes, 11, 3.2, panels=3), dtype=object)
+    panels: NDArray[Any] = np.asarray(_axes(axes, 9, 2.8, panels=3), dtype=object)
     _same("axes", panels.shape, (3,), "three panels")
     epochs = _array([row["epoch"] for row in rows], "epoch", "epochs")
     skipped = math.ceil(len(rows) / 20) if len(rows) >= 10 else 0

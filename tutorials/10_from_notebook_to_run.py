@@ -160,8 +160,7 @@ assert elbo == [row["elbo"] for row in resumed.rows]
 # ## The same from the command line
 #
 # Everything a class takes as an argument is an option: `--prior`, `--likelihood`, `--guide`, their
-# own arguments after a dot. The command writes `config.yaml`, and `pyrovae fit --config
-# cli/config.yaml --out another` repeats the run.
+# own arguments after a dot. The command writes `config.yaml`, which repeats the run.
 
 
 # %%
@@ -176,6 +175,11 @@ tree(folder / "cli")
 
 # %%
 print((folder / "cli" / "config.yaml").read_text()[:600], "...", sep="")
+
+pyrovae("fit --config cli/config.yaml --out repeated --quiet")
+first, second = (pv.load(folder / name).state_dict() for name in ("cli", "repeated"))
+assert all(torch.equal(first[name], second[name]) for name in first)
+print("the repeated run has the same weights, to the bit")
 
 # %%
 report = json.loads(pyrovae("evaluate cli --json --num-particles 100"))
@@ -252,8 +256,9 @@ assert z.device.type == torch.device(device).type
 # ## The store that remembers
 #
 # The last trap is silent. Plain Pyro keeps parameters in one global store, under the names given
-# in `pyro.module`. Build a *second* model under the same names and train it: `pyro.module` looks in the
-# store, finds the first model's parameters, and uses those. The weights you hold are not trained.
+# in `pyro.module`. Build a *second* model under the same names and train it: `pyro.module` finds the
+# first model's parameters in the store and hands *those* to the optimiser, while the loss is computed
+# with the weights of the second, which nobody trains.
 
 
 # %%
