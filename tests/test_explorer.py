@@ -523,6 +523,42 @@ class TestInABrowser:
         assert torch.allclose(filled, pv.impute(vae, x).flatten(), atol=1e-4)
         assert complaints(browser, server.url) == []
 
+    def test_an_uploaded_picture_has_its_posterior(
+        self, browser: Any, server: Any, vae: pv.VAE, view: explorer.View, tmp_path: Path
+    ) -> None:
+        import matplotlib.image
+
+        x = view.data.x[11:12]
+        ink = 1 - x[0, 0].repeat_interleave(8, 0).repeat_interleave(8, 1).numpy()
+        matplotlib.image.imsave(tmp_path / "own.png", ink, cmap="gray", vmin=0, vmax=1)
+        opened(browser, server.url)
+        browser.find_element("id", "own-file").send_keys(str(tmp_path / "own.png"))
+        until(lambda: browser.execute_script("return own.some((v) => v > 0)"))
+        assert torch.equal(torch.tensor(browser.execute_script("return own")).float(), x.flatten())
+        by(browser, "own-posterior").click()
+        until(lambda: browser.find_elements("css selector", "[data-testid=elbo]"))
+        settled(browser)
+        shown = float(by(browser, "elbo").get_attribute("data-value"))
+        found = pv.evaluate(vae, x, explorer.view.PARTICLES)
+        assert shown == pytest.approx(float(found.elbo), abs=1e-3)
+
+    def test_a_class_is_hidden_and_the_link_remembers(self, browser: Any, server: Any) -> None:
+        opened(browser, server.url)
+        shown = pixels(browser, "map")
+        browser.find_element("css selector", "#classes button").click()
+        assert not torch.equal(shown, pixels(browser, "map"))
+        until(lambda: "hidden=0" in browser.current_url)
+
+    def test_fits_a_phone(self, browser: Any, server: Any) -> None:
+        metrics = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        try:
+            opened(browser, server.url + "#datum=3")
+            wide = browser.execute_script("return document.documentElement.scrollWidth")
+            assert wide <= 360
+        finally:
+            browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
     def test_a_mistake_is_said_on_the_page(self, browser: Any, server: Any) -> None:
         opened(browser, server.url)
         number = by(browser, "number")
