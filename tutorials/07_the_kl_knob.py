@@ -341,14 +341,16 @@ axes[2].set_xlabel("latent dimensions, the largest KL first");
 # %% [markdown]
 # A unit that sends the prior has a KL of zero, and most units of the plain run are close to it.
 #
-# - Warm-up keeps more of them in use, and is worth several nats of log evidence (6 to 9 with three
-#   seeds).
-# - Free bits make *every* unit count as active, and the log evidence hardly changes: 2 nats better
-#   here, slightly worse with two other seeds. Most units sit at 0.1 nats, just what was free. Count
-#   what units carry, not how many are on.
+# - Warm-up keeps more of them in use, and is worth several nats of log evidence (6 to 9 with
+#   three seeds).
+# - Free bits make *every* unit count as active, and the log evidence hardly changes: 2 nats
+#   better here, slightly worse with two other seeds. Most units sit at 0.1 nats, just what was
+#   free. Count what units carry, not how many are on.
 #
-# Neither helps where silence is the optimum, as at $\beta=30$: after the warm-up the price is the
-# same. And neither replaces a setting that trains well: try smaller steps first.
+# Neither is a cure. In a network with one more layer and still larger steps, both worked with
+# some seeds, and with others the warm-up or the free bits ended with no active unit at all. And
+# neither helps where silence is the optimum, as at $\beta=30$: after the warm-up the price is the
+# same. Try smaller steps first.
 
 # %%
 plain, warm, free = (float(deep[name].log_evidence.mean()) for name in remedies)
