@@ -189,7 +189,7 @@ for scale, m in measured.items():
 
 evidence = {scale: float(m.log_evidence.mean()) for scale, m in measured.items()}
 assert coverage[mse_sigma] > 0.99 and coverage[1.0] > 0.99 and coverage[0.01] < 0.8
-assert 0.85 <= coverage["shared"] <= 0.97
+assert 0.85 <= coverage["shared"] <= 0.95
 assert measured[mse_sigma].kl.mean() < 1 < measured["shared"].kl.mean()
 assert evidence["shared"] > max(evidence[s] for s in (mse_sigma, 1.0, 0.1))
 
