@@ -334,13 +334,20 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert done.returncode == 2 and ".html" in done.stderr
     begin = [*run, "explore", "r", "--browser", "false"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(begin, cwd=tmp_path, **pipes) as serve:
-        url = serve.stdout.readline().strip()
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
-        assert httpx.get(url + "api/about").json()["kind"] == "table"
-        serve.send_signal(signal.SIGINT)
-        assert serve.wait(30) in (0, 130)
-        assert "Traceback" not in serve.stderr.read()
+
+    def heeding() -> None:  # Ctrl-C is ignored in what runs in a shell's background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    with subprocess.Popen(begin, cwd=tmp_path, preexec_fn=heeding, **pipes) as serve:
+        try:
+            url = serve.stdout.readline().strip()
+            assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
+            assert httpx.get(url + "api/about").json()["kind"] == "table"
+            serve.send_signal(signal.SIGINT)
+            assert serve.wait(30) in (0, 130)
+            assert "Traceback" not in serve.stderr.read()
+        finally:
+            serve.kill()
 
 
 def test_in_a_notebook_the_loop_answers_between_cells(vae: pv.VAE, data: Any) -> None:
