@@ -11,11 +11,10 @@ import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from pyrovae import traces
 from pyrovae.generation import decode
 from pyrovae.priors import Flow
 from pyrovae.tensors import TensorData, UsageError, nearest, whole_number
-from pyrovae.traces import Pair
+from pyrovae.traces import Pair, Problem
 from pyrovae.training import fit
 
 __all__ = ["CodeDensity", "fit_codes"]
@@ -126,12 +125,13 @@ def fit_codes(
             f"density is {' or '.join(KINDS)}, got {density!r}{nearest(density, KINDS)}"
         )
     whole_number("components", components)
-    program, data, shape = traces.prepare(pair, x, seed)
+    problem = Problem.of(pair, x, seed)
+    shape = problem.shape
     codes, log_prior = [], []
-    with program.evaluating():
+    with problem.pair.evaluating():
         torch.manual_seed(seed)
-        for batch in data.batches(min(len(data), 1024)):
-            drawn = traces.draw(program, batch, 1, shape)
+        for batch in problem.batches(1024):
+            drawn = problem.draw(batch)
             local = [n for n in shape.latents if not drawn.guide[n].is_global]
             sites = [drawn.guide[n] for n in local if drawn.guide[n].value.dim() == 3]
             if len(local) != 1 or len(sites) != 1 or sites[0].is_discrete:

@@ -10,11 +10,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from pyrovae import traces
 from pyrovae.evaluation import CHUNK
-from pyrovae.generation import _example, reconstruct
+from pyrovae.generation import reconstruct
 from pyrovae.tensors import UsageError
-from pyrovae.traces import as_pair
+from pyrovae.traces import Args, Problem, as_pair
 
 __all__ = ["Calibration", "PredictiveCheck", "calibrate", "predictive_check"]
 
@@ -89,39 +88,47 @@ def calibrate(
     if (draws + 1) % bins:
         raise UsageError(f"bins must divide draws + 1: {bins} does not divide {draws + 1}")
     program = as_pair(pair)
-    given = _example(program, None) if like is None else program.some(like, 10_000)
-    shape = traces.structure(program, tuple(a[:1].repeat_interleave(2, 0) for a in given))
-    shape.refuse_globals()
-    ranks = []
-    size = min(simulations, max(1, CHUNK // (shape.row_bytes * draws)))
+    given = program.example() if like is None else program.some(like, 10_000)
+    problem = Problem.of(program, given, seed, checked=False)
+    problem.shape.refuse_globals()
+    problem.shape.refuse_points()
+    # a guide's discrete latents are drawn, as its others are
+    problem = problem.summing([])
+    ranks: list[Tensor] = []
     names: tuple[str, ...] = ()
-    with program.evaluating():
+    size = problem.at_once(min(simulations, max(1, CHUNK // (problem.shape.row_bytes * draws))))
+    with problem.pair.evaluating():
         torch.manual_seed(seed)
         for start in range(0, simulations, size):
-            count = min(size, simulations - start)
+            count = size if problem.whole else min(size, simulations - start)
             rows = torch.randint(len(given[0]), (count,), device=program.device)
-            args = tuple(a[rows] for a in given)
-            truth, simulated = traces.simulate(program, args, shape.latents)
-            guide = traces.draw(program, simulated, draws, shape).guide
-            columns = []
-            names = ()
-            for name in shape.latents:
-                value = guide[name].value
-                if guide[name].is_discrete:
-                    continue
-                below = (value.flatten(2) if value.dim() > 2 else value[..., None]) < truth[
-                    name
-                ].reshape(1, count, -1)
-                columns.append(below.sum(0))
-                names += tuple(f"{name}[{k}]" for k in range(columns[-1].shape[1]))
-            if not columns:
-                raise UsageError("calibration ranks continuous latents, and the pair has none")
-            ranks.append(torch.cat(columns, 1).cpu())
+            found, names = _ranks(problem, tuple(a[rows] for a in given), draws)
+            ranks.append(found[: simulations - start])
     joined = torch.cat(ranks)
     width = (draws + 1) // bins
     counts = torch.stack([(joined // width == b).sum(0) for b in range(bins)]).double()
     p_values = torch.as_tensor(stats.chisquare(counts.numpy(), axis=0).pvalue)
     return Calibration(joined, names, draws, torch.atleast_1d(p_values))
+
+
+def _ranks(problem: Problem, args: Args, draws: int) -> tuple[Tensor, tuple[str, ...]]:
+    """The ranks ``[simulations, dims]`` of simulated latents among the guide's draws, and the
+    dimensions' names."""
+    latents = [n for n in problem.shape.latents]
+    truth, simulated = problem.simulate(args, latents)
+    guide = problem.draw(simulated, draws).guide
+    columns: list[Tensor] = []
+    names: tuple[str, ...] = ()
+    for name in latents:
+        value = guide[name].value
+        if guide[name].is_discrete:
+            continue
+        flat = value.flatten(2) if value.dim() > 2 else value[..., None]
+        columns.append((flat < truth[name].reshape(1, len(args[0]), -1)).sum(0).cpu())
+        names += tuple(f"{name}[{k}]" for k in range(columns[-1].shape[1]))
+    if not columns:
+        raise UsageError("calibration ranks continuous latents, and the pair has none")
+    return torch.cat(columns, 1), names
 
 
 @dataclass(frozen=True)
@@ -169,7 +176,7 @@ def predictive_check(
     >>> check.observed, check.p_value
     (1.0, 0.0)
     """
-    _, data, _ = traces.prepare(pair, x, seed)
+    data = Problem.of(pair, x, seed).data
     (observed, *_) = next(iter(data.batches(len(data))))
     values = []
     for replicate in range(replicates):

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyro
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pyrovae import traces
-from pyrovae.streams import Data
-from pyrovae.tensors import UsageError, log_mean_exp, whole_number
-from pyrovae.traces import Pair, Structure, Traces
+from pyrovae.tensors import UsageError, log_mean_exp
+from pyrovae.traces import Args, Problem, Structure, Traces
 
 __all__ = [
     "Evaluation",
@@ -189,54 +187,21 @@ def evaluate(
     >>> bool((found.log_evidence.mean() >= found.elbo.mean()).item()), found.units
     (True, 2)
     """
-    program, data, shape = traces.prepare(pair, x, seed, plate)
-    filled = _Filled(len(data))
+    problem = Problem.of(pair, x, seed, plate)
+    shape = problem.shape
+    filled = _Filled(len(problem.data))
     dimensions: dict[str, Tensor] = {}
-    notes = []
-    if shape.globals:
-        notes.append(
-            f"no log evidence per datum: {', '.join(shape.globals)} is shared by all data; its "
-            f"KL is counted once, spread evenly over the data"
-        )
-    if shape.points:
-        notes.append(
-            f"no bound and no log evidence: the guide puts {', '.join(shape.points)} at a point, "
-            f"as an autoencoder does, without a density q(z|x)"
-        )
-    if shape.exact:
-        notes.append("every latent is summed out: ELBO and log evidence have no sampling error")
-    if not shape.broadcasts:
-        notes.append("the pair does not broadcast: particles were run one by one")
     bits = False
-
-    for parts in _chunks(program, data, shape, num_particles, chunk_bytes, seed):
-        first = parts[0]
-        terms: dict[str, Tensor] = {"elbo": _mean([p.elbo for p in parts])}
-        terms["kl"] = _mean([p.total_kl for p in parts])
-        for name in first.kl:
-            if first.kl[name].dim() == 2:
-                terms[f"kl/{name}"] = _mean([p.kl[name] for p in parts])
-        for name in first.kl_dimensions:
+    for _, parts in problem.chunks(num_particles, chunk_bytes, seed):
+        filled.add(_terms(parts, num_particles))
+        for name in parts[0].kl_dimensions:
             kl = _mean([p.kl_dimensions[name] for p in parts]).sum(0)
             dimensions[name] = dimensions.get(name, 0.0) + kl.double().cpu()
-        for site in first.guide.values():
-            if site.name in shape.latents and not site.is_global:
-                code = _code(site, parts)
-                if code is not None:
-                    terms[f"code/{site.name}"] = code
-        weighed = num_particles > 1 or shape.exact
-        if weighed and not (shape.globals or shape.points):
-            weights = torch.cat([p.log_weights for p in parts]).double()
-            terms["log_evidence"] = log_mean_exp(weights)
-            if not shape.exact:
-                terms["ess"] = (2 * weights.logsumexp(0) - (2 * weights).logsumexp(0)).exp()
-                terms["khat"] = pareto_khat(weights)
-        bits = bits or _discrete_images(first)
-        filled.add(terms)
+        bits = bits or _discrete_images(parts[0])
     found = filled.tensors()
     codes = {n.removeprefix("code/"): v for n, v in found.items() if n.startswith("code/")}
     log_evidence = found.get("log_evidence")
-    elements = math.prod(data.event_shape)
+    elements = math.prod(problem.data.event_shape)
     return Evaluation(
         elbo=found["elbo"],
         reconstruction=found["elbo"] + found["kl"],
@@ -252,9 +217,51 @@ def evaluate(
             -log_evidence / (elements * math.log(2)) if bits and log_evidence is not None else None
         ),
         num_particles=num_particles,
-        notes=tuple(notes),
+        notes=_notes(shape),
         bound=not shape.points,
     )
+
+
+def _terms(parts: Sequence[Traces], num_particles: int) -> dict[str, Tensor]:
+    """Everything that is told of each datum, ``[batch, ...]``, by name."""
+    first, shape = parts[0], parts[0].shape
+    terms = {"elbo": _mean([p.elbo for p in parts]), "kl": _mean([p.total_kl for p in parts])}
+    for name in first.kl:
+        if first.kl[name].dim() == 2:
+            terms[f"kl/{name}"] = _mean([p.kl[name] for p in parts])
+    for site in first.guide.values():
+        if site.name in shape.latents and not site.is_global:
+            code = _code(site, parts)
+            if code is not None:
+                terms[f"code/{site.name}"] = code
+    weighed = num_particles > 1 or shape.exact
+    if weighed and not (shape.globals or shape.points):
+        weights = torch.cat([p.log_weights for p in parts]).double()
+        terms["log_evidence"] = log_mean_exp(weights)
+        if not shape.exact:
+            terms["ess"] = (2 * weights.logsumexp(0) - (2 * weights).logsumexp(0)).exp()
+            terms["khat"] = pareto_khat(weights)
+    return terms
+
+
+def _notes(shape: Structure) -> tuple[str, ...]:
+    """What could not be measured, and why."""
+    notes = []
+    if shape.globals:
+        notes.append(
+            f"no log evidence per datum: {', '.join(shape.globals)} is shared by all data; its "
+            f"KL is counted once, spread evenly over the data"
+        )
+    if shape.points:
+        notes.append(
+            f"no bound and no log evidence: the guide puts {', '.join(shape.points)} at a point, "
+            f"as an autoencoder does, without a density q(z|x)"
+        )
+    if shape.exact:
+        notes.append("every latent is summed out: ELBO and log evidence have no sampling error")
+    if not shape.broadcasts:
+        notes.append("the pair does not broadcast: particles were run one by one")
+    return tuple(notes)
 
 
 def clustering(found: Tensor, labels: Tensor) -> dict[str, float]:
@@ -302,11 +309,10 @@ def elbo(
     >>> elbo(VAE((4,), 2), torch.ones(10, 4)).shape
     torch.Size([10])
     """
-    program, data, shape = traces.prepare(pair, x, seed, plate)
-    shape.refuse_points()
-    chunks = _chunks(program, data, shape, num_particles, chunk_bytes, seed)
-    found = _Filled(len(data))
-    for parts in chunks:
+    problem = Problem.of(pair, x, seed, plate)
+    problem.shape.refuse_points()
+    found = _Filled(len(problem.data))
+    for _, parts in problem.chunks(num_particles, chunk_bytes, seed):
         found.add({"elbo": _mean([p.elbo for p in parts])})
     return found.tensors()["elbo"]
 
@@ -333,12 +339,11 @@ def log_evidence(
     >>> log_evidence(VAE((4,), 2), torch.ones(10, 4), num_particles=50).shape
     torch.Size([10])
     """
-    program, data, shape = traces.prepare(pair, x, seed, plate)
-    shape.refuse_globals()
-    shape.refuse_points()
-    chunks = _chunks(program, data, shape, num_particles, chunk_bytes, seed)
-    found = _Filled(len(data))
-    for parts in chunks:
+    problem = Problem.of(pair, x, seed, plate)
+    problem.shape.refuse_globals()
+    problem.shape.refuse_points()
+    found = _Filled(len(problem.data))
+    for _, parts in problem.chunks(num_particles, chunk_bytes, seed):
         weights = torch.cat([p.log_weights for p in parts])
         found.add({"log_evidence": log_mean_exp(weights)})
     return found.tensors()["log_evidence"]
@@ -353,11 +358,19 @@ class _Filled:
         self.found: dict[str, Tensor] = {}
 
     def add(self, terms: dict[str, Tensor]) -> None:
+        """One chunk's; a site that it lacks has no KL there, and no code (NaN)."""
         stop = self.start + len(next(iter(terms.values())))
         for name, value in terms.items():
             if name not in self.found:
                 shape = (self.size, *value.shape[1:])
-                self.found[name] = torch.empty(shape, dtype=value.dtype)
+                absent = 0.0 if name.startswith("kl/") else math.nan
+                self.found[name] = torch.full(shape, absent, dtype=value.dtype)
+            if self.found[name].shape[1:] != value.shape[1:]:
+                raise UsageError(
+                    f"{name.removeprefix('code/')} is of shape {list(value.shape[1:])} in one "
+                    f"batch and {list(self.found[name].shape[1:])} in another, which no table "
+                    f"can hold; pad the data to one length"
+                )
             self.found[name][self.start : stop] = value.detach().cpu()
         self.start = stop
 
@@ -440,43 +453,37 @@ def gap(
     Raises:
         UsageError: a global latent, a site without a pathwise gradient, a flow.
     """
-    program, data, shape = traces.prepare(pair, x, seed, plate)
+    problem = Problem.of(pair, x, seed, plate)
+    shape = problem.shape
     shape.refuse_globals()
     shape.refuse_points()
     if shape.enumerated or not shape.broadcasts:
         raise UsageError("the gap report needs latents that are drawn, in a pair that broadcasts")
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     size = max(1, CHUNK // (4 * shape.row_bytes * max(refine_particles, num_particles)))
-    with program.evaluating():
+    with problem.pair.evaluating():
         torch.manual_seed(seed)
-        for batch in data.batches(min(size, len(data))):
+        for batch in problem.batches(size):
             refinement = traces.Refinement(shape, num_particles)
-            refined = refinement.of(program)
-            start = traces.draw(refined, batch, num_particles, shape).elbo.mean(0)
+            refined = problem.running(refinement.of(problem.pair))
+            start = refined.draw(batch, num_particles).elbo.mean(0)
             refinement.restart(refine_particles)
             with torch.enable_grad():
-                _climb(refined, batch, shape, refinement, steps)
+                _climb(refined, batch, refinement, steps)
             refinement.restart(num_particles)
-            end = traces.draw(refined, batch, num_particles, shape).elbo.mean(0)
+            end = refined.draw(batch, num_particles).elbo.mean(0)
             # independent draws, as importance sampling needs
             refinement.restart(num_particles, noise=False)
-            drawn = traces.draw(refined, batch, num_particles, shape)
-            evidence = log_mean_exp(drawn.log_weights)
+            evidence = log_mean_exp(refined.draw(batch, num_particles).log_weights)
             better = end >= start  # a refinement that its own particles misled is not one
             parts.append((start.cpu(), torch.where(better, end, start).cpu(), evidence.cpu()))
     return Gap(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _climb(
-    refined: Pair,
-    batch: traces.Args,
-    shape: Structure,
-    refinement: traces.Refinement,
-    steps: int,
-) -> None:
+def _climb(refined: Problem, batch: Args, refinement: traces.Refinement, steps: int) -> None:
     """Maximise the batch's ELBO in the refinement's shifts."""
     particles = refinement.particles
-    first = traces.draw(refined, batch, particles, shape).elbo.mean(0).sum()
+    first = refined.draw(batch, particles).elbo.mean(0).sum()
     shifts = list(refinement.shifts.values())
     if any(not s.requires_grad for s in shifts) or not first.requires_grad:
         raise UsageError("the guide's latents have no pathwise gradient, so nothing to refine by")
@@ -491,7 +498,7 @@ def _climb(
 
     def closure() -> Tensor:
         torch.manual_seed(0)  # sites that are not Gaussian keep their noise too
-        loss = -traces.draw(refined, batch, particles, shape).elbo.mean(0).sum()
+        loss = -refined.draw(batch, particles).elbo.mean(0).sum()
         # not backward(): the networks' own gradients stay as they are
         for shift, grad in zip(shifts, torch.autograd.grad(loss, shifts), strict=True):
             shift.grad = grad
@@ -540,33 +547,6 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     k = torch.log1p(-b * excess).mean(0)
     k = (tail * k + 5) / (tail + 10)
     return torch.where(constant, 0.0, k).to(log_weights.dtype)
-
-
-def _chunks(
-    pair: Pair,
-    data: Data,
-    shape: Structure,
-    num_particles: int,
-    chunk_bytes: int,
-    seed: int,
-) -> Iterator[list[Traces]]:
-    """Per batch of data, the slices of its particles; a slice's sites are let go."""
-    whole_number("num_particles", num_particles)
-    num_particles = 1 if shape.exact else num_particles  # they would all be the same
-    rows = max(1, chunk_bytes // shape.row_bytes)
-    # one draw of a global latent serves all data
-    size = len(data) if shape.globals else max(1, rows // num_particles)
-    at_once = min(num_particles, max(1, rows // size))
-    with pair.evaluating():
-        torch.manual_seed(seed)
-        validating = True
-        for batch in data.batches(min(size, len(data))):
-            # the data have been checked by now, the programs are on their first chunk
-            with pyro.validation_enabled(validating):
-                parts = traces.slices(pair, batch, num_particles, at_once, shape)
-                light = [part.light() for part in parts]
-            validating = False
-            yield light
 
 
 def _mean(parts: list[Tensor]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor
 
 from pyrovae import traces
 from pyrovae.distributions import Columns
-from pyrovae.evaluation import evaluate
-from pyrovae.tensors import UsageError, fits, nearest, whole_number
-from pyrovae.traces import Args, Pair, Structure, as_pair
+from pyrovae.evaluation import CHUNK, evaluate
+from pyrovae.tensors import UsageError, fits, got, nearest, whole_number
+from pyrovae.traces import Args, Pair, Problem, as_pair, filling
 
 __all__ = [
     "decode",
@@ -28,6 +29,7 @@ __all__ = [
 
 Values = Tensor | dict[str, Tensor]
 BATCH = 512
+ROWS = 8192  # data times particles that are decoded at once
 
 
 def sample(
@@ -51,10 +53,9 @@ def sample(
     torch.Size([3, 4])
     """
     n = whole_number("n", n)
-    program = as_pair(pair)
-    given = _example(program, like)
-    _check_room(n, given)
-    return _unwrap(_generate(*_prepared(program, given), n, given, {}, mean, seed))
+    given = _Given.of(pair, like)
+    _check_room(n, given.rows)
+    return _unwrap(given.generated(n, {}, draw=not mean, parents="drawn", seed=seed))
 
 
 def _check_room(n: int, given: Args) -> None:
@@ -85,68 +86,113 @@ def decode(pair: Any, latents: Any, *, like: Any = None) -> Values:
 def decoder(pair: Any, *, like: Any = None) -> Callable[[Any], Values]:
     """:func:`decode` as a function of the latents alone, for many small calls: what it learns of
     the pair by running it is learned once, so the pair's code must stay as it is."""
-    program = as_pair(pair)
-    given = _example(program, like)
-    completed, shape = _prepared(program, given)
+    given = _Given.of(pair, like)
 
     def decoded(latents: Any) -> Values:
         if isinstance(latents, Tensor):
-            sites = shape.latents
+            sites = given.problem.shape.latents
             if len(sites) != 1:
                 raise UsageError(f"the pair has the latents {list(sites)}; pass a dict by site")
             latents = {sites[0]: latents}
-        n = len(next(iter(latents.values())))
-        return _unwrap(_generate(completed, shape, n, given, latents, mean=True))
+        _check_latents(latents, given.problem)
+        local = [v for k, v in latents.items() if k not in given.problem.shape.globals]
+        n = len(local[0]) if local else len(given.rows[0])
+        return _unwrap(given.generated(n, latents))
 
     return decoded
 
 
-def _example(pair: Pair, like: Any) -> Args:
-    given = pair.example() if like is None else pair.some(like)
-    pair.example(given)
-    with pair.evaluating(), contextlib.suppress(UsageError):
-        # what stands there is not used, but must lie in the support
-        zeros = tuple(a.nan_to_num(0.0) if a.is_floating_point() else a for a in given)
-        return traces.simulate(pair, zeros, ())[1]
-    return given
+def _check_latents(latents: Any, problem: Problem) -> None:
+    known = [*problem.shape.latents, *problem.shape.enumerated]
+    unknown = [k for k in latents if k not in known] if isinstance(latents, Mapping) else []
+    if not isinstance(latents, Mapping) or not latents or unknown:
+        raise UsageError(
+            f"latents are a tensor, or a dict of tensors by site; the pair's latents are {known}, "
+            f"got {unknown or got(latents)}"
+        )
+    sizes = {k: len(v) if v.dim() else 0 for k, v in latents.items()
+             if k not in problem.shape.globals}  # fmt: skip
+    if len(set(sizes.values())) > 1 or 0 in sizes.values():
+        raise UsageError(f"the latents of each datum must be as many, [n, ...] each; got {sizes}")
 
 
-def _shape(pair: Pair, given: Args) -> Structure:
-    return traces.structure(pair, _rows(given, 0, 2))
+@dataclass(frozen=True)
+class _Given:
+    """What the model is handed where data are made: data of the right shapes, taken in turn, with
+    what it conditions on.
+
+    Attributes:
+        problem: the pair on these data.
+        rows: the data, ``[n, ...]`` each.
+    """
+
+    problem: Problem
+    rows: Args
+
+    @classmethod
+    def of(cls, pair: Any, like: Any) -> _Given:
+        """Data that were given; without any, the shapes that the pair knows."""
+        program = as_pair(pair)
+        rows = program.example() if like is None else program.some(like)
+        try:
+            problem = Problem.of(program, rows, checked=False)
+        except UsageError:
+            if like is not None:
+                raise
+            # what stands for the data need not lie in the support
+            rows = traces.replaced(program, rows)
+            problem = Problem.of(program, rows, checked=False)
+        return cls(problem, rows)
+
+    def generated(
+        self,
+        n: int,
+        latents: Mapping[str, Tensor],
+        *,
+        draw: bool = False,
+        parents: str = "kept",
+        seed: int = 0,
+    ) -> dict[str, Tensor]:
+        """The observed sites of ``n`` runs of the model, given some latents ``[n, ...]``.
+
+        Args:
+            n: how many data.
+            latents: of each datum ``[n, ...]``; a global one is given whole.
+            draw: draws of the sites, or their means.
+            parents: whether observed sites that others depend on are "drawn", or "kept" as given.
+            seed: of the draws.
+        """
+        parts, problem = [], self.problem
+        size = problem.at_once(BATCH)
+        shared = problem.shape.globals
+        with problem.pair.evaluating():
+            torch.manual_seed(seed)
+            for start in range(0, n, size):
+                stop = min(start + size, n)
+                last = start + size if problem.whole else stop
+                known = {
+                    k: (v if k in shared else _filled_up(v[start:stop], last - start))
+                    for k, v in latents.items()
+                }
+                known = {k: v.to(problem.pair.device) for k, v in known.items()}
+                sites = problem.generate(
+                    _taken(self.rows, start, last), known, draw=draw or parents == "drawn"
+                )
+                made = _observed(sites, problem, mean=not draw)
+                parts.append({name: value[: stop - start] for name, value in made.items()})
+        return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 
 
-def _rows(given: Args, start: int, stop: int) -> Args:
+def _filled_up(rows: Tensor, count: int) -> Tensor:
+    """As many rows as the programs take, the last one over and over."""
+    left = count - len(rows)
+    return rows if left <= 0 else torch.cat([rows, rows[-1:].expand(left, *rows.shape[1:])])
+
+
+def _taken(rows: Args, start: int, stop: int) -> Args:
     """The rows ``start`` to ``stop`` of what is given, over and over."""
-    index = torch.arange(start, stop) % len(given[0])
-    return tuple(a[index.to(a.device)] for a in given)
-
-
-def _prepared(pair: Pair, given: Args) -> tuple[Pair, Structure]:
-    """The pair as it runs where NaN among what is given is missing, and its structure."""
-    completed = traces.completing(pair, given)
-    return completed, _shape(completed, given)
-
-
-def _generate(
-    pair: Pair,
-    shape: Structure,
-    n: int,
-    given: Args,
-    latents: Mapping[str, Tensor],
-    mean: bool,
-    seed: int = 0,
-) -> dict[str, Tensor]:
-    """The observed sites of ``n`` runs of the model, given some latents ``[n, ...]``; arguments
-    that are fewer are taken in turn."""
-    parts = []
-    with pair.evaluating():
-        torch.manual_seed(seed)
-        for start in range(0, n, BATCH):
-            stop = min(start + BATCH, n)
-            known = {k: v[start:stop].to(pair.device) for k, v in latents.items()}
-            args = _rows(given, start, stop)
-            parts.append(_observed(traces.generate(pair, args, known), shape, mean))
-    return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+    index = torch.arange(start, stop) % len(rows[0])
+    return tuple(a[index.to(a.device)] for a in rows)
 
 
 def encode(pair: Any, x: Any, *, seed: int = 0) -> Values:
@@ -159,14 +205,18 @@ def encode(pair: Any, x: Any, *, seed: int = 0) -> Values:
     >>> encode(VAE((4,), 2), torch.ones(10, 4)).shape
     torch.Size([10, 2])
     """
-    return _unwrap(_codes(pair, x, seed))
+    return _unwrap(_codes(Problem.of(pair, x, seed), seed))
 
 
-def _codes(pair: Any, x: Any, seed: int = 0) -> dict[str, Tensor]:
-    codes = evaluate(pair, x, num_particles=1, seed=seed).codes
-    if not codes:
+def _codes(problem: Problem, seed: int = 0) -> dict[str, Tensor]:
+    parts = []
+    with problem.pair.evaluating():
+        torch.manual_seed(seed)
+        for batch in problem.batches(BATCH):
+            parts.append({n: c.cpu() for n, c in problem.codes(batch).items()})
+    if not parts[0]:
         raise UsageError("the guide has no continuous latent in the plate over the data to encode")
-    return codes
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def reconstruct(
@@ -183,28 +233,43 @@ def reconstruct(
 
     Returns:
         ``[N, *event_shape]``, or ``[draws, N, *event_shape]``; a dict of them by site where the
-        model observes several.
+        model observes several. Where a site depends on other observed ones, as the steps of a
+        series may, its mean is that given these.
     """
     draws = whole_number("draws", draws, least=0)
     num_particles = whole_number("num_particles", num_particles)
-    program, data, shape = traces.prepare(pair, x, seed)
-    _check_room((draws or 1) * len(data), program.example())
-    parts = []
-    with program.evaluating():
+    problem = Problem.of(pair, x, seed)
+    _check_room((draws or 1) * len(problem.data), problem.pair.example())
+    count, parts = draws or num_particles, []
+    with problem.pair.evaluating():
         torch.manual_seed(seed)
-        for batch in data.batches(BATCH):
-            drawn, votes = [], {}
-            for _ in range(draws or num_particles):
-                latents = traces.latents(program, batch, shape)
-                sites = traces.generate(program, batch, latents)
-                drawn.append(_observed(sites, shape, mean=not draws))
-                votes = {n: _voted(sites[n][0]) for n in shape.observed}
-            stacked = {n: torch.stack([d[n] for d in drawn]) for n in drawn[0]}
-            even = torch.full((len(drawn),), 1 / len(drawn), device=program.device)
+        for batch in problem.batches(max(1, ROWS // count)):
+            values, votes = _decoded(problem, batch, count, draw=bool(draws))
+            even = torch.full((count,), 1 / count, device=problem.pair.device)
             parts.append(
-                {n: (v if draws else _average(v, even, votes[n])).cpu() for n, v in stacked.items()}
+                {n: (v if draws else _average(v, even, votes[n])).cpu() for n, v in values.items()}
             )
     return _unwrap({n: torch.cat([p[n] for p in parts], dim=int(draws > 0)) for n in parts[0]})
+
+
+def _decoded(
+    problem: Problem, batch: Args, count: int, *, draw: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Means or draws of the observed sites at ``count`` draws of the latents given the batch,
+    ``[count, batch, ...]``, and which of their entries are classes."""
+    if problem.repeats(count, batch):
+        latents = problem.particles(batch, count)
+        rows = tuple(a.repeat(count, *[1] * (a.dim() - 1)) for a in batch)
+        sites = problem.generate(rows, problem.discrete(rows, latents), draw=draw)
+        values = _observed(sites, problem, mean=not draw)
+        stacked = {n: v.unflatten(0, (count, -1)) for n, v in values.items()}
+    else:
+        each = []
+        for _ in range(count):
+            sites = problem.generate(batch, problem.latents(batch), draw=draw)
+            each.append(_observed(sites, problem, mean=not draw))
+        stacked = {n: torch.stack([values[n] for values in each]) for n in each[0]}
+    return stacked, {n: _voted(sites[n][0]) for n in stacked}
 
 
 def interpolate(pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "linear") -> Values:
@@ -229,24 +294,40 @@ def interpolate(pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "lin
         raise UsageError(
             f"method is {' or '.join(paths)}, got {method!r}{nearest(method, list(paths))}"
         )
-    program = as_pair(pair)
-    single = isinstance(a, Tensor) and tuple(a.shape) == getattr(pair, "event_shape", None)
-    ends = [program.serve(t[None] if single else t) for t in (a, b)]
-    start, end = (_codes(pair, t) for t in ends)
-    if len(ends[0]) != len(ends[1]):
-        raise UsageError(f"a and b must hold as many data, got {len(ends[0])} and {len(ends[1])}")
-    _check_room(steps * len(ends[0]), program.some(ends[0], 1))
+    ends = _ends(pair, a, b)
+    single, one, other = ends
+    start, end = _codes(one), _codes(other)
+    if len(one.data) != len(other.data):
+        raise UsageError(
+            f"a and b must hold as many data, got {len(one.data)} and {len(other.data)}"
+        )
+    both = [problem.pair.some(problem.data) for problem in (one, other)]
+    n = steps * len(one.data)
+    _check_room(n, both[0])
     t = torch.linspace(0, 1, steps)
-    between = {n: paths[method](start[n], end[n], t).flatten(0, 1) for n in start}
-    n = steps * len(ends[0])
-    both = [program.some(part) for part in ends]
-    given = tuple(_switched(one, other, steps) for one, other in zip(*both, strict=True))
-    drawn = [_drawn(program, part) for part in both]
-    for name in drawn[0].keys() - start.keys():
-        between[name] = _switched(drawn[0][name], drawn[1][name], steps)
-    out = _generate(*_prepared(program, given), n, given, between, mean=True)
-    out = {n: v.reshape(-1, steps, *v.shape[1:]) for n, v in out.items()}
-    return _unwrap({n: v[0] if single else v for n, v in out.items()})
+    between = {name: paths[method](start[name], end[name], t).flatten(0, 1) for name in start}
+    left = {*one.shape.latents, *one.shape.enumerated} - start.keys()
+    if left:
+        drawn = [_drawn(problem, part) for problem, part in zip((one, other), both, strict=True)]
+        for name in sorted(left & drawn[0].keys()):
+            shared = name in one.shape.globals
+            values = [each[name] for each in drawn]
+            between[name] = values[0] if shared else _switched(values[0], values[1], steps)
+    given = tuple(_switched(here, there, steps) for here, there in zip(*both, strict=True))
+    out = _Given(one, given).generated(n, between)
+    out = {name: v.reshape(-1, steps, *v.shape[1:]) for name, v in out.items()}
+    return _unwrap({name: v[0] if single else v for name, v in out.items()})
+
+
+def _ends(pair: Any, a: Any, b: Any) -> tuple[bool, Problem, Problem]:
+    """The pair on both ends of paths, and whether each is one datum."""
+    program = as_pair(pair)
+    known = getattr(program.owner, "event_shape", None)
+    if known is None and program.memory.example is not None:
+        known = tuple(program.memory.example[0].shape[1:])
+    single = isinstance(a, Tensor) and a.dim() > 0 and tuple(a.shape) == known
+    one, other = (Problem.of(program, t[None] if single else t) for t in (a, b))
+    return single, one, other
 
 
 def traverse(
@@ -269,36 +350,38 @@ def traverse(
     Returns:
         Decoded data ``[units, steps, *event_shape]``, the units, and the values ``[steps]``.
     """
-    program = as_pair(pair)
-    found = evaluate(pair, x, num_particles=1)
-    if len(found.codes) != 1 or next(iter(found.codes.values())).dim() != 2:
+    problem = Problem.of(pair, x)
+    found = evaluate(pair, problem.data, num_particles=1)
+    if len(found.codes) != 1:
         raise UsageError(
-            f"traverse varies the units of one latent vector; this pair has "
+            f"traverse varies the units of one latent; this pair has "
             f"{ {n: list(c.shape[1:]) for n, c in found.codes.items()} }"
         )
     ((name, codes),) = found.codes.items()
+    units = codes.reshape(len(codes), -1)
     if dims is None:
-        information = found.kl_dimensions.get(name, codes.var(0, correction=0))
+        information = found.kl_dimensions.get(name, units.var(0, correction=0)).flatten()
+        active = found.active[name].flatten()
         order = information.argsort(descending=True).tolist()
-        active = [d for d in order if bool(found.active[name][d])]
-        dims = active or order[:1]
-    if not dims or any(not 0 <= d < codes.shape[1] for d in dims):
-        raise UsageError(f"dims names the units 0 to {codes.shape[1] - 1}, got {list(dims)}")
-    _check_room(len(dims) * whole_number("steps", steps), program.some(x, 1))
+        dims = [d for d in order if bool(active[d])] or order[:1]
+    if not dims or any(not 0 <= d < units.shape[1] for d in dims):
+        raise UsageError(f"dims names the units 0 to {units.shape[1] - 1}, got {list(dims)}")
+    one = problem.pair.some(problem.data, 1)
+    _check_room(len(dims) * whole_number("steps", steps), one)
     values = torch.linspace(-span, span, steps)
-    latents = codes[0].repeat(len(dims), steps, 1)
+    latents = units[0].repeat(len(dims), steps, 1)
     for row, dim in enumerate(dims):
         latents[row, :, dim] = values
-    one = program.some(x, 1)
-    latents = latents.flatten(0, 1)
-    out = _generate(*_prepared(program, one), len(latents), one, {name: latents}, mean=True)
+    rest = {k: v for k, v in _drawn(problem, one).items() if k in problem.shape.globals}
+    varied = latents.reshape(-1, *codes.shape[1:])
+    out = _Given(problem, one).generated(len(varied), {name: varied, **rest})
     images = next(iter(out.values()))
     return images.reshape(len(dims), steps, *images.shape[1:]), list(dims), values
 
 
 def impute(
     pair: Any, x: Any, *, draws: int = 0, num_particles: int = 1000, seed: int = 0
-) -> Tensor:
+) -> Tensor | tuple[Tensor, ...]:
     """Fill the missing entries (NaN) of x by conditioning on the observed ones.
 
     The guide sees zeros in place of missing entries (or the NaN themselves, if it can take
@@ -309,14 +392,15 @@ def impute(
     Sets", 2019.
 
     Args:
-        pair: a pair with an observed site that is independent over its entries given z.
+        pair: a pair whose observed sites are independent over their entries given z.
         x: data ``[N, ...]`` with NaN.
         draws: instead of the mean, this many draws by sampling importance resampling.
         num_particles: particles per datum.
         seed: of the particles.
 
     Returns:
-        ``[N, ...]``, or ``[draws, N, ...]``; observed entries are as they were given.
+        ``[N, ...]``, or ``[draws, N, ...]``; observed entries are as they were given. A tuple of
+        them where the model observes several arguments that can have gaps.
 
     >>> from pyrovae.vae import VAE
     >>> impute(VAE((4,), 2), torch.tensor([[1.0, float("nan"), 0.0, 1.0]])).isnan().any()
@@ -324,49 +408,98 @@ def impute(
     """
     program = as_pair(pair)
     data = program.serve(x)
-    filled = []
-    with program.evaluating():
+    whole = tuple(next(iter(data.batches(len(data)))))
+    broken = _incomplete(whole)
+    if not len(broken):
+        first = whole[0].cpu()
+        return first.expand(draws, *first.shape) if draws else first
+    rows = tuple(a[broken] for a in whole)
+    problem = Problem.of(program, rows, seed)
+    problem.shape.refuse_points()
+    problem.shape.refuse_globals()
+    wires = _wires(problem, rows)
+    size = max(1, CHUNK // (problem.shape.row_bytes * num_particles))
+    parts = []
+    with problem.pair.evaluating():
         torch.manual_seed(seed)
-        shape = None
-        for batch in data.batches(1):
-            completed = traces.completing(program, batch)
-            if completed is program:
-                value = batch[0]
-                filled.append(value.expand(draws, *value.shape) if draws else value)
-                continue
-            shape = shape or traces.structure(completed, batch)
-            shape.refuse_points()
-            filled.append(_fill(completed, batch, shape, draws, num_particles))
-    return torch.cat(filled, dim=int(draws > 0)).cpu()
+        for start in range(0, len(broken), problem.most(size)):
+            batch = tuple(a[start : start + problem.most(size)] for a in rows)
+            parts.append(_filled(program, problem, batch, wires, draws, num_particles))
+    filled = []
+    for k, arguments in enumerate(zip(*parts, strict=True)):
+        value = whole[k].expand(draws, *whole[k].shape).clone() if draws else whole[k].clone()
+        new = torch.cat([a.to(value) for a in arguments], dim=int(draws > 0))
+        value[(slice(None), broken) if draws else broken] = new
+        filled.append(value.cpu())
+    observed = sorted({w.argument for w in wires if whole[w.argument].is_floating_point()})
+    return filled[observed[0]] if len(observed) == 1 else tuple(filled[k] for k in observed)
 
 
-def _fill(pair: Pair, batch: Args, shape: Structure, draws: int, num_particles: int) -> Tensor:
-    """One datum ``[1, ...]``: its mean or ``[draws, 1, ...]``."""
-    shape = traces.sampling(shape, shape.latents)
-    drawn = traces.draw(pair, batch, num_particles, shape)
-    weights = drawn.log_weights[:, 0].softmax(0)
-    latents = {n: drawn.guide[n].value[:, 0] for n in shape.latents}
-    if draws:
-        chosen = torch.multinomial(weights, draws, replacement=True)
-        latents = {n: v[chosen] for n, v in latents.items()}
-    count = draws or num_particles
-    args = tuple(a.expand(count, *a.shape[1:]) for a in batch)
-    latents = traces.discrete(pair, args, latents, shape)
-    args = tuple(a.nan_to_num(0.0) if a.is_floating_point() else a for a in args)
-    sites = traces.generate(pair, args, latents)
-    values = _observed(sites, shape, mean=not draws)
-    filled = [n for n, v in values.items() if v.shape[1:] == batch[0].shape[1:]]
-    if len(filled) != 1:
+def _incomplete(args: Args) -> Tensor:
+    """The rows in which an entry is missing."""
+    marks = [a.isnan().reshape(len(a), -1).any(1) for a in args if a.is_floating_point()]
+    return torch.stack(marks).any(0).nonzero()[:, 0] if marks else torch.zeros(0, dtype=torch.long)
+
+
+def _wires(problem: Problem, rows: Args) -> Sequence[traces.Wire]:
+    """Where each observed site's values belong."""
+    some = tuple(a[: problem.most(BATCH)].nan_to_num(0.0) if a.is_floating_point()
+                 else a[: problem.most(BATCH)] for a in rows)  # fmt: skip
+    with problem.pair.evaluating():
+        wiring = problem.wiring(some)
+    reached = {wire.argument for wire in wiring.wires}
+    lost = [k for k, a in enumerate(rows) if a.is_floating_point() and bool(a.isnan().any())
+            and k not in reached]  # fmt: skip
+    if lost:
         raise UsageError(
-            f"impute fills one observed site, of the shape of x; this model observes "
-            f"{ {n: list(v.shape[1:]) for n, v in values.items()} }"
+            f"argument {lost[0] + 1} of the programs has missing entries, and no site observes it "
+            f"as it is, so that nothing says how they are distributed; observe it (obs=), or fill "
+            f"it before"
         )
-    value = values[filled[0]]
-    missing = batch[0].isnan()
+    return wiring.wires
+
+
+def _filled(
+    program: Pair,
+    problem: Problem,
+    batch: Args,
+    wires: Sequence[traces.Wire],
+    draws: int,
+    num_particles: int,
+) -> list[Tensor]:
+    """The arguments ``[batch, ...]`` with their missing entries filled, or ``[draws, batch, ...]``
+    of them."""
+    size = len(batch[0])
+    latents, log_weights = problem.weighed(batch, num_particles)
+    weights = log_weights.softmax(0)
+    count = draws or num_particles
     if draws:
-        return torch.where(missing, value[:, None], batch[0])
-    mean = _average(value, weights, _voted(sites[filled[0]][0]))
-    return torch.where(missing, mean[None], batch[0])
+        chosen = torch.multinomial(weights.T, draws, replacement=True).T
+        rows = (chosen * size + torch.arange(size, device=chosen.device)).flatten()
+        latents = {n: v[rows] for n, v in latents.items()}
+    repeated = tuple(a.repeat(count, *[1] * (a.dim() - 1)) for a in batch)
+    latents = problem.discrete(repeated, latents)
+    sites = traces.generate(filling(program), repeated, latents, draw=False)
+    values = {wire.site: _value(*sites[wire.site], mean=not draws) for wire in wires}
+    filled = []
+    for k, given in enumerate(batch):
+        if not given.is_floating_point() or not any(w.argument == k for w in wires):
+            filled.append(given.expand(draws, *given.shape) if draws else given)
+            continue
+        whole = repeated[k].clone()
+        votes = torch.zeros(given.shape[1:], dtype=torch.bool)
+        for wire in wires:
+            if wire.argument == k:
+                traces.put(whole, wire, values[wire.site])
+                fn = sites[wire.site][0]
+                classes = _voted(fn).to(whole.device).expand(fn.batch_shape + fn.event_shape)
+                marks = whole.new_zeros(whole.shape)
+                traces.put(marks, wire, classes.to(marks))
+                votes = votes.to(marks.device) | marks[0].bool()
+        stacked = whole.unflatten(0, (count, size))
+        new = stacked if draws else _average(stacked, weights, votes)
+        filled.append(torch.where(given.isnan(), new, given))
+    return filled
 
 
 def neighbours(pair: Any, x: Any, among: Any, k: int = 5) -> tuple[Tensor, Tensor]:
@@ -376,7 +509,7 @@ def neighbours(pair: Any, x: Any, among: Any, k: int = 5) -> tuple[Tensor, Tenso
         Indices into ``among`` ``[N, k]`` and Euclidean distances of the posterior means
         ``[N, k]``, nearest first.
     """
-    ours, theirs = (_flat(_codes(pair, t)) for t in (x, among))
+    ours, theirs = (_flat(_codes(Problem.of(pair, t))) for t in (x, among))
     if not 1 <= k <= len(theirs):
         raise UsageError(f"k must be from 1 to the {len(theirs)} data to choose from, got {k}")
     found = torch.cdist(ours, theirs).topk(k, largest=False)
@@ -395,12 +528,11 @@ def _switched(a: Tensor, b: Tensor, steps: int) -> Tensor:
     return torch.cat(path, 1).flatten(0, 1)
 
 
-def _drawn(pair: Pair, args: Args) -> dict[str, Tensor]:
+def _drawn(problem: Problem, args: Args) -> dict[str, Tensor]:
     """A draw of every latent given the data, seeded."""
-    with pair.evaluating():
+    with problem.pair.evaluating():
         torch.manual_seed(0)
-        pair = traces.completing(pair, args)
-        return traces.latents(pair, args, traces.structure(pair, args))
+        return problem.latents(args)
 
 
 def _linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
@@ -425,21 +557,27 @@ def _spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 def _observed(
-    sites: dict[str, tuple[Any, Tensor]], shape: Structure, mean: bool
+    sites: Mapping[str, tuple[Any, Tensor]], problem: Problem, mean: bool
 ) -> dict[str, Tensor]:
-    """The observed sites' means or draws; entries without a mean, such as classes, give their
-    mode, and a distribution that knows neither gives a draw."""
+    """The observed sites' means or draws, the data's axis first."""
     out = {}
-    for name in shape.observed:
+    for name in problem.names(sites):
         fn, value = sites[name]
-        if mean:
-            with contextlib.suppress(NotImplementedError):
-                centre = fn.mean
-                if bool(centre.isnan().any()):
-                    centre = torch.where(centre.isnan(), traces.entries(fn).mode, centre)
-                value = centre
-        out[name] = value
+        value = _value(fn, value, mean)
+        out[name] = value.movedim(problem.shape.dim - fn.event_dim, 0)
     return out
+
+
+def _value(fn: Any, value: Tensor, mean: bool) -> Tensor:
+    """A site's mean or draw; entries without a mean, such as classes, give their mode, and a
+    distribution that knows neither gives the draw."""
+    if mean:
+        with contextlib.suppress(NotImplementedError, AttributeError):
+            centre: Tensor = fn.mean
+            if bool(centre.isnan().any()):
+                centre = torch.where(centre.isnan(), traces.entries(fn).mode, centre)
+            return centre
+    return value
 
 
 def _voted(fn: Any) -> Tensor:
@@ -453,7 +591,7 @@ def _voted(fn: Any) -> Tensor:
 
 def _average(values: Tensor, weights: Tensor, voted: Tensor) -> Tensor:
     """Over the first dimension: the weighted mean, or where voted the class of most weight."""
-    weights = weights.reshape(-1, *(1,) * (values.dim() - 1))
+    weights = weights.reshape(*weights.shape, *(1,) * (values.dim() - weights.dim()))
     mean = (weights * values).sum(0)
     if not bool(voted.any()):
         return mean

@@ -18,11 +18,10 @@ from pyro.infer import ELBO
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 
-from pyrovae import traces
 from pyrovae.networks import Component
 from pyrovae.schedules import Schedule
 from pyrovae.tensors import UsageError, log_mean_exp, number, whole_number
-from pyrovae.traces import Pair, Structure, Traces
+from pyrovae.traces import Pair, Problem, Structure, Traces
 
 __all__ = [
     "CIWAE",
@@ -57,7 +56,7 @@ class Objective(ELBO, Component, ABC):
         super().__init__(num_particles=whole_number("num_particles", num_particles))
         self.schedule = schedule
         self._factor: Tensor | None = None
-        self._known: tuple[Any, Any, Structure] | None = None
+        self._met: tuple[Any, Any, Pair] | None = None
 
     @abstractmethod
     def bound(self, drawn: Traces) -> Tensor:
@@ -93,11 +92,8 @@ class Objective(ELBO, Component, ABC):
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the bounds' sum over the batch, times N / B in a plate that subsamples."""
-        program = model if not kwargs else _with(model, kwargs)
-        pair = Pair.here(program, guide if not kwargs else _with(guide, kwargs))
-        shape = self._structure(model, guide, pair, args)
-        drawn = traces.draw(pair, args, self.particles, shape)
-        value = self.bound(drawn)
+        drawn = self._problem(model, guide, args, kwargs).draw(args, self.particles)
+        shape, value = drawn.shape, self.bound(drawn)
         if shape.scored:
             others = (value.sum() - value).detach() / max(1, len(value) - 1)
             score = torch.stack([drawn.guide[n].log_prob.sum(0) for n in shape.scored]).sum(0)
@@ -119,15 +115,16 @@ class Objective(ELBO, Component, ABC):
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
 
-    def _structure(self, model: Any, guide: Any, pair: Pair, args: Any) -> Structure:
-        """The pair's structure, found when it is first seen and once it has changed."""
-        if self._known is None or (self._known[0], self._known[1]) != (model, guide):
-            shape = traces.structure(pair, args)
-            self._check(shape)
-            if not self.analytic:
-                shape = dataclasses.replace(shape, closed_form=())
-            self._known = model, guide, shape
-        return self._known[2]
+    def _problem(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Problem:
+        """The pair on such a batch; what is seen of it is kept as long as it is the same pair."""
+        if self._met is None or (self._met[0], self._met[1]) != (model, guide) or kwargs:
+            programs = (_with(p, kwargs) if kwargs else p for p in (model, guide))
+            self._met = model, guide, Pair.here(*programs)
+        problem = Problem.at(self._met[2], args)
+        self._check(problem.shape)
+        if not self.analytic:
+            problem = problem.like(dataclasses.replace(problem.shape, closed_form=()))
+        return problem
 
     def _check(self, shape: Structure) -> None:
         name, scored = type(self).__name__, shape.scored

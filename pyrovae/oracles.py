@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
-from pyrovae import traces
 from pyrovae.evaluation import CHUNK
 from pyrovae.tensors import UsageError
-from pyrovae.traces import Args, Pair, Structure
+from pyrovae.traces import Args, Problem
 
 __all__ = ["exact_log_evidence"]
 
@@ -42,14 +45,16 @@ def exact_log_evidence(pair: Any, x: Any, *, points: int = 120, plate: str | Non
     >>> torch.allclose(exact_log_evidence(vae, x).float(), log_evidence(vae, x, 20000), atol=0.02)
     True
     """
-    program, data, shape = traces.prepare(pair, x, plate=plate)
-    shape.refuse_globals()
-    shape.refuse_points()
+    problem = Problem.of(pair, x, plate=plate)
+    problem.shape.refuse_globals()
+    problem.shape.refuse_points()
     results = []
-    with program.evaluating():
-        for batch in data.batches(16):
-            sizes = _sizes(program, batch, shape)
-            exact = _quadratic(program, batch, shape, sizes)
+    with problem.pair.evaluating():
+        for rows in problem.batches(16):
+            sizes = _sizes(problem, rows)
+            batch = _double(rows)
+            with _in_double():
+                exact = _quadratic(problem, batch, sizes)
             if exact is None:
                 if sum(math.prod(s) for s in sizes.values()) > 2:
                     raise UsageError(
@@ -57,14 +62,45 @@ def exact_log_evidence(pair: Any, x: Any, *, points: int = 120, plate: str | Non
                         f"{ {n: list(s) for n, s in sizes.items()} } have more than two "
                         f"dimensions; use pv.log_evidence, which estimates by sampling"
                     )
-                exact = _quadrature(program, batch, shape, sizes, points)
+                with _in_double():
+                    exact = _quadrature(problem, batch, sizes, points)
             results.append(exact.cpu())
     return torch.cat(results)
 
 
-def _sizes(pair: Pair, batch: Args, shape: Structure) -> dict[str, tuple[int, ...]]:
-    sites = traces.draw(pair, batch, 1, shape).guide
-    latents = {name: sites[name] for name in shape.latents}
+class _Double(TorchFunctionMode):
+    """Every operation takes its floating numbers in double precision, whatever holds them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*_double(args), **_double(kwargs or {}))
+
+
+def _double(values: Any) -> Any:
+    def widened(value: Any) -> Any:
+        single = isinstance(value, Tensor) and value.is_floating_point()
+        return value.to(torch.float64) if single and value.dtype != torch.float64 else value
+
+    with torch._C.DisableTorchFunction():
+        return tree_map(widened, values)
+
+
+@contextmanager
+def _in_double() -> Iterator[None]:
+    """What is run here is run in double precision: a difference of two large terms, which is what
+    an exact answer is made of, has no digits left in single."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _Double():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _sizes(problem: Problem, batch: Args) -> dict[str, tuple[int, ...]]:
+    drawn = problem.draw(batch)
+    shape = drawn.shape
+    latents = {name: drawn.guide[name] for name in shape.latents}
     discrete = [name for name, site in latents.items() if site.is_discrete]
     if discrete or shape.enumerated or not latents:
         raise UsageError(
@@ -74,21 +110,17 @@ def _sizes(pair: Pair, batch: Args, shape: Structure) -> dict[str, tuple[int, ..
     return {name: tuple(site.value.shape[2:]) for name, site in latents.items()}
 
 
-def _density(
-    pair: Pair, batch: Args, shape: Structure, sizes: dict[str, tuple[int, ...]], u: Tensor
-) -> Tensor:
+def _density(problem: Problem, batch: Args, sizes: dict[str, tuple[int, ...]], u: Tensor) -> Tensor:
     """log p(x, z) at the stacked latents ``u`` ``[points, batch, dims]``."""
     parts = u.split([math.prod(size) for size in sizes.values()], -1)
     latents = {
         name: part.reshape(*u.shape[:2], *size)
         for (name, size), part in zip(sizes.items(), parts, strict=True)
     }
-    return traces.log_density(pair, batch, latents, shape)
+    return problem.log_density(batch, latents)
 
 
-def _quadratic(
-    pair: Pair, batch: Args, shape: Structure, sizes: dict[str, tuple[int, ...]]
-) -> Tensor | None:
+def _quadratic(problem: Problem, batch: Args, sizes: dict[str, tuple[int, ...]]) -> Tensor | None:
     """The Gaussian integral, or None where log p(x, z) is not quadratic in z."""
     dims, n = sum(math.prod(size) for size in sizes.values()), len(batch[0])
     like = next((t for t in batch if t.is_floating_point()), torch.zeros(()))
@@ -99,7 +131,7 @@ def _quadratic(
     u = u[:, None].repeat(1, n, 1)
     with torch.enable_grad():
         u.requires_grad_()
-        value = _density(pair, batch, shape, sizes, u)
+        value = _density(problem, batch, sizes, u)
         if not value.requires_grad:
             return None
         (gradient,) = torch.autograd.grad(value.sum(), u)
@@ -119,7 +151,7 @@ def _quadratic(
 
 
 def _quadrature(
-    pair: Pair, batch: Args, shape: Structure, sizes: dict[str, tuple[int, ...]], points: int
+    problem: Problem, batch: Args, sizes: dict[str, tuple[int, ...]], points: int
 ) -> Tensor:
     dims, n = sum(math.prod(size) for size in sizes.values()), len(batch[0])
     like = next((t for t in batch if t.is_floating_point()), torch.zeros(()))
@@ -129,8 +161,8 @@ def _quadrature(
     log_f = volume = torch.zeros(())
     for _ in range(4):
         u = low + grid * (high - low)
-        rows = max(1, CHUNK // (shape.row_bytes * n))
-        log_f = torch.cat([_density(pair, batch, shape, sizes, part) for part in u.split(rows)])
+        rows = max(1, CHUNK // (problem.shape.row_bytes * n))
+        log_f = torch.cat([_density(problem, batch, sizes, part) for part in u.split(rows)])
         volume = ((high - low).double() / (points - 1)).log().sum(-1)
         inside = (log_f > log_f.max(0).values - FAR)[..., None]
         step = (high - low) / (points - 1)

@@ -275,7 +275,7 @@ class Snapshot:
     """What a step changes besides the gradients: random states and buffers."""
 
     def __init__(self, pair: Pair) -> None:
-        self.buffers = [b for m in pair.modules().values() for b in m.buffers()]
+        self.buffers = [b for m in pair.modules() for b in m.buffers(recurse=False)]
         self.values = [b.clone() for b in self.buffers]
         self.random = states()
 

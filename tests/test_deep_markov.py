@@ -147,11 +147,11 @@ def test_images_are_series_of_rows(event: tuple[int, ...]) -> None:
     program = DeepMarkov(event, 2, likelihoods.Normal(LINEAR), hidden=8)
     x, z = torch.randn(5, *event), torch.randn(4, 5, 3, 2)
     assert pv.sample(program, 3).shape == (3, *event)
-    shape = traces.structure(program, (x,))
+    shape = traces.Problem.at(program, (x,)).shape
     assert shape.broadcasts
     latents = {f"z{t + 1}": z[:, :, t] for t in range(3)}
     with torch.no_grad():
-        found = traces.log_density(program, (x,), latents, shape)
+        found = traces.Problem.at(program, (x,)).log_density((x,), latents)
         expected = program.first().log_prob(z[:, :, 0])
         for t in range(3):
             expected = expected + program.likelihood(z[:, :, t]).log_prob(x.view(5, 3, 2)[:, t])

@@ -239,10 +239,11 @@ def test_bounds_lie_below_the_exact_evidence(prior: str, guide: str) -> None:
     vae = pv.VAE(EVENT, 2, p, likelihoods.Bernoulli(SMALL), q)
     x = data(vae, X[:3])
     exact = pv.exact_log_evidence(vae, x, points=200).sum()
-    program, _, shape = traces.prepare(vae, x)
+    problem = traces.Problem.of(vae, x)
+    program = problem.pair
     with program.evaluating():
         torch.manual_seed(1)
-        weights = traces.draw(program, x, 4000, shape).log_weights
+        weights = problem.draw(x, 4000).log_weights
     elbo = weights.sum(1)
     iwae = (weights.unflatten(0, (-1, 10)).logsumexp(1) - math.log(10)).sum(1)
 

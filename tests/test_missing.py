@@ -42,7 +42,7 @@ def test_missing_entries_count_for_nothing(make: Make) -> None:
     vae, x, broken = vae_with_gaps(make)
     vae.eval()
     pair = traces.completing(traces.as_pair(vae), (broken,))
-    drawn = traces.draw(pair, (broken,), 3, traces.structure(pair, (broken,)))
+    drawn = traces.draw(pair, (broken,), 3)
     z = drawn.guide["z"].value
     fn = vae.likelihood(z)
     entries = fn.base_dist.log_prob(x.expand(3, *x.shape))

@@ -68,7 +68,7 @@ def joined(
 
 def posterior(program: programs.Multimodal, *batch: Tensor) -> torch.distributions.Distribution:
     pair = pv.traces.as_pair(program)
-    return pv.traces.draw(pair, batch, 1, pv.traces.structure(pair, batch)).guide["z"].fn
+    return pv.traces.draw(pair, batch).guide["z"].fn
 
 
 @pytest.mark.parametrize("subset", SUBSETS)

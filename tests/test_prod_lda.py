@@ -74,8 +74,8 @@ def test_log_prob_is_scipys_for_documents_of_any_length() -> None:
     z = torch.randn(3, 5, TOPICS)
     with torch.no_grad():
         logits = pair.normalise(z.softmax(-1) @ pair.beta)
-        shape = traces.structure(pair, (x,))
-        found = traces.log_density(pair, (x,), {"z": z}, shape)
+        shape = traces.Problem.at(pair, (x,)).shape
+        found = traces.Problem.at(pair, (x,)).log_density((x,), {"z": z})
     p = logits.softmax(-1).double().numpy()
     counts = x.double().numpy()
     expected = scipy.stats.multinomial.logpmf(counts, counts.sum(-1), p / p.sum(-1, keepdims=True))
@@ -87,7 +87,7 @@ def test_log_prob_is_scipys_for_documents_of_any_length() -> None:
 
 def test_particles_broadcast() -> None:
     pair, x = program(), corpus(6)[0]
-    assert traces.structure(pair, (x,)).broadcasts
+    assert traces.Problem.at(pair, (x,)).shape.broadcasts
     found = pv.evaluate(pair, x, 300)
     assert found.elbo.shape == (6,) and (found.log_evidence > found.elbo).all()
 

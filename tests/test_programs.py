@@ -436,7 +436,7 @@ def _fit(program: Program, data: TensorData, path: Path) -> None:
 def _compile(program: Program, data: TensorData, path: Path) -> None:
     """Steps by kernels, held against the handlers on the same noise."""
     pair, few = pv.traces.as_pair(program), data[:20]
-    enumerated = pv.traces.structure(pair, few).enumerated
+    enumerated = pv.traces.Problem.at(pair, few).shape.enumerated
     loss = objectives.BetaELBO() if enumerated else pyro.infer.Trace_ELBO()
     step = pv.svi.Step(pair, loss, pv.traces.parameters(pair, few), compile=True)
     with pair.scope():

@@ -39,9 +39,10 @@ def test_log_evidence_is_exact(make: Callable[[], Bed]) -> None:
 def test_sequential_particles_agree(make: Callable[[], Bed]) -> None:
     """The fallback without vectorisation gives terms of the same shape and law."""
     bed = make()
-    shape = traces.structure(bed.pair, bed.args)
+    shape = traces.Problem.at(bed.pair, bed.args).shape
+    problem = traces.Problem.at(bed.pair, bed.args)
     one_by_one = list(
-        traces.slices(bed.pair, bed.args, 3, 3, dataclasses.replace(shape, broadcasts=False))
+        problem.like(dataclasses.replace(shape, broadcasts=False)).slices(bed.args, 3, 3)
     )
     assert len(one_by_one) == 3
     for part in one_by_one:
@@ -54,11 +55,11 @@ def test_sequential_particles_agree(make: Callable[[], Bed]) -> None:
 def test_slices_equal_the_whole(at_once: int) -> None:
     """Slicing particles changes neither values nor closed-form KL, and runs the guide once."""
     for bed in (pairs.ppca(), pairs.ppca_diagonal(), pairs.two_level()):
-        shape = traces.structure(bed.pair, bed.args)
+        shape = traces.Problem.at(bed.pair, bed.args).shape
         torch.manual_seed(0)
-        whole = traces.draw(bed.pair, bed.args, 10, shape)
+        whole = traces.Problem.at(bed.pair, bed.args).draw(bed.args, 10)
         torch.manual_seed(0)
-        parts = list(traces.slices(bed.pair, bed.args, 10, at_once, shape))
+        parts = list(traces.Problem.at(bed.pair, bed.args).like(shape).slices(bed.args, 10, at_once))
         for read in (lambda t: t.log_weights, lambda t: t.elbo, lambda t: t.total_kl):
             joined = torch.cat([read(part) for part in parts])
             torch.testing.assert_close(joined, read(whole), rtol=1e-5, atol=1e-5)
@@ -169,11 +170,8 @@ def test_a_plate_that_subsamples_by_itself_is_refused() -> None:
             pyro.sample("z", dist.Normal(x[i] / 2, 0.7))
 
     pair = pv.Pair(model, guide)
-    with pytest.raises(pv.UsageError, match="runs on 20 data but not on 5"):
-        traces.structure(pair, (torch.zeros(20),))
-    shape = traces.structure(pv.Pair(simple_model, simple_guide), (torch.zeros(20),))
     with pytest.raises(pv.UsageError, match="draws 6 of the 20 data by itself"):
-        traces.draw(pair, (torch.zeros(20),), 1, shape)
+        traces.draw(pair, (torch.zeros(20),))
 
 
 def test_masks_leave_entries_out() -> None:
@@ -261,7 +259,7 @@ def test_a_pair_that_cannot_broadcast_runs_one_by_one() -> None:
 
     x = pairs.data(6, 1)[:, 0]
     pair = pv.Pair(model, guide)
-    assert not traces.structure(pair, (x,)).broadcasts
+    assert not traces.Problem.at(pair, (x,)).shape.broadcasts
     exact = dist.Normal(0.0, math.sqrt(2)).log_prob(x)
     assert (pv.log_evidence(pair, x, 20) - exact).abs().max() < 1e-4
     assert "one by one" in str(pv.evaluate(pair, x, 5))
@@ -322,7 +320,7 @@ def test_mistakes_in_programs_are_errors(
     model: Callable[..., None], guide: Callable[..., None], match: str
 ) -> None:
     with pytest.raises(pv.UsageError, match=match):
-        traces.structure(pv.Pair(model, guide), (torch.zeros(5),))
+        traces.Problem.at(pv.Pair(model, guide), (torch.zeros(5),))
 
 
 def test_two_pairs_never_share_a_parameter() -> None:
@@ -423,7 +421,7 @@ def test_analytic_kl_is_refused_where_it_would_be_wrong() -> None:
     x = bed.args[0]
     with pytest.raises(pv.UsageError, match=r"silently wrong here: .* z1 come after"):
         pv.fit(Trained(), x, loss=TraceMeanField_ELBO(), batch_size=6, progress=False)
-    assert traces.structure(bed.pair, bed.args).closed_form == ("z2",)
+    assert traces.Problem.at(bed.pair, bed.args).shape.closed_form == ("z2",)
     pv.fit(Trained(), x, epochs=1, batch_size=6, progress=False)
 
 
@@ -447,7 +445,7 @@ def test_data_observed_in_another_shape_are_checked_and_simulated() -> None:
     few = (x[:5],)
     with pair.evaluating():
         assert traces.Supports(pair, few).check(pv.data.TensorData(x))
-        latents, (simulated,) = traces.simulate(pair, few, ["z"])
+        latents, (simulated,) = traces.Problem.at(pair, few).simulate(few, ["z"])
     assert simulated.shape == (5, 1, 2, 3) and latents["z"].shape == (5, 2)
     x[-1, 0, 1, 2] = 0.5
     with pytest.raises(pv.UsageError, match="Bernoulli takes 0 or 1"), pair.evaluating():

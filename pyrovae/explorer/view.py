@@ -223,10 +223,10 @@ class View:
         given = self.pair.some(few, 1)[0]
         found = evaluate(self.pair, few, PARTICLES, seed=self.seed)
         x = reconstruct(self.pair, few, seed=self.seed)
-        with self.pair.evaluating():
+        problem = traces.Problem.of(self.pair, few, self.seed).summing([])
+        with problem.pair.evaluating():
             torch.manual_seed(self.seed)
-            pair, data, shape = traces.prepare(self.pair, few, self.seed)
-            drawn = traces.draw(pair, pair.some(data, 1), CLOUD, traces.sampling(shape, ()))
+            drawn = problem.draw(problem.pair.some(problem.data, 1), CLOUD)
         z = _flat({n: drawn.guide[n].value[:, 0] for n in self.sites})
         place = (z - self.centre) @ self.rows.T
         numbers = {

@@ -1,39 +1,29 @@
 """Any pair and a batch -> per-site log p, log q, values and distributions.
 
-Everything that pyrovae knows of a model and a guide it learns here, by running the guide and
-replaying the model against it. Particles are one outer plate, so the guide runs once however
-many are drawn. Log probabilities are unscaled (a subsampled plate's N/B belongs to training),
-masked as the program says, and summed over every plate but the one over the data: what is left
-is ``[particles, batch]`` for a local site and ``[particles]`` for a global one.
+Everything that pyrovae knows of a model and a guide it sees here, by running the guide and
+replaying the model against it; a pair that has met its data is a :class:`Problem`. Particles are
+one outer plate, so the guide runs once however many are drawn. Log probabilities are unscaled (a
+subsampled plate's N/B belongs to training), masked as the program says, and summed over every
+plate but the one over the data: what is left is ``[particles, batch]`` for a local site and
+``[particles]`` for a global one.
 """
 
-from pyrovae.traces.draws import (
-    discrete,
-    draw,
-    generate,
-    latents,
-    log_density,
-    sampling,
-    simulate,
-    slices,
-)
 from pyrovae.traces.faults import adds, first_bad
-from pyrovae.traces.handlers import Refinement, completing
+from pyrovae.traces.handlers import Refinement, completing, filling
 from pyrovae.traces.pair import Args, Pair, as_pair
+from pyrovae.traces.parameters import parameters, unreached
+from pyrovae.traces.problem import Problem, draw, generate, replaced
+from pyrovae.traces.sites import entries
 from pyrovae.traces.sketches import Sketch, SketchedSite, sketch
-from pyrovae.traces.structure import (
-    Supports,
-    check,
-    parameters,
-    prepare,
-    structure,
-    unreached,
-)
-from pyrovae.traces.terms import Site, Structure, Traces, entries, rebuild
+from pyrovae.traces.structure import Structure, check, head, rows
+from pyrovae.traces.supports import Supports
+from pyrovae.traces.terms import Site, Traces, rebuild
+from pyrovae.traces.wiring import Wire, Wiring, put
 
 __all__ = [
     "Args",
     "Pair",
+    "Problem",
     "Refinement",
     "Site",
     "Sketch",
@@ -41,24 +31,23 @@ __all__ = [
     "Structure",
     "Supports",
     "Traces",
+    "Wire",
+    "Wiring",
     "adds",
     "as_pair",
     "check",
     "completing",
-    "discrete",
     "draw",
     "entries",
+    "filling",
     "first_bad",
     "generate",
-    "latents",
-    "log_density",
+    "head",
     "parameters",
-    "prepare",
+    "put",
     "rebuild",
-    "sampling",
-    "simulate",
+    "replaced",
+    "rows",
     "sketch",
-    "slices",
-    "structure",
     "unreached",
 ]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pyrovae.tensors import UsageError
 from pyrovae.traces.pair import Args, Pair
-from pyrovae.traces.structure import _same
-from pyrovae.traces.terms import _run, _sites
+from pyrovae.traces.sites import run, sites
+from pyrovae.traces.structure import same
 
 
 def first_bad(pair: Pair, args: Args) -> str:
@@ -20,9 +20,9 @@ def first_bad(pair: Pair, args: Args) -> str:
     site, which of its tensors, which datum; "" where all are finite. Draws from the random state
     as it is."""
     with torch.no_grad(), pyro.validation_enabled(False), pair.scope():
-        model_trace, guide_trace = _run(pair, args)
+        model_trace, guide_trace = run(pair, args)
         for program, trace in (("guide", guide_trace), ("model", model_trace)):
-            for name, site in _sites(trace).items():
+            for name, site in sites(trace).items():
                 for what, value in _tensors(site):
                     bad = ~torch.isfinite(value)
                     if bool(bad.any()):
@@ -59,14 +59,14 @@ def adds(pair: Pair, args: Args) -> bool:
         args = tuple(torch.cat([a, a]) for a in args)
     half = tuple(a[: len(a) // 2] for a in args)
     with pair.evaluating():
-        whole, part = (_sites(_run(pair, rows)[0]) for rows in (args, half))
+        whole, part = (sites(run(pair, rows)[0]) for rows in (args, half))
     ratios = [
         torch.as_tensor(part[name]["scale"]) / torch.as_tensor(site["scale"])
         for name, site in whole.items()
         if site["is_observed"] and name in part
     ]
     n, m = len(args[0]), len(half[0])
-    if all(_same(ratio, 1.0) for ratio in ratios):
+    if all(same(ratio, 1.0) for ratio in ratios):
         return True
     if all(torch.allclose(ratio.float(), torch.tensor(n / m)) for ratio in ratios):
         return False

@@ -16,7 +16,9 @@ from torch.distributions import transform_to
 from pyrovae.distributions import PerColumn, eight_bit
 from pyrovae.tensors import UsageError
 from pyrovae.traces.pair import Args, Pair
-from pyrovae.traces.terms import FAILURES, Structure, _independent, _sites, rebuild
+from pyrovae.traces.sites import FAILURES, sites
+from pyrovae.traces.structure import Structure
+from pyrovae.traces.terms import independent, rebuild
 
 
 def completing(pair: Pair, args: Args) -> Pair:
@@ -37,11 +39,12 @@ def completing(pair: Pair, args: Args) -> Pair:
 
     try:
         with pair.evaluating(), pyro.validation_enabled(False):
-            sites = _sites(poutine.trace(guide).get_trace(*few)).values()
-            able = all(bool(s["value"].isfinite().all()) for s in sites)
+            drawn = sites(poutine.trace(guide).get_trace(*few)).values()
+            able = all(bool(s["value"].isfinite().all()) for s in drawn)
     except FAILURES:
         able = False  # check says what is wrong with the programs
-    return pair.running(_MasksMissing()(pair.model), guide if able else filled)
+    kind = "missing" if able else "missing, filled"
+    return pair.running(_MasksMissing()(pair.model), guide if able else filled, kind)
 
 
 class _MasksMissing(Messenger):
@@ -56,7 +59,7 @@ class _MasksMissing(Messenger):
             return
         if not value.is_floating_point():
             return
-        fn, extra = msg["fn"], _independent(msg["fn"])
+        fn, extra = msg["fn"], independent(msg["fn"])
         base = fn.base_dist if extra else fn
         if base.event_dim:
             if not bool(value.isnan().any()):
@@ -71,6 +74,22 @@ class _MasksMissing(Messenger):
         msg["value"] = torch.where(missing, _inside(base, value), value)
         masked = base.mask(~missing)
         msg["fn"] = masked.to_event(extra) if extra else masked
+
+
+def filling(pair: Pair) -> Pair:
+    """The pair whose model draws what is missing (NaN) of what it observes, entry by entry, so that
+    sites that depend on it have parents."""
+    return pair.running(_FillsMissing()(pair.model), pair.guide, "filling")
+
+
+class _FillsMissing(Messenger):
+    def _pyro_sample(self, msg: Any) -> None:
+        value = msg["value"]
+        if not msg["is_observed"] or not isinstance(value, Tensor):
+            return
+        if value.is_floating_point() and bool(value.isnan().any()):
+            with pyro.validation_enabled(False):
+                msg["value"] = torch.where(value.isnan(), msg["fn"].sample().to(value), value)
 
 
 def _inside(fn: Any, like: Tensor) -> Any:
@@ -118,13 +137,13 @@ class Refinement(Messenger):
 
     def of(self, pair: Pair) -> Pair:
         """The same pair, its guide shifted."""
-        return pair.running(pair.model, self(pair.guide))
+        return pair.running(pair.model, self(pair.guide), "refined")
 
     def _pyro_sample(self, msg: Any) -> None:
         name, fn = msg["name"], msg["fn"]
         if name not in self.shape.latents or name in self.shape.globals or msg["is_observed"]:
             return
-        extra = _independent(fn)
+        extra = independent(fn)
 
         def change(parameter: str, constraint: Any, value: Tensor) -> Tensor:
             kept = self.shape.nesting + extra + constraint.event_dim

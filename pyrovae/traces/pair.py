@@ -2,57 +2,107 @@
 
 from __future__ import annotations
 
-import inspect
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from types import MethodType
+from typing import Any, TypeAlias
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parameter import UninitializedTensorMixin
 
 from pyrovae.streams import Data, as_data
 from pyrovae.tensors import UsageError, got
+from pyrovae.traces.reach import MEMORY, Reach
 
-Program = Callable[..., Any]
-Args = tuple[Any, ...]
+Program: TypeAlias = Callable[..., Any]
+Args: TypeAlias = tuple[Any, ...]
 FEW = 16  # data kept as examples
-
-
-class _Restores(Messenger):
-    """Gives a ``pyro.param`` its saved value when its program first declares it."""
-
-    def __init__(self, pending: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.pending = pending
-
-    def _pyro_post_param(self, msg: Any) -> None:
-        saved = self.pending.get(msg["name"])
-        if saved is None:
-            return
-        own = msg["value"].unconstrained()
-        if own.shape != saved.shape:
-            raise UsageError(
-                f"the saved {msg['name']!r} has shape {list(saved.shape)}, this pair's has "
-                f"{list(own.shape)}; build the pair as it was when it was saved"
-            )
-        with torch.no_grad():
-            own.copy_(saved)
-        del self.pending[msg["name"]]
-        msg["value"] = pyro.get_param_store()[msg["name"]]
 
 
 @dataclass
 class _Memory:
-    """What a pair keeps between calls: its parameter store, and the shapes of one datum."""
+    """What a pair keeps between calls.
+
+    Attributes:
+        store: its parameters, as Pyro's store keeps them.
+        pending: saved values whose parameter is not there yet.
+        initial: what measuring declared and nothing has changed, with the version of its tensor.
+        example: a few data, for their shapes.
+        seen: what observed runs showed, by the shapes and types of the data.
+        entered: modules that were called while the programs ran.
+        reach: names of what the programs hold.
+        outer: Pyro's own parameters while this pair's are in their place; None while they are not.
+        here: whether Pyro's own store is this pair's.
+        trained: whether its parameters are its own affair: trained, or loaded.
+    """
 
     store: dict[str, Any] = field(default_factory=lambda: {"params": {}, "constraints": {}})
     pending: dict[str, Tensor] = field(default_factory=dict)
-    example: tuple[Tensor, ...] | None = None
-    active: bool = False
+    initial: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+    example: Args | None = None
+    seen: dict[Any, Any] = field(default_factory=dict)
+    entered: weakref.WeakSet[nn.Module] = field(default_factory=weakref.WeakSet)
+    reach: Reach | None = None
+    outer: Mapping[str, Tensor] | None = None
+    here: bool = False
+    trained: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of the pair is seen anew."""
+        kept = ("store", "pending", "initial", "example", "trained", "here")
+        return {**vars(_Memory()), **{name: getattr(self, name) for name in kept}}
+
+
+class _Declarations(Messenger):
+    """What happens when a program first declares a ``pyro.param`` in a pair's own store."""
+
+    def __init__(self, memory: _Memory) -> None:
+        super().__init__()
+        self.memory = memory
+        self.known: set[str] = set()
+
+    def _pyro_param(self, msg: Any) -> None:
+        if msg["name"] in pyro.get_param_store():
+            self.known.add(msg["name"])
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        name = msg["name"]
+        if name in self.known or msg["value"] is None:
+            return
+        self.known.add(name)
+        own, memory = msg["value"].unconstrained(), self.memory
+        saved, elsewhere = memory.pending.pop(name, None), (memory.outer or {}).get(name)
+        if saved is not None:
+            _put(name, own, saved)
+            msg["value"] = pyro.get_param_store()[name]
+        elif elsewhere is not None and elsewhere is not own and not memory.trained:
+            raise UsageError(
+                f"the parameter {name!r} stands in Pyro's own store, where an SVI may have trained "
+                f"it, and not yet in this pair's: its value here would be the initial one. "
+                f"pv.Pair.here(model, guide) takes Pyro's store as it is; for a pair that begins "
+                f"anew call pyro.clear_param_store() first"
+            )
+        elif not memory.trained:
+            memory.initial[name] = own, own._version
+
+
+def _put(name: str, own: Tensor, saved: Tensor) -> None:
+    """Give a parameter its saved value."""
+    if isinstance(own, UninitializedTensorMixin):
+        own.materialize(saved.shape)
+    if own.shape != saved.shape:
+        raise UsageError(
+            f"the saved {name!r} has shape {list(saved.shape)}, this pair's has "
+            f"{list(own.shape)}; build the pair as it was when it was saved"
+        )
+    with torch.no_grad():
+        own.copy_(saved)
 
 
 class Pair:
@@ -83,87 +133,126 @@ class Pair:
             if not callable(program):
                 raise UsageError(f"{name} must be a function of the batch, got {program!r}")
         self.model, self.guide = model, guide
+        self.code: tuple[Any, ...] = (_code(model), _code(guide))
         self.owner: Any = self
         self.memory = _Memory()
 
     @classmethod
     def here(cls, model: Program, guide: Program) -> Pair:
-        """Two programs whose parameters are in Pyro's store as it is at the moment."""
+        """Two programs whose parameters are those in Pyro's own store, as they are at the moment.
+
+        For programs that ``pyro.infer.SVI`` or :class:`pyrovae.SVI` has trained: a plain ``Pair``
+        has a store of its own, and would not see what was learned.
+
+        >>> import pyro.distributions as dist
+        >>> def model(x):
+        ...     mu = pyro.param("mu", torch.tensor(0.0))
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
+        >>> pyro.clear_param_store()
+        >>> svi = pyro.infer.SVI(model, lambda x: None, pyro.optim.Adam({"lr": 0.1}),
+        ...                      pyro.infer.Trace_ELBO())
+        >>> _ = svi.step(torch.ones(5))
+        >>> round(float(Pair.here(model, lambda x: None).params["mu"]), 3)
+        0.1
+        """
         pair = cls(model, guide)
-        pair.memory.active = True
+        pair.memory.here = True
         return pair
 
-    def running(self, model: Program, guide: Program) -> Pair:
-        """The same pair, its parameters and memory, with other programs in their place."""
+    def running(self, model: Program, guide: Program, kind: str) -> Pair:
+        """The same pair, its parameters and memory, with other programs in their place; of one
+        kind, the same are made of the same."""
         other = Pair(model, guide)
-        other.owner, other.memory = self.owner, self.memory
+        other.owner, other.memory, other.code = self.owner, self.memory, (*self.code, kind)
         return other
 
     @contextmanager
     def scope(self) -> Iterator[None]:
         """Pyro as this pair sees it: a parameter store of its own."""
         memory, store = self.memory, pyro.get_param_store()
-        if memory.active:
+        if memory.here or memory.outer is not None:
             yield
             return
         outer = store.get_state()
-        memory.active = True
+        memory.outer = outer["params"]
         try:
             store.clear()
-            store.set_state(memory.store)
-            with _Restores(memory.pending):
+            store.set_state(memory.store)  # type: ignore[arg-type]
+            with _Declarations(memory):
                 yield
         finally:
-            memory.store = store.get_state()
+            memory.store = store.get_state()  # type: ignore[assignment]
             store.clear()
             store.set_state(outer)
-            memory.active = False
+            memory.outer = None
+            if memory.pending:
+                self._settle()
+
+    def _settle(self) -> None:
+        """Give modules that have been made meanwhile their saved values."""
+        for name, own in self.tensors(pending=False).items():
+            saved = self.memory.pending.pop(name, None)
+            if saved is not None:
+                _put(name, own, saved)
+
+    def begin(self) -> None:
+        """Its parameters are its own from now on; what measuring alone declared is forgotten, so
+        that training does not depend on what was measured before."""
+        memory = self.memory
+        for name, (tensor, version) in memory.initial.items():
+            if memory.store["params"].get(name) is tensor and tensor._version == version:
+                for part in memory.store.values():
+                    part.pop(name, None)
+        memory.initial.clear()
+        memory.trained = True
 
     @property
     def params(self) -> dict[str, Tensor]:
         """What the two functions declared with ``pyro.param`` (unconstrained leaves), by name."""
-        live = pyro.get_param_store().get_state() if self.memory.active else self.memory.store
-        return dict(live["params"])
+        live = self.memory.here or self.memory.outer is not None
+        return dict((pyro.get_param_store().get_state() if live else self.memory.store)["params"])
 
-    def modules(self) -> dict[str, nn.Module]:
-        """Every ``nn.Module`` that the programs reach: themselves, their ``self``, closures."""
-        found: dict[str, nn.Module] = {}
+    def reach(self, *, anew: bool = True) -> Reach:
+        """Names of what the programs hold; ``anew`` looks again, as after a run."""
+        if anew or self.memory.reach is None:
+            programs = (
+                getattr(self.owner, "model", self.model),
+                getattr(self.owner, "guide", self.guide),
+            )
+            roots: dict[str, Any] = {"model": programs[0], "guide": programs[1]}
+            if isinstance(self.owner, nn.Module):
+                roots = {"": self.owner, **roots}
+            self.memory.reach = Reach(roots)
+        return self.memory.reach
 
-        def add(name: str, value: Any, depth: int = 0) -> None:
-            if isinstance(value, nn.Module):
-                if not any(value is module for module in found.values()):
-                    found[name] = value
-            elif inspect.ismethod(value):
-                add(name, value.__self__, depth)
-                if not isinstance(value.__self__, nn.Module):
-                    for key, part in getattr(value.__self__, "__dict__", {}).items():
-                        if isinstance(part, nn.Module):
-                            add(key, part, depth)
-            elif inspect.isfunction(value) and depth < 4:
-                variables = inspect.getclosurevars(value)
-                for key, part in {**variables.globals, **variables.nonlocals}.items():
-                    add(key, part, depth + 1)
-            elif hasattr(value, "__wrapped__") and depth < 4:
-                add(name, value.__wrapped__, depth + 1)
-            elif isinstance(value, Messenger | poutine.messenger._bound_partial):
-                add(name, getattr(value, "fn", getattr(value, "func", None)), depth + 1)
+    def modules(self) -> list[nn.Module]:
+        """Every module that the programs hold or were seen to call."""
+        tops = [*self.reach(anew=False).modules.values(), *self.memory.entered]
+        return list({id(m): m for top in tops for m in top.modules()}.values())
 
-        if isinstance(self.owner, nn.Module):
-            return {"": self.owner}
-        add("model", self.model)
-        add("guide", self.guide)
-        return found
-
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self, *, pending: bool = True) -> dict[str, Tensor]:
         """Every parameter and persistent buffer, by name: what a checkpoint holds."""
-        tensors: dict[str, Tensor] = {}
-        for prefix, module in self.modules().items():
+        reach, tensors = self.reach(), dict[str, Tensor]()
+        for prefix, module in reach.modules.items():
             for name, value in module.state_dict(keep_vars=True).items():
                 tensors[f"{prefix}.{name}" if prefix else name] = value
-        tensors.update(self.memory.pending)
+        known = {id(value) for value in tensors.values()}
+        tensors.update((n, v) for n, v in reach.leaves.items() if id(v) not in known)
+        if pending:
+            tensors.update(self.memory.pending)
         known = {id(value) for value in tensors.values()}
         tensors.update((n, v) for n, v in self.params.items() if id(v) not in known)
         return tensors
+
+    def nameless(self) -> list[str]:
+        """Modules with a state that the programs call and no name leads to, in words."""
+        named = {id(t) for t in self.tensors().values()}
+        return [
+            type(module).__name__
+            for module in self.memory.entered
+            if any(id(t) not in named for t in module.state_dict(keep_vars=True).values())
+        ]
 
     def example(self, like: Args | None = None) -> Args:
         """A few data of the shapes that the programs take, ``[n, ...]`` each: the first of
@@ -183,16 +272,24 @@ class Pair:
             )
         return tuple(a.to(self.device) for a in self.memory.example)
 
+    def _floats(self) -> Iterator[Tensor]:
+        reach = self.reach(anew=False)
+        for module in reach.modules.values():
+            yield from module.parameters()
+            yield from module.buffers()
+        yield from reach.leaves.values()
+        yield from self.params.values()
+
     @property
     def device(self) -> torch.device:
         """Where the pair's tensors are."""
-        return next((t.device for t in self.tensors().values()), torch.device("cpu"))
+        return next((t.device for t in self._floats()), torch.device("cpu"))
 
     def serve(self, x: Any) -> Data:
         """``x`` as data on this pair's device, in its floating dtype."""
-        floats = [t for t in self.tensors().values() if t.is_floating_point()]
+        floats = next((t.dtype for t in self._floats() if t.is_floating_point()), None)
         given = x.dtype if isinstance(x, Tensor) and x.is_floating_point() else None
-        return as_data(x, self.device, floats[0].dtype if floats else given)
+        return as_data(x, self.device, floats or given)
 
     def some(self, x: Any, n: int | None = None) -> Args:
         """At most ``n`` of the data ``x``, as the programs take them."""
@@ -202,51 +299,70 @@ class Pair:
         return tuple(a[:n] for a in batch)
 
     def fill(self, tensors: Mapping[str, Tensor], source: str = "") -> None:
-        """Put saved values in; those of ``pyro.param`` once their program declares them.
+        """Put saved values in; those of ``pyro.param`` and of modules that are yet to be made,
+        once they are there.
 
         Raises:
             UsageError: names or shapes that do not fit this pair.
         """
         own = self.tensors()
+        lazy = {n for n, t in own.items() if isinstance(t, UninitializedTensorMixin)}
         missing = [name for name in own if name not in tensors]
         wrong = [
             f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
             for name in own
-            if name in tensors and tensors[name].shape != own[name].shape
+            if name in tensors and name not in lazy and tensors[name].shape != own[name].shape
         ]
         left = {name: value for name, value in tensors.items() if name not in own}
-        foreign = [name for name in left if isinstance(self.owner, nn.Module)]
+        foreign = [name for name in left if self._is_whole()]
         if missing or wrong or foreign:
             raise UsageError(
                 f"{source or 'these tensors'} do not fit the pair: missing {_list(missing)}, "
                 f"wrong shape {_list(wrong)}, unknown {_list(foreign)}; build the pair as it was "
                 f"when it was saved"
             )
-        with torch.no_grad():
-            for name, value in own.items():
-                value.copy_(tensors[name])
+        for name, value in own.items():
+            _put(name, value, tensors[name])
         self.memory.pending.update(left)
+        self.memory.trained = True
+
+    def _is_whole(self) -> bool:
+        """Whether all that it will ever hold is there before its programs run."""
+        return hasattr(self.owner, "example_data") and isinstance(self.owner, nn.Module)
 
     def to(self, device: torch.device | str) -> Pair:
         """Move modules and parameters."""
-        for module in self.modules().values():
+        for module in self.modules():
             module.to(device)
-        for value in self.params.values():
+        for value in (*self.reach(anew=False).leaves.values(), *self.params.values()):
             value.data = value.data.to(device)
         return self
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Evaluation mode, no gradient; modes and every random state are put back after."""
-        modes = [(m, m.training) for top in self.modules().values() for m in top.modules()]
-        try:
-            for module, _ in modes:
+        """Evaluation mode, no gradient; modes and every random state are put back after.
+
+        Whatever module the programs call is switched as it is entered, however they reach it.
+        """
+        training: list[nn.Module] = []
+
+        def switch(module: nn.Module, inputs: Any = None) -> None:
+            if inputs is not None:
+                self.memory.entered.add(module)
+            if module.training:
+                training.append(module)
                 module.training = False
+
+        for module in self.modules():
+            switch(module)
+        handle = register_module_forward_pre_hook(switch)
+        try:
             with torch.random.fork_rng(_devices()), torch.no_grad(), self.scope():
                 yield
         finally:
-            for module, mode in modes:
-                module.training = mode
+            handle.remove()
+            for module in training:
+                module.training = True
 
 
 def as_pair(pair: Any) -> Pair:
@@ -254,7 +370,9 @@ def as_pair(pair: Any) -> Pair:
     if isinstance(pair, Pair):
         return pair
     if isinstance(pair, tuple) and len(pair) == 2:
-        return Pair(*pair)
+        found = Pair(*pair)
+        found.memory = _remembered(*pair, found.memory)
+        return found
     model, guide = getattr(pair, "model", None), getattr(pair, "guide", None)
     if isinstance(pair, type) or not (callable(model) and callable(guide)):
         raise UsageError(
@@ -264,8 +382,31 @@ def as_pair(pair: Any) -> Pair:
     wrapped = Pair(model, guide)
     wrapped.owner = pair
     # the memory stays with the object that the user holds, as long as that lives
-    wrapped.memory = vars(pair).setdefault("_pyrovae_memory", wrapped.memory)
+    try:
+        wrapped.memory = vars(pair).setdefault(MEMORY, wrapped.memory)
+    except TypeError:  # an object without a __dict__
+        wrapped.memory = _remembered(model, guide, wrapped.memory)
     return wrapped
+
+
+def _code(program: Any) -> Any:
+    """What tells a program apart: its code, or the object that it is."""
+    code = getattr(getattr(program, "__func__", program), "__code__", None)
+    return program if code is None else code
+
+
+def _remembered(model: Program, guide: Program, new: _Memory) -> _Memory:
+    """The memory of two programs that nothing else holds together: it is kept beside the model."""
+    anchor = model.__self__ if isinstance(model, MethodType) else model
+    try:
+        known = vars(anchor).setdefault(MEMORY + "_with", [])
+    except TypeError:  # an object without a __dict__
+        return new
+    for their_model, their_guide, memory in known:
+        if (their_model, their_guide) == (model, guide):
+            return memory
+    known.append((model, guide, new))
+    return new
 
 
 def _devices() -> list[int]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyrovae.tensors import UsageError, in_short, whole_number
 from pyrovae.traces.pair import Args, Pair, Program, as_pair
-from pyrovae.traces.terms import FAILURES, _factor, _in_particles, _sites, entries
+from pyrovae.traces.sites import FAILURES, entries, in_particles, is_factor, sites
 
 DRAWS = "draws"  # the plate of particles, as it is shown
 
@@ -109,13 +109,13 @@ def sketch(pair: Any, x: Any, *, num_particles: int = 1) -> Sketch:
             names = _argument_names(program.model, len(args))
             drawn = None if alone else poutine.trace(program.guide).get_trace(*args)
             tracked = _tracked(args, {k: (name,) for k, name in enumerate(names)})
-            plain = _sites(_replayed(program.model, drawn, tracked))
+            plain = sites(_replayed(program.model, drawn, tracked))
             nesting = max((-f.dim for s in plain.values() for f in _frames(s)), default=0)
             seen = _observers(plain, names)
             given = {k: name for k, name in enumerate(names) if name not in seen}
             programs = [program.guide, program.model]
             if num_particles > 1:
-                programs = [_in_particles(p, num_particles, nesting) for p in programs]
+                programs = [in_particles(p, num_particles, nesting) for p in programs]
             guide: list[tuple[Any, tuple[str, ...]]] = []
             if not alone:
                 known = {k: seen.get(name, (name,)) for k, name in enumerate(names)}
@@ -178,9 +178,9 @@ def _dependencies(
         trace = _replayed(program, drawn, _tracked(args, named))
     order = [*(name for names in named.values() for name in names), *trace.nodes]
     found = []
-    for name, site in _sites(trace).items():
+    for name, site in sites(trace).items():
         value = trace.nodes[name]["value"] = detach_provenance(site["value"])
-        if not _factor(site):
+        if not is_factor(site):
             with pyro.validation_enabled(False):
                 parents = get_provenance(site["fn"].log_prob(value)) - {name}
             found.append((site, tuple(sorted(parents, key=order.index))))

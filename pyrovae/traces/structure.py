@@ -1,10 +1,10 @@
-"""What running a pair on a few data shows: its sites, plates, parameters and mistakes."""
+"""What one run of a pair shows: its sites, plates and mistakes."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -12,108 +12,112 @@ import pyro.distributions as dist
 import torch
 from pyro.util import check_site_shape
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyrovae.distributions import Columns
-from pyrovae.likelihoods import advice
-from pyrovae.streams import Data
-from pyrovae.tensors import Summary, TensorData, UsageError, in_short
-from pyrovae.traces.handlers import completing
-from pyrovae.traces.pair import Args, Pair, _list, as_pair
-from pyrovae.traces.terms import (
+from pyrovae.tensors import UsageError, in_short
+from pyrovae.traces.pair import Args, Pair, _list
+from pyrovae.traces.sites import (
     FAILURES,
-    Structure,
-    _argument,
-    _factor,
-    _log_prob,
-    _measure,
-    _replay,
-    _run,
-    _sites,
-    _slice,
-    _within,
+    PARTICLES,
+    Sites,
+    argument,
+    draws,
     entries,
+    is_factor,
+    run,
+    sites,
+    within,
 )
 
+SUMMED = 2**12  # combinations of discrete values that are summed out as one table
 
-def prepare(
-    pair: Any, x: Any, seed: int = 0, plate: str | None = None
-) -> tuple[Pair, Data, Structure]:
-    """What every verb starts with: the pair (NaN in ``x`` means missing), the data where the
-    pair is, any binarisation drawn once, and the pair's structure on them.
 
-    Raises:
-        UsageError: data outside a support, and whatever :func:`structure` raises.
+@dataclass(frozen=True)
+class Plate:
+    """A plate as a run shows it: one without a size has that of what lies in it."""
+
+    name: str
+    dim: int
+    size: int
+    full_size: int
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What running a pair shows about its shape.
+
+    Attributes:
+        latents: sites that guide and model share, in the guide's order.
+        observed: the model's observed sites.
+        auxiliary: sites of the guide alone, declared ``infer={"is_auxiliary": True}``.
+        enumerated: discrete sites summed out exactly.
+        globals: latent sites outside the plate over the data.
+        plate: name of the plate over the data.
+        dim: its dimension, counted from the right (-1 is the last batch dimension).
+        nesting: how many batch dimensions plates use.
+        size: the plate's full size where it subsamples (N for a batch of B), else None.
+        pathwise: latents whose guide is reparameterised.
+        scaled: sites that carry another scale (``poutine.scale``, a subsampled inner plate) than
+            that of the plate over the data.
+        closed_form: latents whose KL may be taken in closed form: whatever comes before them in
+            the model comes before them in the guide too.
+        contracted: whether the enumerated sites are summed out plate by plate, by message passing,
+            and not as one table.
+        points: local latents that the guide puts at a point, without a density.
+        broadcasts: whether many particles can be drawn in one vectorised run.
+        row_bytes: memory that one particle of one datum takes, an upper bound.
+        signature: what another run must show for all this to hold of it.
     """
-    program = as_pair(pair)
-    data = program.serve(x).fixed(seed)
-    few = next(iter(data.batches(min(len(data), 5))))
-    with program.evaluating():
-        if isinstance(data, TensorData):
-            missing = data.incomplete()
-            if len(missing):
-                program = completing(program, data[missing[:5]])
-            Supports(program, few).check(data)
-    program.example(few)
-    return program, data, structure(program, few, plate)
+
+    latents: tuple[str, ...]
+    observed: tuple[str, ...]
+    auxiliary: tuple[str, ...]
+    enumerated: tuple[str, ...]
+    globals: tuple[str, ...]
+    plate: str
+    dim: int
+    nesting: int
+    size: int | None
+    pathwise: tuple[str, ...]
+    scaled: tuple[str, ...]
+    closed_form: tuple[str, ...]
+    contracted: bool = False
+    points: tuple[str, ...] = ()
+    broadcasts: bool = True
+    row_bytes: int = 1
+    signature: tuple[Any, ...] = ()
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """Latents whose gradient is the score function's: sampled, and not reparameterised."""
+        return tuple(n for n in self.latents if n not in (*self.pathwise, *self.enumerated))
+
+    @property
+    def exact(self) -> bool:
+        """Whether every latent is summed out, and nothing is left to sampling."""
+        return bool(self.enumerated) and set(self.latents) <= set(self.enumerated)
+
+    def refuse_globals(self) -> None:
+        """Raise where a per-datum weight has no meaning."""
+        if self.globals:
+            raise UsageError(
+                f"the latent site(s) {', '.join(self.globals)} lie outside the plate "
+                f"{self.plate!r}: all data share one draw, so no single datum has an importance "
+                f"weight of its own. pv.elbo and pv.evaluate count such a site once; for log p(x) "
+                f"per datum, condition on its value or move it into the plate"
+            )
+
+    def refuse_points(self) -> None:
+        """Raise where a weight p(x, z) / q(z|x) does not exist."""
+        if self.points:
+            raise UsageError(
+                f"the guide puts {', '.join(self.points)} at a point (dist.Delta), as an "
+                f"autoencoder does: without a density q(z|x) there is no bound on log p(x) and no "
+                f"importance weight. pv.evaluate measures the reconstruction; for log p(x) give "
+                f"the guide a density, such as dist.Normal"
+            )
 
 
-def structure(pair: Any, args: Args, plate: str | None = None) -> Structure:
-    """Learn a pair's structure from a few data, in evaluation mode and without side effects.
-
-    The plate over the data is the one that follows the size of the batch; ``plate`` names it
-    where several do.
-
-    Raises:
-        UsageError: whatever :func:`check` raises; no plate or several over the data; a discrete
-            site that cannot be summed out exactly.
-    """
-    pair = as_pair(pair)
-    size = len(args[0])
-    few = tuple(a[: min(size, 5)] if isinstance(a, Tensor) and len(a) == size else a for a in args)
-    with pair.evaluating():
-        model_trace, guide_trace = _check_few(pair, few, args)
-        model, guide = _sites(model_trace), _sites(guide_trace)
-        frames = _frames(model, guide)
-        nesting = max((-frame.dim for frame in frames.values()), default=0)
-        frame = _data_plate(pair, few, frames, model, plate)
-        enumerated = tuple(
-            n
-            for n, s in {**guide, **model}.items()
-            if not s["is_observed"] and _enumerates(s, nesting, frame)
-        )
-        latents = tuple(n for n in guide if n in model)
-        order = [n for n in model if n in latents]
-        found = Structure(
-            latents=latents,
-            observed=tuple(n for n, s in model.items() if s["is_observed"] and not _factor(s)),
-            auxiliary=tuple(n for n in guide if n not in model),
-            enumerated=enumerated,
-            globals=tuple(
-                n
-                for n, s in {**guide, **model}.items()
-                if not s["is_observed"] and not _within(s, frame.name)
-            ),
-            plate=frame.name,
-            dim=frame.dim,
-            nesting=nesting,
-            size=frame.full_size if frame.full_size not in (None, frame.size) else None,
-            broadcasts=True,
-            row_bytes=1,
-            closed_form=tuple(
-                name
-                for name in latents
-                if set(order[: order.index(name)]) <= set(latents[: latents.index(name)])
-            ),
-            pathwise=tuple(n for n in latents if guide[n]["fn"].has_rsample),
-            scaled=tuple(n for n, s in {**guide, **model}.items() if _rescaled(s, frame)),
-            points=tuple(
-                n
-                for n in latents
-                if _within(guide[n], frame.name) and isinstance(entries(guide[n]["fn"]), dist.Delta)
-            ),
-        )
-        return _probe_particles(pair, few, found)
+# --- the mistakes that one run shows --------------------------------------------------------------
 
 
 def check(pair: Pair, args: Args) -> tuple[Any, Any]:
@@ -125,8 +129,8 @@ def check(pair: Pair, args: Args) -> tuple[Any, Any]:
     """
     try:
         with pyro.validation_enabled():
-            model_trace, guide_trace = _run(pair, args)
-            model, guide = _sites(model_trace), _sites(guide_trace)
+            model_trace, guide_trace = run(pair, args)
+            model, guide = sites(model_trace), sites(guide_trace)
             for site in (*model.values(), *guide.values()):
                 site["log_prob"] = site["fn"].log_prob(site["value"])
                 check_site_shape(site, math.inf)
@@ -143,28 +147,12 @@ def check(pair: Pair, args: Args) -> tuple[Any, Any]:
     return model_trace, guide_trace
 
 
-def _check_few(pair: Pair, few: Args, args: Args) -> tuple[Any, Any]:
-    try:
-        return check(pair, few)
-    except UsageError as error:
-        try:
-            check(pair, args)
-        except UsageError:
-            raise error from None
-        raise UsageError(
-            f"the pair runs on {len(args[0])} data but not on {len(few[0])}: a plate has a size of "
-            f"its own. Data are gone through in batches of any size: give the programs the batch, "
-            f"with pyro.plate('data', len(x)) or, for N data in all, pyro.plate('data', N, "
-            f"subsample_size=len(x))"
-        ) from error
-
-
-def _check_names(model: dict[str, Any], guide: dict[str, Any]) -> None:
-    exact = {n for n, s in model.items() if s["infer"].get("enumerate") == "parallel"}
+def _check_names(model: Sites, guide: Sites) -> None:
+    summed = {n for n, s in model.items() if s["infer"].get("enumerate")}
     latent = [n for n, s in model.items() if not s["is_observed"]]
     sampled = [n for n, s in guide.items() if not s["is_observed"]]
     auxiliary = [n for n in sampled if guide[n]["infer"].get("is_auxiliary") and n not in latent]
-    missing = [n for n in latent if n not in sampled and n not in exact]
+    missing = [n for n in latent if n not in sampled and n not in summed]
     extra = [n for n in sampled if n not in latent and n not in auxiliary]
     if missing or extra:
         observed = [n for n in extra if n in model]
@@ -182,277 +170,220 @@ def _check_names(model: dict[str, Any], guide: dict[str, Any]) -> None:
             f'guide\'s helper with infer={{"is_auxiliary": True}}'
         )
     for name in latent:
-        if name in guide and not _same(model[name]["scale"], guide[name]["scale"]):
+        if name in guide and not same(model[name]["scale"], guide[name]["scale"]):
             raise UsageError(
                 f"site {name!r} is scaled by {model[name]['scale']} in the model and by "
                 f"{guide[name]['scale']} in the guide: the KL would be weighted on one side, and "
                 f"Trace_ELBO and TraceMeanField_ELBO would optimise different things in silence. "
                 f"Put the same poutine.scale around both sites"
             )
-    if all(not s["is_observed"] for s in model.values()):
+    if not any(is_data(s) for s in model.values()):
         raise UsageError(
             f"the model observes nothing: none of its sites {_list(list(model))} has obs=. Give "
             f"the data to one, e.g. pyro.sample('x', p_x, obs=x)"
         )
 
 
-def _shapes(sites: dict[str, Any], names: Sequence[str]) -> str:
-    return _list([f"{n} {list(sites[n]['value'].shape)}" for n in names])
+def is_data(site: Any) -> bool:
+    """Whether a site observes data: a factor and a ``pyro.deterministic`` only look so."""
+    return site["is_observed"] and not is_factor(site) and not site["infer"].get("_deterministic")
 
 
-def _same(a: Any, b: Any) -> bool:
+def _shapes(found: Sites, names: Sequence[str]) -> str:
+    return _list([f"{n} {list(found[n]['value'].shape)}" for n in names])
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two scales are equal."""
     return bool(torch.equal(torch.as_tensor(a).float(), torch.as_tensor(b).float()))
 
 
-class Supports:
-    """The supports of the sites that observe the data as they are.
-
-    Attributes:
-        covered: whether these are all the observed sites.
-    """
-
-    def __init__(self, pair: Pair, args: Args) -> None:
-        self.covered = True
-        self.found: list[tuple[Any, int, Any]] = []
-        sites: list[Any] = []
-        try:
-            with pyro.validation_enabled(False), pair.scope():
-                sites += _sites(_run(pair, args)[0]).values()
-        except FAILURES:
-            self.covered = False  # check says what is wrong with the programs
-        for site in sites:
-            given = {**site, "value": site["infer"].get("_observed", site["value"])}
-            where = _argument(given, args)
-            if site["is_observed"] and where is not None:
-                support = site["fn"].support
-                while hasattr(support, "base_constraint"):
-                    support = support.base_constraint
-                self.found.append((site, where, support))
-            else:
-                self.covered = self.covered and not site["is_observed"]
-
-    def check(self, data: TensorData) -> bool:
-        """Whether all the data could be checked.
-
-        Raises:
-            UsageError: data outside a support, with their range and what would fit.
-        """
-        for site, where, support in self.found:
-            generator = torch.Generator(data.device).manual_seed(0)
-            for batch in data.batches(1024, generator=generator):
-                value = batch[where]
-                try:
-                    inside = support.check(value)
-                except RuntimeError:
-                    self.covered = False
-                    break  # a support that differs from datum to datum is checked as it is used
-                if inside.shape == value.shape:
-                    inside = inside | value.isnan()  # what is missing lies in every support
-                if not bool(inside.all()):
-                    raise UsageError(_outside(site, support, value, inside, data.summary()))
-        return self.covered
+# --- what it is made of ---------------------------------------------------------------------------
 
 
-def _outside(site: Any, support: Any, value: Tensor, inside: Tensor, seen: Summary) -> str:
-    """What the site takes, what the data are, and which likelihoods hold such data."""
-    fn, where = site["fn"], ""
-    fn = entries(fn)
-    if isinstance(fn, Columns):
-        column = int((~inside).reshape(-1, inside.shape[-1]).any(0).nonzero()[0])
-        fn, support = fn.columns[column], support.cseq[column]
-        where, value = f" of column {column}", value[..., column]
-        if column < len(seen.columns):
-            seen = seen.columns[column]
-        fn = entries(fn)
-    known = value[~value.isnan()]
-    low, high = float(known.min()), float(known.max())
-    words = (
-        f"the data do not lie in the support of site {site['name']!r}: {type(fn).__name__} takes "
-        f"{_in_words(support)}, the data{where} range from {low:.4g} to {high:.4g}"
+def structure(model: Sites, guide: Sites, plate: Plate, plates: Sequence[Plate]) -> Structure:
+    """Of the sites of one run, given which of its plates is that over the data."""
+    guide = draws(guide)
+    every = {**model, **guide}  # a site is enumerated where the guide says so, if it has it
+    nesting = max((-p.dim for p in plates), default=0)
+    enumerated = tuple(
+        n for n, s in every.items() if not s["is_observed"] and s["infer"].get("enumerate")
     )
-    names = [name for name in advice(seen) if name not in ("Mixed", "Normal", type(fn).__name__)]
-    fitting = f"{', '.join([*names, 'or'])} " * bool(names) + (
-        "Normal, for any real numbers"
-        if where
-        else "Normal, for any real numbers (--likelihood Normal); pyrovae info --data says why each"
+    latents = tuple(n for n in guide if n in model)
+    order = [n for n in model if n in latents]
+    outside = tuple(
+        n for n, s in every.items() if not s["is_observed"] and not within(s, plate.name)
     )
-    if low >= 0 and high <= 1 and not seen.binary:
-        return (
-            f"{words} with values between, such as grey pixels. Binarise them "
-            f"(data.binarised('dynamic'), --binarise dynamic), or choose a likelihood that holds "
-            f"them: {fitting}"
+    _refuse_shared(enumerated, outside, plate)
+    contracted = bool(enumerated) and not _is_one_table([every[n] for n in enumerated], plate)
+    if contracted:  # what the guide has is drawn from it
+        enumerated = tuple(n for n in enumerated if n not in guide)
+        contracted = bool(enumerated)
+    return Structure(
+        latents=latents,
+        observed=tuple(n for n, s in model.items() if is_data(s)),
+        auxiliary=tuple(n for n in guide if n not in model),
+        enumerated=enumerated,
+        globals=outside,
+        plate=plate.name,
+        dim=plate.dim,
+        nesting=nesting,
+        size=plate.full_size if plate.full_size != plate.size else None,
+        pathwise=tuple(n for n in latents if guide[n]["fn"].has_rsample),
+        scaled=tuple(n for n, s in every.items() if _rescaled(s, plate)),
+        closed_form=tuple(
+            name
+            for name in latents
+            if set(order[: order.index(name)]) <= set(latents[: latents.index(name)])
+        ),
+        contracted=contracted,
+        signature=signature(model, guide),
+    )
+
+
+def _refuse_shared(enumerated: Iterable[str], outside: Sequence[str], plate: Plate) -> None:
+    shared = [n for n in enumerated if n in outside]
+    if shared:
+        raise UsageError(
+            f"the enumerated site(s) {', '.join(shared)} lie outside the plate {plate.name!r}: all "
+            f"data share their values, so no datum's terms can be summed over them alone. Move "
+            f"them into the plate, or draw them: leave out infer={{'enumerate': 'parallel'}}"
         )
-    return f"{words}. Choose a likelihood that holds them{where and ' there'}: {fitting}"
 
 
-_SUPPORTS = {
-    "Boolean()": "0 or 1",
-    "Real()": "real numbers",
-    "GreaterThan(lower_bound=0.0)": "positive numbers",
-    "EightBit()": "the 8-bit levels 0, 1/255, ..., 1",
-    "IntegerGreaterThan(lower_bound=0)": "whole numbers from 0 on",
-}
+def _is_one_table(found: Sequence[Any], plate: Plate) -> bool:
+    """Whether discrete sites can be summed over as one table per datum: few values, each site in
+    the plate over the data alone, none a link of a chain."""
+    combinations = 1
+    for site in found:
+        if [f.name for f in _vectorized(site)] != [plate.name]:
+            return False
+        if any(not frame.vectorized for frame in site["cond_indep_stack"]):
+            return False
+        if site["infer"].get("_markov_scope"):
+            return False
+        try:
+            combinations *= len(site["fn"].enumerate_support(expand=False))
+        except NotImplementedError:
+            continue
+    return combinations <= SUMMED
 
 
-def _in_words(support: Any) -> str:
-    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
-    if isinstance(high, int | float):
-        kind = "whole numbers from" if support.is_discrete else "numbers from"
-        return f"{kind} {low:g} to {high:g}"
-    return _SUPPORTS.get(str(support), str(support))
+def signature(model: Sites, guide: Sites) -> tuple[Any, ...]:
+    """What two runs of one structure have in common."""
+    return tuple(
+        (
+            which,
+            name,
+            type(entries(s["fn"])).__name__,
+            s["fn"].event_dim,
+            s["is_observed"],
+            tuple((f.name, f.dim) for f in _vectorized(s)),
+        )
+        for which, found in enumerate((model, draws(guide)))
+        for name, s in found.items()
+    )
 
 
-def _frames(*traces: dict[str, Any]) -> dict[str, Any]:
-    return {
-        frame.name: frame
-        for trace in traces
-        for site in trace.values()
-        for frame in site["cond_indep_stack"]
-        if frame.vectorized
-    }
+def _vectorized(site: Any) -> list[Any]:
+    return [f for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
 
 
-def _data_plate(
-    pair: Pair, args: Args, frames: dict[str, Any], model: dict[str, Any], plate: str | None
-) -> Any:
-    if plate is not None:
-        if plate not in frames:
-            raise UsageError(f"there is no plate {plate!r}; the pair has {_list(list(frames))}")
-        return frames[plate]
-    size = len(args[0])
-    following = [frame for frame in frames.values() if frame.size == size]
+def plates(*found: Sites) -> list[Plate]:
+    """The vectorised plates of a run; that of the particles is none of them."""
+    all_sites = [site for each in found for site in each.values()]
+    frames = {frame.name: frame for site in all_sites for frame in _vectorized(site)}
+    return [Plate(frame.name, frame.dim, *_sizes(frame, all_sites)) for frame in frames.values()]
+
+
+def _sizes(frame: Any, found: Sequence[Any]) -> tuple[int, int]:
+    """A plate's size and full size; where it was given none, that of what lies in it."""
+    if frame.size >= 0:
+        return frame.size, frame.size if frame.full_size in (None, -1) else frame.full_size
+    held = 1
+    for site in found:
+        if within(site, frame.name):
+            batch = site["value"].shape[: site["value"].dim() - site["fn"].event_dim]
+            held = max(held, batch[frame.dim] if len(batch) >= -frame.dim else 1)
+    return held, held
+
+
+def data_plate(pair: Pair, args: Args, model: Sites, guide: Sites, name: str | None) -> Plate:
+    """The plate over the data, as the run shows it: the one that lies along the first axis of an
+    argument that a site observes; where none observes one as it is, the one that has the batch's
+    size, and goes on having it when the batch is smaller.
+
+    Raises:
+        UsageError: no such plate, or several.
+    """
+    found = {plate.name: plate for plate in plates(model, guide)}
+    if name is not None:
+        if name not in found:
+            raise UsageError(f"there is no plate {name!r}; the pair has {_list(list(found))}")
+        return found[name]
+    size = rows(args)
+    observed = [site for site in model.values() if is_data(site)]
+    along = {plate.name for site in observed for plate in _along(site, args, found.values())}
+    if len(along) == 1:
+        return found[along.pop()]
+    following = [plate for plate in found.values() if plate.size == size]
     if len(following) > 1 and size > 1:
-        fewer = tuple(a[:-1] if isinstance(a, Tensor) and len(a) == size else a for a in args)
-        after = _frames(*map(_sites, _run(pair, fewer)))
-        following = [f for f in following if f.name in after and after[f.name].size == size - 1]
-    observed = [site for site in model.values() if site["is_observed"]]
-    around = [f for f in following if any(_within(site, f.name) for site in observed)]
+        after = {p.name: p for p in plates(*map(sites, run(pair, head(args, size - 1))))}
+        following = [p for p in following if p.name in after and after[p.name].size == size - 1]
+    around = [p for p in following if any(within(site, p.name) for site in observed)]
+    own = [p for p in found.values() if p.size < p.full_size == size]
+    if own and not around:
+        raise UsageError(
+            f"the plate {own[0].name!r} draws {own[0].size} of the {size} data by itself; give the "
+            f"programs the minibatch instead: pyro.plate('data', N, subsample_size=len(x)), and "
+            f"pass batches of x"
+        )
     if len(around) != 1:
         raise UsageError(
             f"{'no plate follows' if not around else 'several plates follow'} the size of the "
             f"batch ({size} here); the plates are "
-            f"{_list([f'{f.name} of size {f.size}' for f in frames.values()])}. Put the "
+            f"{_list([f'{p.name} of size {p.size}' for p in found.values()])}. Put the "
             f"observed site in pyro.plate('data', len(x))"
             + (", or name the plate over the data with plate=" if around else "")
         )
     return around[0]
 
 
-def _enumerates(site: Any, nesting: int, frame: Any) -> bool:
-    how = site["infer"].get("enumerate")
-    if how is None:
-        return False
-    if how != "parallel":
-        raise UsageError(
-            f"site {site['name']!r} is enumerated {how}; diagnostics sum discrete sites out in "
-            f'parallel: use infer={{"enumerate": "parallel"}}'
-        )
-    plates = [f.name for f in site["cond_indep_stack"] if f.vectorized]
-    if plates != [frame.name]:
-        raise UsageError(
-            f"the enumerated site {site['name']!r} lies in the plates {_list(plates)}; exact "
-            f"per-datum sums need it in the plate {frame.name!r} alone"
-        )
-    return True
+def _along(site: Any, args: Args, found: Iterable[Plate]) -> list[Plate]:
+    """The plate along the first axis of the argument that a site observes as it is."""
+    where = argument(site, args)
+    if where is None or site["value"].shape[:1] != args[where].shape[:1]:
+        return []
+    dim = site["fn"].event_dim - site["value"].dim()
+    return [p for p in found if p.dim == dim and within(site, p.name) and p.size == rows(args)]
 
 
-def _rescaled(site: Any, frame: Any) -> bool:
-    by_plate = 1.0
-    if frame.full_size and _within(site, frame.name):
-        by_plate = frame.full_size / frame.size
-    return not _same(site["scale"], by_plate)
+def rows(args: Args) -> int:
+    """How many data a batch holds."""
+    return len(args[0])
 
 
-def _probe_particles(pair: Pair, args: Args, found: Structure) -> Structure:
-    """Whether two particles drawn at once give what each gives alone, and what a row costs."""
-    size = len(args[0])
-    try:
-        with _Allocations() as allocations:
-            model_trace, guide_trace = _run(pair, args, 2, found.nesting, found.enumerated)
-            together = _measure(model_trace, guide_trace, found, 2)
-        for k in () if found.enumerated else range(2):  # enumerating is broadcasting already
-            one = _slice(guide_trace, k, k + 1, found)
-            alone = _measure(_replay(pair.model, one, args), _replay(pair.guide, one, args), found)
-            pairs = [(together.elbo[k], alone.elbo[0]), (together.log_joint[k], alone.log_joint[0])]
-            if not all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in pairs):
-                raise ValueError("particles influence each other")
-        # what a particle more takes: a prior made of a guide's answers has costs of its own
-        with _Allocations() as more:
-            _measure(*_run(pair, args, 4, found.nesting, found.enumerated), found, 4)
-        row = max(1, (more.total - allocations.total) // (2 * size))
-        return dataclasses.replace(found, row_bytes=row)
-    except (ValueError, RuntimeError, IndexError) as error:
-        if found.enumerated:
-            raise UsageError(
-                f"the enumerated sites {_list(found.enumerated)} need programs that broadcast to "
-                f"the left (index with Vindex, flatten leading dimensions): {error}"
-            ) from error
-        with _Allocations() as allocations:
-            _measure(*_run(pair, args), found)
-        row = max(1, allocations.total // size)
-        return dataclasses.replace(found, broadcasts=False, row_bytes=row)
+def head(args: Args, count: int) -> Args:
+    """The first rows of a batch."""
+    size = rows(args)
+    return tuple(a[:count] if isinstance(a, Tensor) and len(a) == size else a for a in args)
 
 
-class _Allocations(TorchDispatchMode):
-    """Counts the bytes of every new tensor made under it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-        self.kept: dict[int, Tensor] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        known = {t.untyped_storage().data_ptr() for t in args if isinstance(t, Tensor)}
-        for tensor in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                if storage.data_ptr() not in known | self.kept.keys():
-                    self.kept[storage.data_ptr()] = tensor  # alive, so no address comes twice
-                    self.total += storage.nbytes()
-        return out
+def _rescaled(site: Any, plate: Plate) -> bool:
+    by_plate = plate.full_size / plate.size if within(site, plate.name) else 1.0
+    return not same(site["scale"], site["infer"].get(SHARE, by_plate))
 
 
-def parameters(pair: Any, args: Args) -> dict[str, Tensor]:
-    """The leaves that the pair's log probabilities depend on, by name, in a fixed order.
-
-    Found by walking the autograd graph of one run, so that a module that neither program
-    registered is trained all the same.
-
-    Raises:
-        UsageError: no parameter at all.
-    """
-    pair = as_pair(pair)
-    with pair.evaluating(), torch.enable_grad():  # evaluating, lest buffers move
-        model_trace, guide_trace = _run(pair, args)
-        sites = [*_sites(model_trace).values(), *_sites(guide_trace).values()]
-        total = sum((_log_prob(s).sum() for s in sites), start=torch.zeros(()))
-    leaves: list[Tensor] = []
-    stack, seen = [total.grad_fn], set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            leaves.append(node.variable)
-        stack.extend(parent for parent, _ in node.next_functions)
-    if not leaves:
-        raise UsageError(
-            "neither program depends on a parameter, so there is nothing to train: use an "
-            "nn.Module with parameters that require gradients, or pyro.param"
-        )
-    names = {id(tensor): name for name, tensor in pair.tensors().items()}
-    order = list(names)
-    leaves.sort(key=lambda leaf: order.index(id(leaf)) if id(leaf) in names else len(order))
-    return {names.get(id(leaf), f"parameter_{k}"): leaf for k, leaf in enumerate(leaves)}
+def points(first: Sites, second: Sites, latents: Sequence[str], plate: str) -> tuple[str, ...]:
+    """Local latents that a guide puts at a point: Deltas that two draws leave where they are."""
+    return tuple(
+        n
+        for n in latents
+        if within(first[n], plate)
+        and isinstance(entries(first[n]["fn"]), dist.Delta)
+        and n in second
+        and torch.equal(first[n]["value"], second[n]["value"])
+    )
 
 
-def unreached(pair: Any, reached: dict[str, Tensor]) -> list[str]:
-    """Names of trainable parameters of the pair's modules that no log probability depends on."""
-    known = {id(leaf) for leaf in reached.values()}
-    return [
-        name
-        for name, tensor in as_pair(pair).tensors().items()
-        if tensor.requires_grad and id(tensor) not in known
-    ]
+SHARE = "_share"  # the scale that stands for a batch's part in what all data share

@@ -4,96 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 import pyrovae.distributions  # noqa: F401  (registers closed-form divergences)
 from pyrovae.tensors import UsageError
-from pyrovae.traces.pair import Args, Pair, Program
-
-# what programs raise at a batch that they are not made for
-FAILURES = (ValueError, RuntimeError, TypeError, LookupError)
-
-
-@dataclass(frozen=True)
-class Structure:
-    """What running a pair shows about its shape.
-
-    Attributes:
-        latents: sites that guide and model share, in the guide's order.
-        observed: the model's observed sites.
-        auxiliary: sites of the guide alone, declared ``infer={"is_auxiliary": True}``.
-        enumerated: discrete sites summed out exactly.
-        globals: latent sites outside the plate over the data.
-        plate: name of the plate over the data.
-        dim: its dimension, counted from the right (-1 is the last batch dimension).
-        nesting: how many batch dimensions plates use.
-        size: the plate's full size where it subsamples (N for a batch of B), else None.
-        broadcasts: whether many particles can be drawn in one vectorised run.
-        row_bytes: memory that one particle of one datum takes, an upper bound.
-        pathwise: latents whose guide is reparameterised.
-        scaled: sites that carry another scale (``poutine.scale``, a subsampled inner plate) than
-            that of the plate over the data.
-        closed_form: latents whose KL may be taken in closed form: whatever comes before them in
-            the model comes before them in the guide too.
-        points: local latents that the guide puts at a point, without a density.
-    """
-
-    latents: tuple[str, ...]
-    observed: tuple[str, ...]
-    auxiliary: tuple[str, ...]
-    enumerated: tuple[str, ...]
-    globals: tuple[str, ...]
-    plate: str
-    dim: int
-    nesting: int
-    size: int | None
-    broadcasts: bool
-    row_bytes: int
-    closed_form: tuple[str, ...]
-    pathwise: tuple[str, ...]
-    scaled: tuple[str, ...]
-    points: tuple[str, ...] = ()
-
-    @property
-    def scored(self) -> tuple[str, ...]:
-        """Latents whose gradient is the score function's: sampled, and not reparameterised."""
-        return tuple(n for n in self.latents if n not in (*self.pathwise, *self.enumerated))
-
-    @property
-    def exact(self) -> bool:
-        """Whether every latent is summed out, and nothing is left to sampling."""
-        return bool(self.enumerated) and set(self.latents) <= set(self.enumerated)
-
-    def refuse_globals(self) -> None:
-        """Raise where a per-datum weight has no meaning."""
-        if self.globals:
-            raise UsageError(
-                f"the latent site(s) {', '.join(self.globals)} lie outside the plate "
-                f"{self.plate!r}: all data share one draw, so no single datum has an importance "
-                f"weight of its own. pv.elbo and pv.evaluate count such a site once; for log p(x) "
-                f"per datum, condition on its value or move it into the plate"
-            )
-
-    def refuse_points(self) -> None:
-        """Raise where a weight p(x, z) / q(z|x) does not exist."""
-        if self.points:
-            raise UsageError(
-                f"the guide puts {', '.join(self.points)} at a point (dist.Delta), as an "
-                f"autoencoder does: without a density q(z|x) there is no bound on log p(x) and no "
-                f"importance weight. pv.evaluate measures the reconstruction; for log p(x) give "
-                f"the guide a density, such as dist.Normal"
-            )
+from pyrovae.traces.enumeration import contracted
+from pyrovae.traces.sites import PARTICLES, Sites, draws, log_prob, sites, within
+from pyrovae.traces.structure import Structure
 
 
 @dataclass(frozen=True)
@@ -220,10 +145,10 @@ def joined(parts: list[Traces]) -> Traces:
     def cat(terms: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return {name: torch.cat([t[name] for t in terms]) for name in terms[0]}
 
-    def sites(all_sites: list[dict[str, Site]]) -> dict[str, Site]:
+    def particles(each: list[dict[str, Site]]) -> dict[str, Site]:
         found = {}
-        for name, site in all_sites[0].items():
-            same = [sites[name] for sites in all_sites]
+        for name, site in each[0].items():
+            same = [part[name] for part in each]
             found[name] = dataclasses.replace(
                 site,
                 fn=None,
@@ -235,8 +160,8 @@ def joined(parts: list[Traces]) -> Traces:
 
     reruns = [part.rerun for part in parts]
     return Traces(
-        model=sites([p.model for p in parts]),
-        guide=sites([p.guide for p in parts]),
+        model=particles([p.model for p in parts]),
+        guide=particles([p.guide for p in parts]),
         shape=parts[0].shape,
         log_joint=torch.cat([p.log_joint for p in parts]),
         log_ratio=torch.cat([p.log_ratio for p in parts]),
@@ -246,95 +171,95 @@ def joined(parts: list[Traces]) -> Traces:
     )
 
 
-def _sites(trace: Any) -> dict[str, Any]:
-    return {n: s for n, s in prune_subsample_sites(trace).nodes.items() if s["type"] == "sample"}
-
-
-def _within(site: Any, plate: str) -> bool:
-    return any(frame.name == plate for frame in site["cond_indep_stack"])
-
-
-def _run(
-    pair: Pair,
-    args: Args,
-    particles: int = 1,
-    nesting: int = 0,
-    enumerated: Sequence[str] = (),
-) -> tuple[Any, Any]:
-    """(model trace, guide trace), particles in the dimension left of all plates, the values of
-    the enumerated sites further to the left."""
-    guide, model = pair.guide, pair.model
-    if particles > 1:
-        guide, model = (_in_particles(p, particles, nesting) for p in (guide, model))
-    if enumerated:
-
-        def only(site: Any) -> dict[str, Any]:
-            return {} if site["name"] in enumerated else {"enumerate": None}
-
-        guide = poutine.infer_config(guide, only)
-        guide = poutine.enum(guide, first_available_dim=-nesting - 2)
-        model = poutine.enum(model)  # goes on to the left of the guide's dimensions
-    guide_trace = poutine.trace(guide).get_trace(*args)
-    return _replay(model, guide_trace, args), guide_trace
-
-
-def _in_particles(program: Program, particles: int, nesting: int) -> Program:
-    wrapped: Program = pyro.plate("_particles", particles, dim=-nesting - 1)(program)
-    return wrapped
-
-
-def entries(fn: Any) -> Any:
-    """The distribution of single entries."""
-    while isinstance(fn, dist.Independent | dist.MaskedDistribution):
-        fn = fn.base_dist
-    return fn
-
-
-def _factor(site: Any) -> bool:
-    """Whether it is a ``pyro.factor``, which is scored and holds no data."""
-    return isinstance(entries(site["fn"]), dist.Unit)
-
-
-def _argument(site: Any, args: Args) -> int | None:
-    """Which argument of the programs an observed site observes, as it is or in another shape."""
-    value = site["value"]
-
-    def same(a: Any) -> bool:
-        return a is value or (
-            isinstance(a, Tensor)
-            and isinstance(value, Tensor)
-            and (a.data_ptr(), a.numel(), a.dtype) == (value.data_ptr(), value.numel(), value.dtype)
-            and a.is_contiguous()
-            and value.is_contiguous()
-        )
-
-    return next((k for k, a in enumerate(args) if same(a)), None)
-
-
-def _replay(program: Program, trace: Any, args: Args) -> Any:
-    return poutine.trace(poutine.replay(program, trace=trace)).get_trace(*args)
-
-
-def _measure(model_trace: Any, guide_trace: Any, shape: Structure, particles: int = 1) -> Traces:
+def measure(model_trace: Any, guide_trace: Any, shape: Structure, particles: int = 1) -> Traces:
     """Reduce two traces to per-site, per-particle, per-datum terms."""
-    model, guide = _sites(model_trace), _sites(guide_trace)
-
-    log_p = {name: _term(site, shape) for name, site in model.items()}
-    log_q = {name: _term(site, shape) for name, site in guide.items()}
-    local_p = [t for n, t in log_p.items() if _within(model[n], shape.plate)]
-    local_q = {n: t for n, t in log_q.items() if _within(guide[n], shape.plate)}
+    model, guide = sites(model_trace), draws(sites(guide_trace))
+    log_q = {name: term(site, shape) for name, site in guide.items()}
+    if shape.contracted:
+        return _contracted(model_trace, model, guide, log_q, shape, particles)
+    log_p = {name: term(site, shape) for name, site in model.items()}
+    local_p = [t for n, t in log_p.items() if within(model[n], shape.plate)]
+    local_q = {n: t for n, t in log_q.items() if within(guide[n], shape.plate)}
     joint = sum(local_p[1:], start=local_p[0])
     log_joint = joint - sum(t for n, t in local_q.items() if n not in shape.enumerated)
-    log_ratio = log_joint
+    log_ratio, weights = log_joint, None
+    kl, kl_dimensions = _divergences(model, guide, log_p, log_q, shape)
+    if shape.enumerated:
+        weights, log_conditional = _enumeration_weights(joint, log_q, model, guide, shape)
+        only_model = [n for n in shape.enumerated if n not in guide]
+        if only_model:
+            kl["+".join(only_model)] = log_conditional - sum(log_p[n] for n in only_model)
+        axes = tuple(range(weights.dim() - 2))
+        log_ratio = log_joint - weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
+        log_joint = log_joint.logsumexp(axes)
+        expected = functools.partial(_expected, weights)
+        kl, log_p, log_q = ({n: expected(t) for n, t in d.items()} for d in (kl, log_p, log_q))
+        log_ratio = expected(log_ratio)
+        kl_dimensions = {}
+    return _assembled(
+        model, guide, log_p, log_q, kl, kl_dimensions, (log_joint, log_ratio), weights, shape,
+        particles,
+    )  # fmt: skip
 
-    weights: Tensor | None = None
+
+def _contracted(
+    model_trace: Any,
+    model: Sites,
+    guide: Sites,
+    log_q: dict[str, Tensor],
+    shape: Structure,
+    particles: int,
+) -> Traces:
+    """The same where discrete sites of the model are summed out by message passing."""
+    first = next(s for s in model.values() if s["is_observed"] and within(s, shape.plate))
+    batch = next(f.size for f in first["cond_indep_stack"] if f.name == shape.plate)
+    if batch < 0:
+        batch = log_prob(first).shape[shape.dim]
+    found = contracted(model_trace, shape, particles, batch)
+    outside = {n: s for n, s in model.items() if not within(s, shape.plate)}
+    log_p = found.expected | {n: term(s, shape) for n, s in outside.items()}
+    kl, kl_dimensions = _divergences(model, guide, log_p, log_q, shape)
+    of_model = [n for n in shape.enumerated if n not in guide]
+    log_conditional = sum(found.expected.values()) - found.log_marginal
+    kl["+".join(of_model)] = log_conditional - sum(found.expected[n] for n in of_model)
+    local = [t for n, t in log_q.items() if within(guide[n], shape.plate)]
+    log_joint = found.log_marginal - sum(local)
+    return _assembled(
+        model,
+        guide,
+        log_p,
+        log_q,
+        kl,
+        kl_dimensions,
+        (log_joint, log_joint),
+        None,
+        shape,
+        particles,
+    )
+
+
+def _expected(weights: Tensor, term: Tensor) -> Tensor:
+    """The mean over the enumerated values."""
+    if term.dim() < 2:
+        return term
+    return torch.where(weights > 0, weights * term, 0.0).sum(tuple(range(weights.dim() - 2)))
+
+
+def _divergences(
+    model: Sites,
+    guide: Sites,
+    log_p: dict[str, Tensor],
+    log_q: dict[str, Tensor],
+    shape: Structure,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """KL of each latent and of its dimensions: closed form where valid, else at the particle."""
     kl: dict[str, Tensor] = {}
     kl_dimensions: dict[str, Tensor] = {}
     for name in (*shape.latents, *shape.auxiliary):
         kl[name] = log_q[name] - log_p.get(name, torch.zeros(()))
         if name not in shape.latents:
             continue
-        local, q, p = _within(guide[name], shape.plate), guide[name], model[name]
+        local, q, p = within(guide[name], shape.plate), guide[name], model[name]
         closed = name in shape.closed_form and name not in shape.enumerated
         exact = _closed_form(q, p) if closed else None
         if exact is not None:
@@ -342,49 +267,43 @@ def _measure(model_trace: Any, guide_trace: Any, shape: Structure, particles: in
         per_dimension = _by_dimension(q, p, closed) if local and shape.nesting == 1 else None
         if per_dimension is not None:
             kl_dimensions[name] = per_dimension[(None,) * max(0, 3 - per_dimension.dim())]
+    return kl, kl_dimensions
 
-    if shape.enumerated:
-        weights, log_marginal = _enumeration_weights(joint, log_q, model, guide, shape)
-        only_model = [n for n in shape.enumerated if n not in guide]
-        if only_model:
-            kl["+".join(only_model)] = log_marginal - sum(log_p[n] for n in only_model)
-        axes = tuple(range(weights.dim() - 2))
-        log_ratio = log_joint - weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
-        log_joint = log_joint.logsumexp(axes)
 
-        def expected(term: Tensor) -> Tensor:
-            if term.dim() < 2:
-                return term
-            return torch.where(weights > 0, weights * term, 0.0).sum(axes)
-
-        kl = {n: expected(t) for n, t in kl.items()}
-        log_p = {n: expected(t) for n, t in log_p.items()}
-        log_q = {n: expected(t) for n, t in log_q.items()}
-        log_ratio = expected(log_ratio)
-        kl_dimensions = {}
-
-    batch = log_joint.shape[-1]
+def _assembled(
+    model: Sites,
+    guide: Sites,
+    log_p: dict[str, Tensor],
+    log_q: dict[str, Tensor],
+    kl: dict[str, Tensor],
+    kl_dimensions: dict[str, Tensor],
+    joint: tuple[Tensor, Tensor],
+    weights: Tensor | None,
+    shape: Structure,
+    particles: int,
+) -> Traces:
+    batch = joint[0].shape[-1]
 
     def full(term: Tensor) -> Tensor:
         return term.expand((particles, batch) if term.dim() == 2 else (particles,))
 
-    def sites(trace: dict[str, Any], log_prob: dict[str, Tensor]) -> dict[str, Site]:
-        found = {name: _site(site, full(log_prob[name]), shape) for name, site in trace.items()}
-        return {name: _averaged(site, weights) for name, site in found.items()}
+    def measured(found: Sites, terms: dict[str, Tensor]) -> dict[str, Site]:
+        each = {name: _site(site, full(terms[name]), shape) for name, site in found.items()}
+        return {name: _averaged(site, weights) for name, site in each.items()}
 
     return Traces(
-        model=sites(model, log_p),
-        guide=sites(guide, log_q),
+        model=measured(model, log_p),
+        guide=measured(guide, log_q),
         shape=shape,
-        log_joint=full(log_joint),
-        log_ratio=full(log_ratio),
+        log_joint=full(joint[0]),
+        log_ratio=full(joint[1]),
         kl={name: full(term) for name, term in kl.items()},
         kl_dimensions=kl_dimensions,
     )
 
 
 def _site(site: Any, log_prob: Tensor, shape: Structure) -> Site:
-    fn, local, mean = site["fn"], _within(site, shape.plate), None
+    fn, local, mean = site["fn"], within(site, shape.plate), None
     if not site["is_observed"] and not site.get("opaque"):
         try:
             mean = _place(fn.mean, fn.event_dim, local, shape)
@@ -398,9 +317,17 @@ def _site(site: Any, log_prob: Tensor, shape: Structure) -> Site:
         is_observed=site["is_observed"],
         is_global=not local,
         event_shape=tuple(fn.event_shape),
-        is_discrete=fn.support.is_discrete,
+        is_discrete=is_discrete(site),
         mean=mean,
     )
+
+
+def is_discrete(site: Any) -> bool:
+    """Whether a site's values are; where no support is declared, their type tells."""
+    try:
+        return bool(site["fn"].support.is_discrete)
+    except (NotImplementedError, AttributeError):
+        return not site["value"].is_floating_point()
 
 
 def _averaged(site: Site, weights: Tensor | None) -> Site:
@@ -416,17 +343,12 @@ def _averaged(site: Site, weights: Tensor | None) -> Site:
     return dataclasses.replace(site, mean=(shares * mean).sum(tuple(range(weights.dim() - 2))))
 
 
-def _log_prob(site: Any) -> Tensor:
-    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    masked: Tensor = scale_and_mask(log_prob, 1.0, site["mask"])
-    return masked.to(site["value"].device)  # that of a flat prior is on the CPU always
-
-
-def _term(site: Any, shape: Structure) -> Tensor:
+def term(site: Any, shape: Structure) -> Tensor:
+    """A site's log density, reduced to one number per particle and datum."""
     if "reduced" in site:
         reduced: Tensor = site["reduced"]
         return reduced
-    return _reduce(_log_prob(site), _within(site, shape.plate), shape)
+    return _reduce(log_prob(site), within(site, shape.plate), shape)
 
 
 def _reduce(term: Tensor, local: bool, shape: Structure) -> Tensor:
@@ -508,7 +430,28 @@ def _enumeration_weights(
     return (log_weights.exp() + torch.zeros_like(joint)), log_conditional
 
 
-def _slice(guide_trace: Any, start: int, stop: int, shape: Structure) -> Any:
+def reduced(site: Any, shape: Structure, particles: int, batch: int) -> Site:
+    """A site of a run of one program alone."""
+    found = term(site, shape)
+    local = within(site, shape.plate)
+    return _site(site, found.expand((particles, batch) if local else (particles,)), shape)
+
+
+def beside(site: Any, shape: Structure, particles: int) -> Tensor:
+    """A site's value with its particles side by side along the data's dimension, particle by
+    particle, in the site's own plates."""
+    value, event = site["value"], site["fn"].event_dim
+    if particles > 1:
+        value = value[(None,) * max(0, shape.nesting + 1 + event - value.dim())]
+        value = value.expand(particles, *value.shape[1:])
+        axis = value.dim() + shape.dim - event
+        value = value.movedim(0, axis - 1).flatten(axis - 1, axis)
+        dims = [-f.dim for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
+        value = value.reshape(value.shape[max(0, value.dim() - max(dims, default=0) - event) :])
+    return value
+
+
+def narrowed(guide_trace: Any, start: int, stop: int, shape: Structure) -> Any:
     """The guide's trace with the particles ``start:stop`` alone; a single one stands without the
     particles' dimension, as a run of one particle would have drawn it."""
     count, particle, sliced = stop - start, -shape.nesting - 1, guide_trace.copy()
@@ -520,7 +463,7 @@ def _slice(guide_trace: Any, start: int, stop: int, shape: Structure) -> Any:
             value = value.narrow(dim, start, count)
         return value.squeeze(dim) if count == 1 else value
 
-    for name, site in _sites(guide_trace).items():
+    for name, site in sites(guide_trace).items():
         fn = site["fn"]
         value = narrow(site["value"], particle - fn.event_dim)
         if count == 1:
@@ -530,7 +473,7 @@ def _slice(guide_trace: Any, start: int, stop: int, shape: Structure) -> Any:
         part = {**site, "value": value}
         if "reduced" in site:
             part["reduced"] = site["reduced"][start:stop]
-        change = functools.partial(_narrow_parameter, narrow, particle - _independent(fn))
+        change = functools.partial(_narrow_parameter, narrow, particle - independent(fn))
         try:
             part["fn"] = rebuild(fn, change)
         except NotImplementedError:
@@ -545,7 +488,8 @@ def _narrow_parameter(
     return narrow(value, dim - constraint.event_dim)
 
 
-def _independent(fn: Any) -> int:
+def independent(fn: Any) -> int:
+    """How many dimensions of independent entries a distribution has as events."""
     return fn.reinterpreted_batch_ndims if isinstance(fn, dist.Independent) else 0
 
 

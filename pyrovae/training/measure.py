@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from pyrovae import traces
 from pyrovae.processes import Processes
 from pyrovae.streams import Data
-from pyrovae.traces import Args, Pair, Structure
+from pyrovae.traces import Args, Problem
 from pyrovae.training.faults import unlike
 
 __all__ = ["WATCHED", "Measure", "fresh"]
@@ -25,8 +24,7 @@ class Measure:
     """The ELBO, reconstruction and KL of a pair, whatever it is trained with.
 
     Args:
-        program: the pair.
-        shape: its structure; None where that is not known, and nothing is measured.
+        problem: the pair and its data; None where they are not understood, and nothing is measured.
         few: the first data.
         processes: those that measure together.
         size: data at a time.
@@ -35,20 +33,19 @@ class Measure:
 
     def __init__(
         self,
-        program: Pair,
-        shape: Structure | None,
+        problem: Problem | None,
         few: Args,
         processes: Processes,
         size: int,
         device: torch.device,
     ) -> None:
-        self.program, self.shape, self.few = program, shape, few
+        self.problem, self.few = problem, few
         self.processes, self.size, self.device = processes, size, device
 
     def terms(self, data: Data, prefix: str, step: int) -> dict[str, float]:
         """Means over all the data held out, or some of the others, one particle each; the random
         state is untouched."""
-        if self.shape is None:
+        if self.problem is None:
             return {}
         sums = torch.zeros(4, dtype=torch.float64)
         share = (self.processes.rank, self.processes.size)
@@ -73,14 +70,14 @@ class Measure:
         """The names of what is told of an epoch."""
         names = ["epoch", "step", "seconds", "images_per_second", "lr", "loss"]
         prefixes = [""] + ["validation_"] * validating
-        return names + [p + term for p in prefixes for term in TERMS if self.shape is not None]
+        return names + [p + term for p in prefixes for term in TERMS if self.problem is not None]
 
     def batch_terms(self, batch: Args) -> dict[str, float]:
         """Means over a batch."""
-        if self.shape is None or not len(batch[0]):
+        if self.problem is None or not len(batch[0]):
             return {}
-        with self.program.evaluating():
-            drawn = traces.draw(self.program, batch, 1, self.shape)
+        with self.problem.pair.evaluating():
+            drawn = self.problem.draw(batch)
             reconstruction = drawn.reconstruction.mean()
             kl = drawn.total_kl.mean()
         values = (float(reconstruction - kl), float(reconstruction), float(kl))

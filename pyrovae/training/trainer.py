@@ -88,6 +88,7 @@ class Trainer:
         self.interrupt = ""  # the signal that came, if one did
         self.abandoned = False  # it came twice
         self.shape: Structure | None = None
+        self.problem: traces.Problem | None = None
         self.take: Step
 
     # --- before the first step ------------------------------------------------------------------
@@ -142,14 +143,15 @@ class Trainer:
                 self.supports.check(self.held_out)
             traces.check(self.program, few)
         try:
-            self.shape = traces.structure(self.program, few)
+            self.problem = traces.Problem.at(self.program, few)
+            self.shape = self.problem.shape
         except UsageError as error:
             warnings.warn(f"no reconstruction and KL while training: {error}", stacklevel=4)
         if self.usual and self.shape is not None and self.shape.enumerated:
             self.objective = BetaELBO()  # sums them out, and its steps can be compiled
         if isinstance(self.objective, TraceMeanField_ELBO) and self.shape is not None:
             check_analytic(self.shape)
-        self.measure = Measure(self.program, self.shape, few, self.processes, size, self.device)
+        self.measure = Measure(self.problem, few, self.processes, size, self.device)
         self.adds = True
         if self.settings.accumulate > 1 or self.processes.size > 1:
             self.adds = adds(self.program, few, self.shape)

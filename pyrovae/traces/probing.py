@@ -1,0 +1,123 @@
+"""Runs that are made to look: whether particles can be drawn at once, and what one takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyrovae.tensors import UsageError
+from pyrovae.traces.pair import Args, Pair, _list
+from pyrovae.traces.sites import FAILURES, draws, replay, run, sites
+from pyrovae.traces.structure import (
+    Structure,
+    check,
+    data_plate,
+    plates,
+    points,
+    rows,
+    signature,
+    structure,
+)
+from pyrovae.traces.terms import measure, narrowed
+
+
+def observe(pair: Pair, args: Args, plate: str | None = None) -> Structure:
+    """Learn a pair's structure from a batch, in evaluation mode and without side effects.
+
+    Raises:
+        UsageError: whatever :func:`check` raises; no plate or several over the data; a discrete
+            site that cannot be summed out exactly.
+    """
+    fresh = set(pair.params)
+    with pair.evaluating():
+        model, guide = map(sites, check(pair, args))
+        over = data_plate(pair, args, model, guide, plate)
+        found = structure(model, guide, over, plates(model, guide))
+        found = _in_particles(pair, args, found)
+        deltas = points(draws(guide), draws(guide), found.latents, found.plate)
+        if deltas:
+            second = sites(run(pair, args)[1])
+            found = dataclasses.replace(
+                found, points=points(draws(guide), draws(second), deltas, found.plate)
+            )
+    if pair.memory.pending and set(pair.params) - fresh and pair.memory.initial:
+        _refuse_pending(pair)
+    return found
+
+
+def _refuse_pending(pair: Pair) -> None:
+    raise UsageError(
+        f"the saved values of {_list(sorted(pair.memory.pending)[:5])} found no parameter, while "
+        f"the programs made {_list(sorted(pair.memory.initial)[:5])} anew; build the pair as it "
+        f"was when it was saved"
+    )
+
+
+def _in_particles(pair: Pair, args: Args, found: Structure) -> Structure:
+    """Whether two particles drawn at once give what each gives alone, and what a row costs."""
+    size = rows(args)
+    try:
+        with _Allocations() as allocations:
+            traced = run(pair, args, 2, found.nesting, found.enumerated)
+            together = measure(*traced, found, 2)
+        if signature(*map(sites, traced)) != found.signature:
+            raise ValueError("its sites differ from run to run")
+        for k in () if found.enumerated else range(2):  # enumerating is broadcasting already
+            one = narrowed(traced[1], k, k + 1, found)
+            alone = measure(replay(pair.model, one, args), replay(pair.guide, one, args), found)
+            pairs = [(together.elbo[k], alone.elbo[0]), (together.log_joint[k], alone.log_joint[0])]
+            if not all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in pairs):
+                raise ValueError("particles influence each other")
+        # what a particle more takes: a prior made of a guide's answers has costs of its own
+        with _Allocations() as more:
+            measure(*run(pair, args, 4, found.nesting, found.enumerated), found, 4)
+        return dataclasses.replace(
+            found, row_bytes=max(1, (more.total - allocations.total) // (2 * size))
+        )
+    except FAILURES as error:
+        return _one_by_one(pair, args, found, error)
+
+
+def _one_by_one(pair: Pair, args: Args, found: Structure, error: Exception) -> Structure:
+    """The structure of a pair that is run once per particle."""
+    found = dataclasses.replace(found, broadcasts=False)
+    guide = sites(run(pair, args)[1]) if found.enumerated else {}
+    try:
+        with _Allocations() as allocations:
+            measure(*run(pair, args, 1, found.nesting, found.enumerated), found)
+    except FAILURES as also:
+        if not found.enumerated:
+            raise UsageError(f"the pair's terms cannot be told apart by datum: {also}") from also
+        if not set(found.enumerated) <= set(guide):
+            raise UsageError(
+                f"the enumerated sites {_list(found.enumerated)} need programs that broadcast to "
+                f"the left (index with Vindex, flatten leading dimensions): {also}"
+            ) from error
+        # a guide that does not broadcast is drawn from: as right, with more noise
+        drawn = dataclasses.replace(found, enumerated=(), contracted=False)
+        return _in_particles(pair, args, dataclasses.replace(drawn, broadcasts=True))
+    return dataclasses.replace(found, row_bytes=max(1, allocations.total // rows(args)))
+
+
+class _Allocations(TorchDispatchMode):
+    """Counts the bytes of every new tensor made under it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+        self.kept: dict[int, Tensor] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        known = {t.untyped_storage().data_ptr() for t in args if isinstance(t, Tensor)}
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in known | self.kept.keys():
+                    self.kept[storage.data_ptr()] = tensor  # alive, so no address comes twice
+                    self.total += storage.nbytes()
+        return out

@@ -1,0 +1,541 @@
+"""A pair that has met its data: what running it showed, and the runs that all verbs are made of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import infer_discrete
+from torch import Tensor
+
+from pyrovae.streams import Data
+from pyrovae.tensors import TensorData, UsageError, in_short, whole_number
+from pyrovae.traces.handlers import completing
+from pyrovae.traces.pair import Args, Pair, as_pair
+from pyrovae.traces.probing import observe
+from pyrovae.traces.sites import (
+    FAILURES,
+    argument,
+    draws,
+    in_particles,
+    is_factor,
+    replay,
+    run,
+    sites,
+)
+from pyrovae.traces.structure import Structure, is_data, rows, signature, structure
+from pyrovae.traces.structure import data_plate as plate_over
+from pyrovae.traces.structure import plates as plates_of
+from pyrovae.traces.supports import Supports
+from pyrovae.traces.terms import Site, Traces, beside, joined, measure, narrowed, reduced, term
+from pyrovae.traces.wiring import Wiring
+
+CODES = 256  # draws that stand for the mean of a distribution that knows none
+FIRST = 64  # data that a pair first meets
+FEWER = (5, 2, 1)  # tried where neither that many nor all of them run
+
+
+class Problem:
+    """An inference problem: a pair, and data that it has been run on.
+
+    What the runs showed (sites, plates, what a particle takes) is kept with the pair for data of
+    the same shapes and types, and held against every later run: a run that shows other sites is
+    looked at anew.
+
+    Attributes:
+        pair: the programs as they run on these data.
+        data: the data, fixed, on the pair's device.
+        shape: what was seen.
+        whole: whether the programs run on all the data alone.
+    """
+
+    def __init__(
+        self, pair: Pair, shape: Structure, data: Data, plate: str | None, whole: bool = False
+    ) -> None:
+        self.pair, self.shape, self.data = pair, shape, data
+        self.plate, self.whole = plate, whole
+
+    @classmethod
+    def of(
+        cls, pair: Any, x: Any, seed: int = 0, plate: str | None = None, *, checked: bool = True
+    ) -> Problem:
+        """A pair and data in any form that ``pv.fit`` takes. NaN means missing; a binarisation is
+        drawn once.
+
+        Args:
+            pair: anything with ``.model`` and ``.guide``.
+            x: the data.
+            seed: of what is drawn of the data themselves.
+            plate: name of the plate over the data, where several lie along their first axis.
+            checked: whether the data are held against the sites' supports.
+
+        Raises:
+            UsageError: data outside a support; sites that differ between model and guide; no plate
+                over the data, or several.
+        """
+        program = as_pair(pair)
+        data = program.serve(x).fixed(seed)
+        program = _completed(program, data)
+        last: UsageError | None = None
+        for count in _sizes(len(data)):
+            few = next(iter(data.batches(count)))
+            try:
+                shape = seen(program, few, plate)
+            except UsageError as error:
+                last = last or error
+                continue
+            found = cls(program, shape, data, plate, whole=count == len(data) > FIRST)
+            program.example(few)
+            if checked and isinstance(data, TensorData):
+                with program.evaluating():
+                    Supports(program, few).check(data)
+            return found
+        assert last is not None
+        if checked and isinstance(data, TensorData):  # where the data are the reason, say so
+            with program.evaluating():
+                Supports(program, next(iter(data.batches(min(len(data), FIRST))))).check(data)
+        raise last
+
+    @classmethod
+    def at(cls, pair: Any, args: Args, plate: str | None = None) -> Problem:
+        """A pair and one batch, as the programs take it."""
+        program = as_pair(pair)
+        return cls(program, seen(program, args, plate), _Batch(args), plate)
+
+    def summing(self, names: Sequence[str]) -> Problem:
+        """The same with these of its discrete sites summed out alone, the others drawn."""
+        left = tuple(name for name in self.shape.enumerated if name in names)
+        shape = dataclasses.replace(
+            self.shape, enumerated=left, contracted=self.shape.contracted and bool(left)
+        )
+        return self.like(shape)
+
+    def like(self, shape: Structure) -> Problem:
+        """The same under another structure."""
+        return Problem(self.pair, shape, self.data, self.plate, self.whole)
+
+    def running(self, pair: Pair) -> Problem:
+        """The same with other programs of the same sites in the pair's place."""
+        return Problem(pair, self.shape, self.data, self.plate, self.whole)
+
+    # --- the data, in parts -----------------------------------------------------------------------
+
+    def at_once(self, asked: int) -> int:
+        """How many data the programs take in one run, if as many as are asked for."""
+        if self.whole:
+            return len(self.data)
+        return max(1, asked if self.shape.size is None else min(asked, self.shape.size))
+
+    def most(self, asked: int) -> int:
+        """The same, of those that there are."""
+        return min(self.at_once(asked), len(self.data))
+
+    def repeats(self, count: int, batch: Args) -> bool:
+        """Whether the programs take a batch so many times over: its data side by side."""
+        limit = self.shape.size
+        fits = limit is None or limit >= count * rows(batch)
+        return fits and not (self.whole or self.shape.globals)
+
+    def batches(self, asked: int) -> Iterator[Args]:
+        """The data, at most so many at once."""
+        return self.data.batches(self.most(asked))
+
+    def chunks(
+        self, num_particles: int, chunk_bytes: int, seed: int
+    ) -> Iterator[tuple[Args, list[Traces]]]:
+        """Per batch of the data, the slices of its particles, so that one of them bounds the
+        memory; a slice's distributions are let go."""
+        whole_number("num_particles", num_particles)
+        num_particles = 1 if self.shape.exact else num_particles  # they would all be the same
+        lines = max(1, chunk_bytes // self.shape.row_bytes)
+        # one draw of a global latent serves all data
+        every = self.whole or bool(self.shape.globals)
+        size = len(self.data) if every else self.most(max(1, lines // num_particles))
+        at_once = min(num_particles, max(1, lines // size))
+        with self.pair.evaluating():
+            torch.manual_seed(seed)
+            validating = True
+            for batch in self.data.batches(size):
+                # the data have been checked by now, the programs are on their first chunk
+                with pyro.validation_enabled(validating), _said(batch):
+                    parts = [p.light() for p in self.slices(batch, num_particles, at_once)]
+                validating = False
+                yield batch, parts
+
+    # --- runs -------------------------------------------------------------------------------------
+
+    def draw(self, batch: Args, num_particles: int = 1) -> Traces:
+        """Run guide and model on one batch, with gradients if they are enabled: particles at once
+        where the pair broadcasts, one by one where it does not."""
+        found = list(self.slices(batch, num_particles, num_particles))
+        return found[0] if len(found) == 1 else joined(found)
+
+    def slices(self, batch: Args, num_particles: int, at_once: int) -> Iterator[Traces]:
+        """The particles of :meth:`draw`, ``at_once`` of them at a time: the guide runs once for
+        all, the model is replayed slice by slice."""
+        whole_number("num_particles", num_particles)
+        shape = self.shape
+        with self.pair.scope():
+            if num_particles == 1 or not shape.broadcasts:
+                for _ in range(num_particles):
+                    yield self._run(batch, 1)
+            elif at_once >= num_particles or shape.enumerated:
+                yield self._run(batch, num_particles)
+            else:
+                yield from self._replayed(batch, num_particles, at_once)
+
+    def _run(self, batch: Args, particles: int) -> Traces:
+        shape = self.shape
+        traced = self._traced(batch, particles, shape)
+        if signature(*map(sites, traced)) != shape.signature:  # other sites than were seen
+            shape = self._anew(batch, traced, particles)
+            if particles > 1:
+                if not shape.broadcasts:
+                    other = self.like(shape)
+                    return joined([other._run(batch, 1) for _ in range(particles)])
+                traced = self._traced(batch, particles, shape)
+        found = _whole(measure(*traced, shape, particles), batch)
+        if shape.enumerated:
+            return found
+        return dataclasses.replace(found, rerun=self._again(batch, traced[1], shape, particles))
+
+    def _traced(self, batch: Args, particles: int, shape: Structure) -> tuple[Any, Any]:
+        return run(self.pair, batch, particles, shape.nesting, shape.enumerated)
+
+    def _anew(self, batch: Args, traced: tuple[Any, Any], particles: int) -> Structure:
+        """The structure of a run with sites of its own."""
+        if particles > 1 or self.shape.enumerated:
+            return seen(self.pair, batch, self.plate)
+        model, guide = map(sites, traced)
+        over = plate_over(self.pair, batch, model, guide, self.plate or self.shape.plate)
+        found = structure(model, guide, over, plates_of(model, guide))
+        if found.enumerated:
+            return seen(self.pair, batch, self.plate)
+        return dataclasses.replace(
+            found,
+            broadcasts=self.shape.broadcasts,
+            row_bytes=self.shape.row_bytes,
+            points=tuple(n for n in self.shape.points if n in found.latents),
+        )
+
+    def _again(
+        self, batch: Args, guide_trace: Any, shape: Structure, particles: int
+    ) -> Callable[[], Traces]:
+        """Both programs once more on the same particles, held constant."""
+
+        def rerun() -> Traces:
+            constant = guide_trace.copy()
+            for name, site in sites(guide_trace).items():
+                constant.nodes[name] = {**site, "value": site["value"].detach()}
+            guide, model = self._in_particles(particles, shape)
+            again = replay(guide, constant, batch)
+            return measure(replay(model, again, batch), again, shape, particles)
+
+        return rerun
+
+    def _in_particles(self, particles: int, shape: Structure) -> tuple[Any, Any]:
+        both = (self.pair.guide, self.pair.model)
+        if particles == 1:
+            return both
+        guide, model = (in_particles(p, particles, shape.nesting) for p in both)
+        return guide, model
+
+    def _replayed(self, batch: Args, num_particles: int, at_once: int) -> Iterator[Traces]:
+        shape = self.shape
+        guide, _ = self._in_particles(num_particles, shape)
+        guide_trace = poutine.trace(guide).get_trace(*batch)
+        for site in sites(guide_trace).values():
+            guide_trace.nodes[site["name"]]["reduced"] = term(site, shape)
+        for start in range(0, num_particles, at_once):
+            stop = min(start + at_once, num_particles)
+            part = narrowed(guide_trace, start, stop, shape)
+            _, model = self._in_particles(stop - start, shape)
+            model_trace = replay(model, part, batch)
+            if signature(sites(model_trace), sites(part)) != shape.signature:
+                other = self.like(seen(self.pair, batch, self.plate))
+                yield from other.slices(batch, num_particles - start, at_once)
+                return
+            yield _whole(measure(model_trace, part, shape, stop - start), batch)
+
+    # --- latents and data of the batch ------------------------------------------------------------
+
+    def codes(self, batch: Args) -> dict[str, Tensor]:
+        """The mean of q(z|x) of every local continuous latent, ``[batch, ...]``; of a guide whose
+        distributions know no mean, that of draws."""
+        if self.shape.enumerated:  # averaged over their values
+            return self._codes(self.draw(batch).guide)
+        with self.pair.scope():
+            guide = self._guide(batch)
+            found = self._codes(guide)
+            blind = [n for n in found if guide[n].mean is None and n not in self.shape.points]
+            if blind:
+                many = self._guide(batch, CODES) if self.shape.broadcasts else None
+                several = [many] if many else [self._guide(batch) for _ in range(CODES // 4)]
+                for name in blind:
+                    found[name] = torch.cat([each[name].value for each in several]).mean(0)
+        return found
+
+    def _codes(self, guide: Mapping[str, Site]) -> dict[str, Tensor]:
+        local = [guide[n] for n in self.shape.latents if n in guide and not guide[n].is_global]
+        return {
+            s.name: (s.value if s.mean is None else s.mean).mean(0)
+            for s in local
+            if not s.is_discrete
+        }
+
+    def _guide(self, batch: Args, particles: int = 1) -> dict[str, Site]:
+        """The sites of a run of the guide alone."""
+        guide, _ = self._in_particles(particles, self.shape)
+        found = draws(sites(poutine.trace(guide).get_trace(*batch)))
+        return {n: reduced(s, self.shape, particles, rows(batch)) for n, s in found.items()}
+
+    def particles(self, batch: Args, count: int) -> dict[str, Tensor]:
+        """Draws of the latents given the batch, each datum ``count`` times, particle by particle:
+        ``[count * batch, ...]`` in the model's own plates."""
+        return self._beside(batch, count, weigh=False)[0]
+
+    def weighed(self, batch: Args, count: int) -> tuple[dict[str, Tensor], Tensor]:
+        """The same and their log weights ``[count, batch]``, log p(x, z) - log q(z|x)."""
+        latents, parts = self._beside(batch, count, weigh=True)
+        return latents, torch.cat([part.log_weights for part in parts])
+
+    def _beside(
+        self, batch: Args, count: int, *, weigh: bool
+    ) -> tuple[dict[str, Tensor], list[Traces]]:
+        drawn = self.summing([n for n in self.shape.enumerated if n not in self.shape.latents])
+        shape, parts, values = drawn.shape, [], dict[str, list[Tensor]]()
+        at_once = count if shape.broadcasts else 1
+        axes = {}
+        with self.pair.scope():
+            for _ in range(count // at_once):
+                if weigh:
+                    model_trace, guide_trace = drawn._traced(batch, at_once, shape)
+                    parts.append(_whole(measure(model_trace, guide_trace, shape, at_once), batch))
+                else:
+                    guide, _ = drawn._in_particles(at_once, shape)
+                    guide_trace = poutine.trace(guide).get_trace(*batch)
+                found = sites(guide_trace)
+                for name in self._shared(found):
+                    values.setdefault(name, []).append(beside(found[name], shape, at_once))
+                    axes[name] = shape.dim - int(found[name]["fn"].event_dim)
+        return {n: torch.cat(each, dim=axes[n]) for n, each in values.items()}, parts
+
+    def latents(self, batch: Args) -> dict[str, Tensor]:
+        """One draw of every latent given the batch, ``[batch, ...]``: from the guide, and discrete
+        ones that the model alone has from what is exact given the others."""
+        with self.pair.scope():
+            found = sites(poutine.trace(self.pair.guide).get_trace(*batch))
+        return self.discrete(batch, {n: found[n]["value"] for n in self._shared(found)})
+
+    def _shared(self, guide: Mapping[str, Any]) -> list[str]:
+        """The latents among a guide's sites: those of the run at hand."""
+        helpers = self.shape.auxiliary
+        return [n for n, s in guide.items() if not s["is_observed"] and n not in helpers
+                and not s["infer"].get("is_auxiliary")]  # fmt: skip
+
+    def discrete(self, batch: Args, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The latents given, and a draw of the enumerated ones that are not from
+        p(discrete | x, given), which is exact."""
+        left = [name for name in self.shape.enumerated if name not in given]
+        if not left:
+            return dict(given)
+        with self.pair.scope():
+            model = poutine.condition(self.pair.model, data=dict(given))
+            model = poutine.infer_config(
+                model, lambda s: {"enumerate": "parallel"} if s["name"] in left else {}
+            )
+            model = infer_discrete(model, first_available_dim=-self.shape.nesting - 1)
+            found = sites(poutine.trace(model).get_trace(*batch))
+        return {**given, **{name: found[name]["value"] for name in left}}
+
+    def generate(
+        self, batch: Args, latents: Mapping[str, Tensor] | None = None, *, draw: bool = True
+    ) -> dict[str, tuple[Any, Tensor]]:
+        """Run the model: ``{site: (distribution, value)}``.
+
+        Args:
+            batch: of the right shapes.
+            latents: values of latent sites ``[batch, ...]``, drawn from the model where absent.
+            draw: whether observed sites are drawn; otherwise they keep what they observe, as the
+                parents of the sites whose means are asked for.
+
+        Raises:
+            UsageError: a site that cannot be drawn, such as one with an improper prior.
+        """
+        return generate(self.pair, batch, latents, draw=draw)
+
+    def simulate(self, batch: Args, latents: Sequence[str] = ()) -> tuple[dict[str, Tensor], Args]:
+        """Latents and data drawn from the model, as :func:`simulate`."""
+        return simulate(self.pair, batch, latents, self.wiring(batch))
+
+    def names(self, found: Mapping[str, Any]) -> list[str]:
+        """The observed sites of a run, in the model's order: those that were seen, and where that
+        run has other sites, those it has."""
+        kept = {*self.shape.latents, *self.shape.enumerated, *self.shape.auxiliary}
+        if set(self.shape.observed) <= set(found):
+            return list(self.shape.observed)
+        return [name for name in found if name not in kept]
+
+    def wiring(self, batch: Args) -> Wiring:
+        """Which entries of which argument each observed site observes."""
+        return Wiring.seen(self.pair, batch, self.shape)
+
+    def log_density(self, batch: Args, latents: Mapping[str, Tensor]) -> Tensor:
+        """log p(x, z) of the local sites at given latents ``[particles, batch, ...]``:
+        ``[particles, batch]``, with gradients if they are enabled."""
+        particles = len(next(iter(latents.values())))
+        model = poutine.condition(self.pair.model, data=dict(latents))
+        if self.shape.nesting > 1:
+            raise UsageError("exact evidence needs latents in the plate over the data alone")
+        with self.pair.scope():
+            program = in_particles(model, particles, self.shape.nesting)
+            found = sites(poutine.trace(program).get_trace(*batch))
+        terms = [
+            term(s, self.shape)
+            for s in found.values()
+            if any(f.name == self.shape.plate for f in s["cond_indep_stack"])
+        ]
+        return sum(terms[1:], start=terms[0])
+
+
+class _Batch(TensorData):
+    """One batch, as the programs take it: nothing of it is converted."""
+
+    def __init__(self, args: Args) -> None:
+        self.args = args
+
+    def __len__(self) -> int:
+        return rows(self.args)
+
+    def batches(self, *args: Any, **kwargs: Any) -> Iterator[Args]:
+        yield self.args
+
+
+def seen(pair: Pair, args: Args, plate: str | None = None) -> Structure:
+    """A pair's structure on such a batch: as it was seen before, else observed now."""
+    key = (
+        pair.code,
+        plate,
+        tuple((a.shape[1:], a.dtype) if isinstance(a, Tensor) else type(a) for a in args),
+    )
+    kept = pair.memory.seen
+    if key not in kept or pair.memory.pending:
+        kept[key] = observe(pair, args, plate)
+    return kept[key]
+
+
+def _sizes(count: int) -> list[int]:
+    """How many data a pair is first run on: many, all, then few."""
+    return list(dict.fromkeys(min(n, count) for n in (FIRST, count, *FEWER)))
+
+
+def _completed(program: Pair, data: Data) -> Pair:
+    if isinstance(data, TensorData):
+        missing = data.incomplete()
+        if len(missing):
+            return completing(program, data[missing[:5]])
+    return program
+
+
+def _whole(found: Traces, batch: Args) -> Traces:
+    size = found.log_joint.shape[-1]
+    if size != rows(batch):
+        raise UsageError(
+            f"the plate {found.shape.plate!r} draws {size} of the {rows(batch)} data by itself; "
+            f"give the programs the minibatch instead: pyro.plate('data', N, "
+            f"subsample_size=len(x)), and pass batches of x"
+        )
+    return found
+
+
+@contextmanager
+def _said(batch: Args) -> Iterator[None]:
+    """What Pyro or torch raises at a batch, as one sentence."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except FAILURES as error:
+        shapes = ", ".join(str(tuple(a.shape)) for a in batch if isinstance(a, Tensor))
+        raise UsageError(
+            f"the pair does not run on a batch of shape {shapes}: {in_short(error)}; it did on "
+            f"other data of this kind: give data of one shape, and programs that take any number "
+            f"of them"
+        ) from error
+
+
+def generate(
+    pair: Pair, args: Args, latents: Mapping[str, Tensor] | None = None, *, draw: bool = True
+) -> dict[str, tuple[Any, Tensor]]:
+    """As :meth:`Problem.generate`, of a pair that need not have a guide."""
+    with pair.scope(), _drawing():
+        model = poutine.uncondition(pair.model) if draw else pair.model
+        if latents:
+            model = poutine.condition(model, data=dict(latents))
+        found = sites(poutine.trace(model).get_trace(*args))
+    return {name: (s["fn"], s["value"]) for name, s in found.items() if not is_factor(s)}
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    try:
+        yield
+    except NotImplementedError as error:
+        raise UsageError(
+            f"the model cannot be drawn from: {in_short(error)}. A flat prior "
+            f"(dist.ImproperUniform), as an autoencoder has, says nothing of z; draw from a "
+            f"density fitted to the codes instead: pv.fit_codes(pair, x).sample(n), pyrovae sample "
+            f"RUN --density mixture"
+        ) from error
+
+
+def simulate(
+    pair: Pair, args: Args, latents: Sequence[str], wiring: Wiring
+) -> tuple[dict[str, Tensor], Args]:
+    """Draw latents and data from the model: the named latents' values, and ``args`` with every
+    argument that an observed site observes replaced by that site's draw.
+
+    Raises:
+        UsageError: a site that observes something else than entries of an argument.
+    """
+    with pair.scope(), pyro.validation_enabled(False), _drawing():
+        drawn = sites(poutine.trace(poutine.uncondition(pair.model)).get_trace(*args))
+    values = {n: s["value"] for n, s in drawn.items() if n in wiring.names}
+    return {name: drawn[name]["value"] for name in latents}, wiring.filled(args, values)
+
+
+def replaced(pair: Pair, args: Args) -> Args:
+    """A batch with draws of the model in the place of what it observes as it is."""
+    with pair.evaluating(), pyro.validation_enabled(False), _drawing():
+        given = sites(poutine.trace(pair.model).get_trace(*args))
+        drawn = sites(poutine.trace(poutine.uncondition(pair.model)).get_trace(*args))
+    new = list(args)
+    for name, site in given.items():
+        where = argument(site, args) if is_data(site) else None
+        if where is not None:
+            new[where] = drawn[name]["value"].reshape(args[where].shape)
+    return tuple(new)
+
+
+def draw(pair: Any, args: Args, num_particles: int = 1) -> Traces:
+    """Run guide and model of a pair on one batch, with gradients if they are enabled.
+
+    Args:
+        pair: a model and a guide.
+        args: the batch as a tuple, as the programs take it.
+        num_particles: vectorised where the pair broadcasts, one by one where it does not.
+
+    Raises:
+        UsageError: whatever :meth:`Problem.of` raises; a plate that subsamples by itself.
+
+    >>> from pyrovae.vae import VAE
+    >>> traces = draw(VAE((4,), 2), (torch.ones(5, 4),), num_particles=3)
+    >>> traces.log_weights.shape, traces.guide["z"].value.shape
+    (torch.Size([3, 5]), torch.Size([3, 5, 2]))
+    """
+    return Problem.at(pair, args).draw(args, num_particles)

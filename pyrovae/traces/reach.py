@@ -1,0 +1,155 @@
+"""What a program leads to: its modules and leaf tensors, each by the path that leads there."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterator, Mapping
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+DEEP = 8  # steps from a program to what it holds
+LIBRARIES = {
+    "builtins", "collections", "contextlib", "functools", "logging", "matplotlib", "numpy",
+    "pandas", "pathlib", "PIL", "pyro", "pyrovae", "random", "scipy", "sklearn", "threading",
+    "torch", "tqdm", "typing", "weakref",
+}  # fmt: skip
+CLOSED = (ModuleType, type, str, bytes, int, float, complex, Dataset, DataLoader)
+OPENED = (Messenger, torch.distributions.Distribution, torch.distributions.transforms.Transform)
+
+
+class Reach:
+    """Names for what programs hold: closures, globals, ``self``, partials, lists, default values.
+
+    Nothing is decided by being found here: what a pair is made of is seen by running it, and this
+    gives it a name that is the same in another process.
+
+    Attributes:
+        modules: by name; a module that another one holds is named within that.
+        leaves: tensors outside modules that can be trained, by name.
+    """
+
+    def __init__(self, roots: Mapping[str, Any]) -> None:
+        self.modules: dict[str, nn.Module] = {}
+        self.leaves: dict[str, Tensor] = {}
+        self._seen: set[int] = set()
+        for name, value in roots.items():
+            self._follow(name, value, 0)
+
+    def _follow(self, name: str, value: Any, depth: int) -> None:
+        if value is None or isinstance(value, CLOSED) or depth > DEEP or id(value) in self._seen:
+            return
+        if not isinstance(value, MethodType):  # made anew each time, and not kept
+            self._seen.add(id(value))
+        if isinstance(value, Tensor):
+            if isinstance(value, nn.Parameter) or (value.is_leaf and value.requires_grad):
+                _add(self.leaves, name, value)
+            return
+        if isinstance(value, nn.Module):
+            _add(self.modules, name, value)
+            for module in value.modules():
+                self._seen.update(map(id, (module, *module._parameters.values())))
+        for key, part in _parts(name, value):
+            self._follow(key, part, depth + 1)
+
+
+def _add(found: dict[str, Any], name: str, value: Any) -> None:
+    """Under its name, or the first free one of its name and a number."""
+    free, count = name, 1
+    while free in found:
+        count += 1
+        free = f"{name}_{count}"
+    found[free] = value
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """What an object holds, with the names that the parts get."""
+    if isinstance(value, MethodType):
+        owner = value.__self__
+        if isinstance(owner, (nn.Module, *CLOSED)):
+            yield name, owner
+        else:
+            yield from _attributes("", owner)
+        yield from _named(value.__func__)
+    elif isinstance(value, FunctionType):
+        yield from _named(value)
+    elif isinstance(value, functools.partial):
+        yield from _bound(name, value)
+    elif isinstance(value, Mapping):
+        yield from ((_within(name, k), v) for k, v in value.items() if isinstance(k, str | int))
+    elif isinstance(value, list | tuple):
+        yield from ((_within(name, k), part) for k, part in enumerate(value))
+    elif isinstance(value, nn.Module):
+        for module_name, module in value.named_modules(prefix=name):
+            if not type(module).__module__.startswith("torch."):
+                yield from _attributes(module_name, module)
+    elif isinstance(value, OPENED) or type(value).__module__.split(".")[0] not in LIBRARIES:
+        yield from _attributes(name, value)
+        yield from _named(inspect.getattr_static(type(value), "__call__", None))
+
+
+def _within(name: str, key: object) -> str:
+    return f"{name}.{key}" if name else str(key)
+
+
+def _attributes(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    held = getattr(value, "__dict__", {})
+    registered = ("_parameters", "_buffers", "_modules") if isinstance(value, nn.Module) else ()
+    slots = [s for kind in type(value).__mro__ for s in _slots(kind)]
+    for key, part in [*held.items(), *((s, getattr(value, s, None)) for s in slots)]:
+        if key not in registered and not key.startswith(MEMORY):
+            yield _within(name, key), part
+
+
+def _slots(kind: type) -> list[str]:
+    slots = vars(kind).get("__slots__", ())
+    names = [slots] if isinstance(slots, str) else list(slots)
+    return [n for n in names if n not in ("__dict__", "__weakref__")]
+
+
+def _named(function: Any) -> Iterator[tuple[str, Any]]:
+    """What a function's code names: globals, closure, default values."""
+    if not isinstance(function, FunctionType):
+        return
+    if (function.__module__ or "").split(".")[0] not in LIBRARIES:
+        for key in dict.fromkeys(_names(function.__code__)):
+            if key in function.__globals__:
+                yield key, function.__globals__[key]
+    for key, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield key, cell.cell_contents
+        except ValueError:  # not yet filled
+            continue
+    defaults = function.__defaults__ or ()
+    count = function.__code__.co_argcount
+    yield from zip(function.__code__.co_varnames[count - len(defaults) : count], defaults,
+                   strict=True)  # fmt: skip
+    yield from (function.__kwdefaults__ or {}).items()
+    yield function.__name__, getattr(function, "__wrapped__", None)
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            yield from _names(part)
+
+
+def _bound(name: str, value: functools.partial[Any]) -> Iterator[tuple[str, Any]]:
+    """A partial's function, and its arguments under the names of the parameters they fill."""
+    yield name, value.func
+    try:
+        names = list(inspect.signature(value.func).parameters)
+    except (TypeError, ValueError):
+        names = []
+    names += [f"{name}.{k}" for k in range(len(names), len(value.args))]
+    yield from zip(names, value.args)  # noqa: B905  (a partial may bind fewer)
+    yield from value.keywords.items()
+
+
+MEMORY = "_pyrovae_memory"

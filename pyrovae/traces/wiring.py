@@ -1,0 +1,143 @@
+"""Which entries of the data each observed site observes: seen by running on numbered entries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyrovae.tensors import UsageError
+from pyrovae.traces.pair import Args, Pair
+from pyrovae.traces.sites import FAILURES, Sites, argument, run, sites, within
+from pyrovae.traces.structure import Structure, is_data, rows
+
+SHIFT = 3  # what entries are numbered from a second time, lest a constant pass for one of them
+
+
+@dataclass(frozen=True)
+class Wire:
+    """What one site observes.
+
+    Attributes:
+        site: its name.
+        argument: which argument of the programs.
+        entries: of one datum, flattened, ``[...]`` as the site's value has them; None where the
+            site observes all of it, as it is or reshaped.
+        axis: the data's dimension in the site's value, from the right.
+    """
+
+    site: str
+    argument: int
+    entries: Tensor | None
+    axis: int
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What a model's observed sites observe.
+
+    Attributes:
+        wires: those that observe entries of an argument as they are.
+        lost: the names of the others.
+    """
+
+    wires: tuple[Wire, ...]
+    lost: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The sites that observe entries of the data."""
+        return [wire.site for wire in self.wires]
+
+    @classmethod
+    def seen(cls, pair: Pair, args: Args, shape: Structure) -> Wiring:
+        """Run the model on the data, then on numbers in the place of their entries."""
+        with pair.scope(), pyro.validation_enabled(False), torch.no_grad():
+            model = {n: s for n, s in sites(run(pair, args)[0]).items() if is_data(s)}
+            wires = {}
+            for name, site in model.items():
+                where = argument(site, args)
+                if where is not None:
+                    wires[name] = Wire(name, where, None, _axis(site, shape))
+            for k in range(len(args)):
+                left = [n for n in model if n not in wires]
+                if left:
+                    wires |= {w.site: w for w in _numbered(pair, args, k, left, shape)}
+        return cls(tuple(wires.values()), tuple(n for n in model if n not in wires))
+
+    def filled(self, args: Args, values: Mapping[str, Tensor]) -> Args:
+        """The batch with sites' values in the place of what they observe.
+
+        Raises:
+            UsageError: a site that observes something else than entries of an argument.
+        """
+        if self.lost:
+            raise UsageError(
+                f"the observed site(s) {', '.join(self.lost)} do not observe entries of one of the "
+                f"model's arguments as they are, so simulated data cannot be handed to the guide"
+            )
+        whole = [a.clone() if isinstance(a, Tensor) else a for a in args]
+        for wire in self.wires:
+            if wire.site in values:
+                put(whole[wire.argument], wire, values[wire.site])
+        return tuple(whole)
+
+
+def put(into: Tensor, wire: Wire, value: Tensor) -> None:
+    """Write a site's values ``[batch, ...]`` where they are observed, in place."""
+    if wire.entries is None:
+        into.copy_(value.reshape(into.shape))
+        return
+    by_datum = value.movedim(wire.axis, 0).flatten(1)
+    flat = into.reshape(len(into), -1).clone()
+    flat[:, wire.entries.flatten().to(flat.device)] = by_datum.to(flat.dtype)
+    into.copy_(flat.reshape(into.shape))
+
+
+def _axis(site: Any, shape: Structure) -> int:
+    return shape.dim - int(site["fn"].event_dim)
+
+
+def _numbered(pair: Pair, args: Args, k: int, names: list[str], shape: Structure) -> Iterator[Wire]:
+    """The wires of the sites that observe some entries of an argument."""
+    given = args[k]
+    if not isinstance(given, Tensor) or given.dtype == torch.bool or len(given) != rows(args):
+        return
+    numbers = torch.arange(math.prod(given.shape[1:]), device=given.device)
+    seen: list[Sites] = []
+    for shift in (0, SHIFT):
+        row = (numbers + shift).to(given.dtype).reshape(given.shape[1:])
+        try:
+            batch = (*args[:k], row.expand_as(given).clone(), *args[k + 1 :])
+            seen.append(sites(run(pair, batch)[0]))
+        except FAILURES:
+            return
+    for name in names:
+        if all(name in each and within(each[name], shape.plate) for each in seen):
+            first, second = (_one(each[name], shape) for each in seen)
+            whole = first.round().long()
+            if (
+                first.shape == second.shape
+                and torch.equal(whole.to(first), first)
+                and torch.equal(first + SHIFT, second)
+                and bool(((whole >= 0) & (whole < len(numbers))).all())
+            ):
+                yield Wire(name, k, whole.cpu(), _axis(seen[0][name], shape))
+
+
+def _one(site: Any, shape: Structure) -> Tensor:
+    """What a site observes of the first datum, if it observes the same of all; else nothing."""
+    value = site["infer"].get("_observed", site["value"])
+    axis = _axis(site, shape)
+    if value.dim() < -axis:
+        return value.new_full((1,), -1.0).double()
+    moved = value.movedim(axis, 0)
+    if not bool((moved == moved[:1]).all()):
+        return value.new_full((1,), -1.0).double()
+    first: Tensor = moved[0].double()
+    return first
