@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import itertools
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +23,60 @@ from pyrovae.tensors import TensorData, UsageError
 __all__ = ["Program"]
 
 
+_NAMES: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+_NUMBERS: dict[str, itertools.count[int]] = {}
+
+
+def _registered(owner: nn.Module) -> None:
+    """Tell Pyro of an object's parameters, as ``pyro.module`` does, under a name that no other
+    object has: a second one would otherwise be given the first one's values in silence."""
+    if owner not in _NAMES:
+        kind = type(owner).__name__
+        number = next(_NUMBERS.setdefault(kind, itertools.count()))
+        _NAMES[owner] = f"{kind}_{number}" if number else kind
+    for name, parameter in owner.named_parameters():
+        if parameter.requires_grad:
+            pyro.param(f"{_NAMES[owner]}$$${name}", parameter)
+
+
+class BoundProgram(nn.Module):
+    """One of the two programs of an object: a function of the batch that shows Pyro the object's
+    parameters, and a module that has them, as ``Trace_ELBO()(vae.model, vae.guide)`` asks."""
+
+    def __init__(self, owner: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        # the very dictionaries of the owner, so that names, moves and new parts are the same
+        for held in ("_parameters", "_buffers", "_modules"):
+            vars(self)[held] = vars(owner)[held]
+        vars(self).update(__self__=owner, __func__=function)
+        functools.update_wrapper(self, function)
+
+    def forward(self, *batch: Any, **named: Any) -> Any:
+        """Run the program."""
+        owner = vars(self)["__self__"]
+        _registered(owner)
+        return vars(self)["__func__"](owner, *batch, **named)
+
+    def __eq__(self, other: object) -> bool:
+        mine = vars(self)
+        return isinstance(other, BoundProgram) and all(
+            mine[key] is vars(other)[key] for key in ("__self__", "__func__")
+        )
+
+    def __hash__(self) -> int:
+        return hash((id(vars(self)["__self__"]), vars(self)["__func__"]))
+
+
+class _Method:
+    """A method that is handed out as a :class:`BoundProgram`."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __get__(self, owner: nn.Module | None, kind: type) -> Any:
+        return self.function if owner is None else BoundProgram(owner, self.function)
+
+
 class Program(nn.Module, Component, ABC):
     """A pair whose constructor's signature is its configuration.
 
@@ -28,6 +86,13 @@ class Program(nn.Module, Component, ABC):
     """
 
     named = "classes"  # what the names are that figure takes: or "columns"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in ("model", "guide"):
+            function = vars(cls).get(name)
+            if inspect.isfunction(function):
+                setattr(cls, name, _Method(function))
 
     def __init__(self, event_shape: Sequence[int]) -> None:
         super().__init__()

@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import MethodType
 from typing import Any, TypeAlias
 
 import pyro
@@ -68,7 +67,11 @@ class _Declarations(Messenger):
         self.known: set[str] = set()
 
     def _pyro_param(self, msg: Any) -> None:
-        if msg["name"] in pyro.get_param_store():
+        given = msg["args"][1] if len(msg["args"]) > 1 else None
+        if isinstance(given, nn.Parameter):  # of a module (pyro.module), which keeps it
+            self.known.add(msg["name"])
+            msg["value"], msg["done"] = given, True
+        elif msg["name"] in pyro.get_param_store():
             self.known.add(msg["name"])
 
     def _pyro_post_param(self, msg: Any) -> None:
@@ -397,7 +400,7 @@ def _code(program: Any) -> Any:
 
 def _remembered(model: Program, guide: Program, new: _Memory) -> _Memory:
     """The memory of two programs that nothing else holds together: it is kept beside the model."""
-    anchor = model.__self__ if isinstance(model, MethodType) else model
+    anchor = getattr(model, "__self__", model)
     try:
         known = vars(anchor).setdefault(MEMORY + "_with", [])
     except TypeError:  # an object without a __dict__

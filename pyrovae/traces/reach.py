@@ -42,6 +42,9 @@ class Reach:
             self._follow(name, value, 0)
 
     def _follow(self, name: str, value: Any, depth: int) -> None:
+        bound = getattr(value, "__dict__", {})
+        if isinstance(value, nn.Module) and "__self__" in bound:  # a module that is a method
+            value = MethodType(bound["__func__"], bound["__self__"])
         if value is None or isinstance(value, CLOSED) or depth > DEEP or id(value) in self._seen:
             return
         if not isinstance(value, MethodType):  # made anew each time, and not kept
