@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, cast
@@ -34,6 +35,7 @@ class CodeDensity:
         gain: ``[M]``, log r(z) - log p(z) of held-out draws, nats. Its mean is what the ELBO
             would gain with r as the prior: KL(q(z) || p(z)) - KL(q(z) || r(z)).
         fitted: the fitted object.
+        shape: of one datum's latent.
         flat: whether p(z) is no density (an autoencoder's): ``gain`` is then log r(z) alone.
     """
 
@@ -42,6 +44,7 @@ class CodeDensity:
     kind: str
     gain: Tensor
     fitted: Any
+    shape: tuple[int, ...]
     flat: bool = False
 
     def codes(self, n: int, *, seed: int = 0) -> Tensor:
@@ -57,7 +60,8 @@ class CodeDensity:
 
     def sample(self, n: int = 64, *, like: Any = None, seed: int = 0) -> Any:
         """E[x|z] at ``n`` draws from r, as :func:`pyrovae.generation.decode` gives it."""
-        return decode(self.pair, {self.site: self.codes(n, seed=seed)}, like=like)
+        codes = self.codes(n, seed=seed).reshape(n, *self.shape)
+        return decode(self.pair, {self.site: codes}, like=like)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log r(z), nats: ``[n, dims] -> [n]``."""
@@ -103,7 +107,7 @@ def fit_codes(
     never trained. Ghosh et al., "From Variational to Deterministic Autoencoders", 2020.
 
     Args:
-        pair: a trained pair with one continuous latent vector in the plate over the data.
+        pair: a trained pair with one continuous latent in the plate over the data.
         x: the training data.
         density: "mixture", scikit-learn's GaussianMixture with full covariances, or "flow", a
             masked autoregressive flow (:class:`pyrovae.priors.Flow`).
@@ -133,13 +137,14 @@ def fit_codes(
         for batch in problem.batches(1024):
             drawn = problem.draw(batch)
             local = [n for n in shape.latents if not drawn.guide[n].is_global]
-            sites = [drawn.guide[n] for n in local if drawn.guide[n].value.dim() == 3]
-            if len(local) != 1 or len(sites) != 1 or sites[0].is_discrete:
+            if len(local) != 1 or drawn.guide[local[0]].is_discrete:
                 raise UsageError(
-                    f"a density is fitted to one continuous latent vector; this pair has "
+                    f"a density is fitted to one continuous latent; this pair has "
                     f"{list(shape.latents)}"
                 )
-            codes.append(sites[0].value[0].cpu())
+            value = drawn.guide[local[0]].value[0]
+            size = tuple(value.shape[1:])
+            codes.append(value.reshape(len(value), -1).cpu())
             log_prior.append(drawn.model[local[0]].log_prob[0].cpu())
     both = TensorData(torch.cat(codes), torch.cat(log_prior))
     if len(both) < 2 * components + 2:
@@ -150,9 +155,9 @@ def fit_codes(
         fitted: Any = GaussianMixture(components, random_state=seed).fit(z.double().numpy())
     else:
         fitted = _fit_flow(z, seed)
-    found = CodeDensity(pair, local[0], density, torch.empty(0), fitted)
+    found = CodeDensity(pair, local[0], density, torch.empty(0), fitted, size)
     gain = found.log_prob(test.tensors[0]) - test.tensors[1]
-    return CodeDensity(pair, local[0], density, gain, fitted, bool(shape.points))
+    return dataclasses.replace(found, gain=gain, flat=bool(shape.points))
 
 
 def _fit_flow(z: Tensor, seed: int) -> Flow:

@@ -114,7 +114,7 @@ def calibrate(
 def _ranks(problem: Problem, args: Args, draws: int) -> tuple[Tensor, tuple[str, ...]]:
     """The ranks ``[simulations, dims]`` of simulated latents among the guide's draws, and the
     dimensions' names."""
-    latents = [n for n in problem.shape.latents]
+    latents = list(problem.shape.latents)
     truth, simulated = problem.simulate(args, latents)
     guide = problem.draw(simulated, draws).guide
     columns: list[Tensor] = []

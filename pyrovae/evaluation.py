@@ -43,8 +43,9 @@ class Evaluation:
         kl_dimensions: mean over the data per latent dimension ``[dims]``, where q and p factorise.
         log_evidence: ``[N]``, importance-sampled log p(x), or None with a global latent.
         ess: ``[N]``, effective sample size of the importance weights, of ``num_particles``.
-        khat: ``[N]``, Pareto shape of the weights' tail; above 0.7 the log evidence and its ESS
-            are not to be trusted (Vehtari et al., "Pareto Smoothed Importance Sampling", 2024).
+        khat: ``[N]``, Pareto shape of the weights' tail; above :attr:`khat_limit` the log evidence
+            and its ESS are not to be trusted (Vehtari et al., "Pareto Smoothed Importance
+            Sampling", 2024).
         codes: posterior mean of each local latent, ``[N, ...]``.
         active: per local latent, which units' posterior mean varies by more than 0.01 over the
             data (Burda et al., "Importance Weighted Autoencoders", 2015).
@@ -79,6 +80,12 @@ class Evaluation:
     def units(self) -> int:
         """How many units there are."""
         return sum(active.numel() for active in self.active.values())
+
+    @property
+    def khat_limit(self) -> float:
+        """min(1 - 1 / log10(S), 0.7), S = ``num_particles``: above it so many particles are not
+        enough (Vehtari et al., 2024)."""
+        return min(1 - 1 / math.log10(self.num_particles), 0.7) if self.num_particles > 10 else 0.0
 
     @property
     def verdict(self) -> str:
@@ -119,7 +126,8 @@ class Evaluation:
         if self.khat is not None and not self.khat.isnan().all():
             summary["khat"] = {
                 "median": float(self.khat.median()),
-                "share_above_0.7": float((self.khat > 0.7).double().mean()),
+                "limit": self.khat_limit,
+                "share_above": float((self.khat > self.khat_limit).double().mean()),
             }
         summary |= {
             "active_units": self.active_units,
@@ -147,8 +155,8 @@ class Evaluation:
             for name, (mean, error) in self.means().items()
         ]
         if self.khat is not None and not self.khat.isnan().all():
-            share = float((self.khat > 0.7).double().mean())
-            lines.append(f"{'k-hat above 0.7':<{width}} {share:>8.1%}")
+            share = float((self.khat > self.khat_limit).double().mean())
+            lines.append(f"{f'k-hat above {self.khat_limit:.2f}':<{width}} {share:>8.1%}")
         lines.append(f"{'active units':<{width}} {f'{self.active_units} of {self.units}':>8}")
         lines += [self.verdict, *self.notes]
         return "\n".join(lines)
@@ -512,7 +520,8 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
 
     The fit is Zhang and Stephens, "A New and Efficient Estimation Method for the Generalized
     Pareto Distribution", 2009, with the weak prior of Vehtari et al., "Pareto Smoothed Importance
-    Sampling", 2024. Below 0.5 the importance estimate is good, above 0.7 it is unreliable.
+    Sampling", 2024. With S particles the importance estimate is reliable below
+    min(1 - 1 / log10(S), 0.7).
 
     Args:
         log_weights: ``[particles, batch]``.

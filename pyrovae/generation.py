@@ -257,19 +257,18 @@ def _decoded(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Means or draws of the observed sites at ``count`` draws of the latents given the batch,
     ``[count, batch, ...]``, and which of their entries are classes."""
-    if problem.repeats(count, batch):
-        latents = problem.particles(batch, count)
-        rows = tuple(a.repeat(count, *[1] * (a.dim() - 1)) for a in batch)
-        sites = problem.generate(rows, problem.discrete(rows, latents), draw=draw)
-        values = _observed(sites, problem, mean=not draw)
-        stacked = {n: v.unflatten(0, (count, -1)) for n, v in values.items()}
+    if problem.shape.globals:  # one draw of them for all data of a run
+        runs = ((batch, problem.latents(batch)) for _ in range(count))
     else:
-        each = []
-        for _ in range(count):
-            sites = problem.generate(batch, problem.latents(batch), draw=draw)
-            each.append(_observed(sites, problem, mean=not draw))
-        stacked = {n: torch.stack([values[n] for values in each]) for n in each[0]}
-    return stacked, {n: _voted(sites[n][0]) for n in stacked}
+        drawn = problem.turns(batch, count, problem.particles(batch, count))
+        runs = ((rows, problem.discrete(rows, latents)) for rows, latents in drawn)
+    each, votes = [], {}
+    for rows, latents in runs:
+        sites = problem.generate(rows, latents, draw=draw)
+        values = _observed(sites, problem, mean=not draw)
+        each.append({n: v.unflatten(0, (-1, len(batch[0]))) for n, v in values.items()})
+        votes = {n: _voted(sites[n][0]) for n in values}
+    return {n: torch.cat([part[n] for part in each]) for n in each[0]}, votes
 
 
 def interpolate(pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "linear") -> Values:
@@ -469,37 +468,44 @@ def _filled(
 ) -> list[Tensor]:
     """The arguments ``[batch, ...]`` with their missing entries filled, or ``[draws, batch, ...]``
     of them."""
-    size = len(batch[0])
+    size, count = len(batch[0]), draws or num_particles
     latents, log_weights = problem.weighed(batch, num_particles)
     weights = log_weights.softmax(0)
-    count = draws or num_particles
     if draws:
         chosen = torch.multinomial(weights.T, draws, replacement=True).T
         rows = (chosen * size + torch.arange(size, device=chosen.device)).flatten()
-        latents = {n: v[rows] for n, v in latents.items()}
-    repeated = tuple(a.repeat(count, *[1] * (a.dim() - 1)) for a in batch)
-    latents = problem.discrete(repeated, latents)
-    sites = traces.generate(filling(program), repeated, latents, draw=False)
-    values = {wire.site: _value(*sites[wire.site], mean=not draws) for wire in wires}
+        latents = {n: v.index_select(problem.axes[n], rows) for n, v in latents.items()}
+    model, each, votes = filling(program), [], {}
+    for repeated, part in problem.turns(batch, count, latents):
+        sites = traces.generate(model, repeated, problem.discrete(repeated, part), draw=False)
+        made = [a.clone() for a in repeated]
+        for wire in wires:
+            fn, value = sites[wire.site]
+            traces.put(made[wire.argument], wire, _value(fn, value, mean=not draws))
+            votes[wire.site] = _voted(fn), fn.batch_shape + fn.event_shape
+        each.append([a.unflatten(0, (-1, size)) for a in made])
     filled = []
     for k, given in enumerate(batch):
-        if not given.is_floating_point() or not any(w.argument == k for w in wires):
+        new = torch.cat([made[k] for made in each])
+        if not given.is_floating_point():
             filled.append(given.expand(draws, *given.shape) if draws else given)
-            continue
-        whole = repeated[k].clone()
-        votes = torch.zeros(given.shape[1:], dtype=torch.bool)
-        for wire in wires:
-            if wire.argument == k:
-                traces.put(whole, wire, values[wire.site])
-                fn = sites[wire.site][0]
-                classes = _voted(fn).to(whole.device).expand(fn.batch_shape + fn.event_shape)
-                marks = whole.new_zeros(whole.shape)
-                traces.put(marks, wire, classes.to(marks))
-                votes = votes.to(marks.device) | marks[0].bool()
-        stacked = whole.unflatten(0, (count, size))
-        new = stacked if draws else _average(stacked, weights, votes)
-        filled.append(torch.where(given.isnan(), new, given))
+        elif draws:
+            filled.append(torch.where(given.isnan(), new, given))
+        else:
+            classes = _classes(given, [w for w in wires if w.argument == k], votes)
+            filled.append(torch.where(given.isnan(), _average(new, weights, classes), given))
     return filled
+
+
+def _classes(given: Tensor, wires: Sequence[traces.Wire], votes: Mapping[str, Any]) -> Tensor:
+    """Which entries of one datum are classes."""
+    marks = given.new_zeros(1, *given.shape[1:])
+    for wire in wires:
+        voted, shape = votes[wire.site]
+        if bool(voted.any()):
+            flags = voted.to(given.device).expand(shape).to(marks)
+            traces.put(marks, wire, flags.movedim(wire.axis, 0)[:1].movedim(0, wire.axis))
+    return marks[0].bool()
 
 
 def neighbours(pair: Any, x: Any, among: Any, k: int = 5) -> tuple[Tensor, Tensor]:
@@ -509,15 +515,16 @@ def neighbours(pair: Any, x: Any, among: Any, k: int = 5) -> tuple[Tensor, Tenso
         Indices into ``among`` ``[N, k]`` and Euclidean distances of the posterior means
         ``[N, k]``, nearest first.
     """
-    ours, theirs = (_flat(_codes(Problem.of(pair, t))) for t in (x, among))
+    ours, theirs = (flat(_codes(Problem.of(pair, t))) for t in (x, among))
     if not 1 <= k <= len(theirs):
         raise UsageError(f"k must be from 1 to the {len(theirs)} data to choose from, got {k}")
     found = torch.cdist(ours, theirs).topk(k, largest=False)
     return found.indices, found.values
 
 
-def _flat(codes: Mapping[str, Tensor]) -> Tensor:
-    return torch.cat([code.flatten(1) for code in codes.values()], 1)
+def flat(codes: Mapping[str, Tensor]) -> Tensor:
+    """All codes of a datum as one vector, ``[N, units]``, whatever their shapes."""
+    return torch.cat([code.reshape(len(code), -1) for code in codes.values()], 1)
 
 
 def _switched(a: Tensor, b: Tensor, steps: int) -> Tensor:

@@ -341,14 +341,16 @@ def latent_map(
     classes: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Codes [N, d], such as posterior means, in the plane, coloured by label.
+    """Codes [N, d], such as posterior means, in the plane, coloured by label; those of other shapes
+    are taken as vectors.
 
     Two coordinates (`dims`, or the only two) are drawn with rings at 1, 2 and 3 standard deviations
     of a standard normal prior; more without `dims` by their principal components; a single one
     spread over the height. `labels` are [N]: up to 10 distinct ones have a legend, in which
     `classes` [i] names label i, more a colour bar. `names` [d] are those of the coordinates.
     """
-    points = _array(codes, "codes", "N d")
+    rows = np.asarray(codes)
+    points = _array(rows.reshape(len(rows), -1) if rows.ndim else rows, "codes", "N d")
     n, d = points.shape
     names = [f"z{k}" for k in range(d)] if names is None else list(names)
     _same("names", [len(names)], [d], "codes")

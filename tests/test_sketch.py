@@ -62,6 +62,7 @@ def test_particles_are_a_plate_to_the_left() -> None:
 
 def test_leaves_no_trace() -> None:
     vae, x = pv.VAE((4,), 2), torch.ones(5, 4)
+    pyro.clear_param_store()
     before = torch.random.get_rng_state()
     pv.sketch(vae, x)
     assert torch.equal(before, torch.random.get_rng_state()) and vae.training

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrovae import traces
 from pyrovae.evaluation import evaluate
-from pyrovae.generation import decoder, impute, reconstruct, sample
+from pyrovae.generation import decoder, flat, impute, reconstruct, sample
 from pyrovae.tensors import TensorData, UsageError, in_short, whole_number
 
 MOST_POINTS = 2000  # on the map
@@ -166,7 +166,11 @@ class View:
 
     def data_at(self, indices: Sequence[int]) -> Plain:
         """The data themselves."""
-        return {"x": _plain(self.data.x[list(map(self._index, indices))].float().cpu().flatten(1))}
+        return {
+            "x": _plain(
+                self.data.x[list(map(self._index, indices))].float().cpu().reshape(len(indices), -1)
+            )
+        }
 
     def posterior(self, x: Sequence[float | None], given: int = 0) -> Plain:
         """The same for data of one's own, drawn or uploaded; None is missing."""
@@ -174,7 +178,11 @@ class View:
 
     def filled(self, x: Sequence[float | None], given: int = 0) -> Plain:
         """x with its missing entries imputed."""
-        return {"x": _plain(impute(self.pair, self._own(x, given), seed=self.seed).flatten(1))}
+        return {"x": _plain(self._imputed(x, given))}
+
+    def _imputed(self, x: Sequence[float | None], given: int) -> Tensor:
+        found = impute(self.pair, self._own(x, given), seed=self.seed)
+        return (found[0] if isinstance(found, tuple) else found).reshape(1, -1)
 
     def path(self, start: int, end: int, steps: int = 10) -> Plain:
         """E[x|z] along the straight line between the codes of two data."""
@@ -241,7 +249,7 @@ class View:
             )
         }
         return {
-            "x": _plain(given.float().cpu().flatten(1)),
+            "x": _plain(given.float().cpu().reshape(1, -1)),
             "reconstruction_x": self._values(x),
             "code": _plain(_flat(found.codes)[0]),
             "sd": _plain(z.std(0)),
@@ -255,7 +263,7 @@ class View:
         if isinstance(x, dict):
             alike = [v for v in x.values() if tuple(v.shape[1:]) == self.event_shape]
             x = (alike or list(x.values()))[0]
-        return _plain(x.float().flatten(1))
+        return _plain(x.float().reshape(len(x), -1))
 
     def _index(self, index: int) -> int:
         if not 0 <= index < len(self.data):
@@ -291,7 +299,7 @@ class View:
 
 
 def _flat(codes: Any) -> Tensor:
-    return torch.cat([code.flatten(1) for code in codes.values()], 1).float().cpu()
+    return flat(codes).float().cpu()
 
 
 def _kind(shape: tuple[int, ...]) -> str:

@@ -61,9 +61,9 @@ class _Memory:
 class _Declarations(Messenger):
     """What happens when a program first declares a ``pyro.param`` in a pair's own store."""
 
-    def __init__(self, memory: _Memory) -> None:
+    def __init__(self, pair: Pair) -> None:
         super().__init__()
-        self.memory = memory
+        self.pair, self.memory = pair, pair.memory
         self.known: set[str] = set()
 
     def _pyro_param(self, msg: Any) -> None:
@@ -75,16 +75,22 @@ class _Declarations(Messenger):
             self.known.add(msg["name"])
 
     def _pyro_post_param(self, msg: Any) -> None:
-        name = msg["name"]
-        if name in self.known or msg["value"] is None:
-            return
-        self.known.add(name)
+        name, memory = msg["name"], self.memory
+        if name not in self.known and msg["value"] is not None:
+            self.known.add(name)
+            self._declared(name, msg)
+        if memory.pending and name in pyro.get_param_store():
+            self.pair._settle()  # of a module that this run has just made
+            msg["value"] = pyro.get_param_store()[name]
+
+    def _declared(self, name: str, msg: Any) -> None:
         own, memory = msg["value"].unconstrained(), self.memory
         saved, elsewhere = memory.pending.pop(name, None), (memory.outer or {}).get(name)
         if saved is not None:
             _put(name, own, saved)
             msg["value"] = pyro.get_param_store()[name]
         elif elsewhere is not None and elsewhere is not own and not memory.trained:
+            del pyro.get_param_store()[name]  # it is no more there for having been asked for
             raise UsageError(
                 f"the parameter {name!r} stands in Pyro's own store, where an SVI may have trained "
                 f"it, and not yet in this pair's: its value here would be the initial one. "
@@ -176,13 +182,15 @@ class Pair:
         memory, store = self.memory, pyro.get_param_store()
         if memory.here or memory.outer is not None:
             yield
+            if memory.pending:
+                self._settle()
             return
         outer = store.get_state()
         memory.outer = outer["params"]
         try:
             store.clear()
             store.set_state(memory.store)  # type: ignore[arg-type]
-            with _Declarations(memory):
+            with _Declarations(self):
                 yield
         finally:
             memory.store = store.get_state()  # type: ignore[assignment]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -13,9 +14,11 @@ from pyrovae.tensors import UsageError
 from pyrovae.traces.pair import Args, Pair, _list
 from pyrovae.traces.sites import FAILURES, draws, replay, run, sites
 from pyrovae.traces.structure import (
+    Plate,
     Structure,
     check,
     data_plate,
+    head,
     plates,
     points,
     rows,
@@ -35,7 +38,7 @@ def observe(pair: Pair, args: Args, plate: str | None = None) -> Structure:
     fresh = set(pair.params)
     with pair.evaluating():
         model, guide = map(sites, check(pair, args))
-        over = data_plate(pair, args, model, guide, plate)
+        over = _sized(pair, args, data_plate(pair, args, model, guide, plate))
         found = structure(model, guide, over, plates(model, guide))
         found = _in_particles(pair, args, found)
         deltas = points(draws(guide), draws(guide), found.latents, found.plate)
@@ -47,6 +50,20 @@ def observe(pair: Pair, args: Args, plate: str | None = None) -> Structure:
     if pair.memory.pending and set(pair.params) - fresh and pair.memory.initial:
         _refuse_pending(pair)
     return found
+
+
+def _sized(pair: Pair, args: Args, over: Plate) -> Plate:
+    """The plate over the data, and for how many data in all it stands: one that is as large for a
+    smaller batch has a size of its own."""
+    if over.full_size != over.size or over.size < 2:
+        return over
+    try:
+        with pyro.validation_enabled(False):
+            fewer = {p.name: p for p in plates(*map(sites, run(pair, head(args, over.size - 1))))}
+    except FAILURES:
+        return over  # they run on all their data alone
+    fixed = over.name in fewer and fewer[over.name].full_size == over.full_size
+    return dataclasses.replace(over, fixed=fixed)
 
 
 def _refuse_pending(pair: Pair) -> None:

@@ -59,6 +59,7 @@ class Problem:
     ) -> None:
         self.pair, self.shape, self.data = pair, shape, data
         self.plate, self.whole = plate, whole
+        self.axes: dict[str, int] = {}  # where the data lie in each latent, from the right
 
     @classmethod
     def of(
@@ -134,12 +135,6 @@ class Problem:
     def most(self, asked: int) -> int:
         """The same, of those that there are."""
         return min(self.at_once(asked), len(self.data))
-
-    def repeats(self, count: int, batch: Args) -> bool:
-        """Whether the programs take a batch so many times over: its data side by side."""
-        limit = self.shape.size
-        fits = limit is None or limit >= count * rows(batch)
-        return fits and not (self.whole or self.shape.globals)
 
     def batches(self, asked: int) -> Iterator[Args]:
         """The data, at most so many at once."""
@@ -218,6 +213,7 @@ class Problem:
             return seen(self.pair, batch, self.plate)
         return dataclasses.replace(
             found,
+            size=found.size or self.shape.size,
             broadcasts=self.shape.broadcasts,
             row_bytes=self.shape.row_bytes,
             points=tuple(n for n in self.shape.points if n in found.latents),
@@ -299,6 +295,20 @@ class Problem:
         ``[count * batch, ...]`` in the model's own plates."""
         return self._beside(batch, count, weigh=False)[0]
 
+    def turns(
+        self, batch: Args, count: int, latents: Mapping[str, Tensor]
+    ) -> Iterator[tuple[Args, dict[str, Tensor]]]:
+        """The batch ``count`` times over beside as many draws of its latents, as :meth:`particles`
+        gives them, in as few runs as the programs' plates allow."""
+        size = rows(batch)
+        step = max(1, min(count, self.at_once(count * size) // size))
+        for start in range(0, count, step):
+            taken = min(step, count - start)
+            part = {
+                n: v.narrow(self.axes[n], start * size, taken * size) for n, v in latents.items()
+            }
+            yield tuple(a.repeat(taken, *[1] * (a.dim() - 1)) for a in batch), part
+
     def weighed(self, batch: Args, count: int) -> tuple[dict[str, Tensor], Tensor]:
         """The same and their log weights ``[count, batch]``, log p(x, z) - log q(z|x)."""
         latents, parts = self._beside(batch, count, weigh=True)
@@ -310,7 +320,6 @@ class Problem:
         drawn = self.summing([n for n in self.shape.enumerated if n not in self.shape.latents])
         shape, parts, values = drawn.shape, [], dict[str, list[Tensor]]()
         at_once = count if shape.broadcasts else 1
-        axes = {}
         with self.pair.scope():
             for _ in range(count // at_once):
                 if weigh:
@@ -322,8 +331,8 @@ class Problem:
                 found = sites(guide_trace)
                 for name in self._shared(found):
                     values.setdefault(name, []).append(beside(found[name], shape, at_once))
-                    axes[name] = shape.dim - int(found[name]["fn"].event_dim)
-        return {n: torch.cat(each, dim=axes[n]) for n, each in values.items()}, parts
+                    self.axes[name] = shape.dim - int(found[name]["fn"].event_dim)
+        return {n: torch.cat(each, dim=self.axes[n]) for n, each in values.items()}, parts
 
     def latents(self, batch: Args) -> dict[str, Tensor]:
         """One draw of every latent given the batch, ``[batch, ...]``: from the guide, and discrete

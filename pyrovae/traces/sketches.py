@@ -170,11 +170,18 @@ def _replayed(program: Program, drawn: Any, args: Args) -> Any:
         return poutine.trace(program).get_trace(*args)
 
 
+class _TracksDraws(TrackProvenance):  # type: ignore[misc]
+    """Draws are followed; a parameter stays what Pyro takes it for."""
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        return
+
+
 def _dependencies(
     program: Program, drawn: Any, args: Args, named: Mapping[int, tuple[str, ...]]
 ) -> tuple[Any, list[tuple[Any, tuple[str, ...]]]]:
     """The program's trace, and for each of its sites the names that its distribution depends on."""
-    with TrackProvenance():
+    with _TracksDraws():
         trace = _replayed(program, drawn, _tracked(args, named))
     order = [*(name for names in named.values() for name in names), *trace.nodes]
     found = []

@@ -39,6 +39,7 @@ class Plate:
     dim: int
     size: int
     full_size: int
+    fixed: bool = False  # the full size is as large for a smaller batch
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Structure:
         plate: name of the plate over the data.
         dim: its dimension, counted from the right (-1 is the last batch dimension).
         nesting: how many batch dimensions plates use.
-        size: the plate's full size where it subsamples (N for a batch of B), else None.
+        size: the plate's full size where it has one of its own (N for a batch of B), else None.
         pathwise: latents whose guide is reparameterised.
         scaled: sites that carry another scale (``poutine.scale``, a subsampled inner plate) than
             that of the plate over the data.
@@ -228,7 +229,7 @@ def structure(model: Sites, guide: Sites, plate: Plate, plates: Sequence[Plate])
         plate=plate.name,
         dim=plate.dim,
         nesting=nesting,
-        size=plate.full_size if plate.full_size != plate.size else None,
+        size=plate.full_size if plate.fixed or plate.full_size != plate.size else None,
         pathwise=tuple(n for n in latents if guide[n]["fn"].has_rsample),
         scaled=tuple(n for n, s in every.items() if _rescaled(s, plate)),
         closed_form=tuple(
