@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,12 @@ def test_poutine_and_matplotlib_have_one_user() -> None:
         assert all("poutine" not in path.read_text() for path in sources(room)), room
     for room in set(ORDER) - {"plots"}:
         assert all("matplotlib" not in path.read_text() for path in sources(room)), room
+
+
+def test_yaml_has_one_reader() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        used = set(re.findall(r"\byaml\.(\w+)", path.read_text()))
+        assert path.name == "files.py" or used <= {"safe_dump"}, path
 
 
 def test_plain_functions_need_no_vae() -> None:
