@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import conftest
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
@@ -106,3 +109,25 @@ assert pv.calibrate(pair, x, simulations=100).ranks.shape == (100, 2)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_workers_share_the_cores(tmp_path: Path) -> None:
+    """Each worker of pytest, and what it starts, has as many threads as its share of the cores."""
+    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
+    (tmp_path / "test_threads.py").write_text(
+        """
+import subprocess, sys, pathlib, pytest, torch
+@pytest.mark.parametrize("number", range(2))
+def test_threads(number):
+    program = "import torch; print(torch.get_num_threads())"
+    started = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    own = torch.get_num_threads()
+    pathlib.Path(f"{number}.txt").write_text(f"{own} {started.stdout}")
+"""
+    )
+    clean = {n: v for n, v in os.environ.items() if not n.startswith(("OMP_", "PYTEST_"))}
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2"]
+    subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, check=True)
+    share = max(1, conftest.CORES // 2)
+    for number in range(2):
+        assert (tmp_path / f"{number}.txt").read_text().split() == [str(share)] * 2
