@@ -1,4 +1,7 @@
-"""Components as plain data and back: ``{"class_path": ..., "init_args": {...}}``."""
+"""What is described by the arguments it was made with: in Python, as plain data and back.
+
+The plain data are ``{"class_path": ..., "init_args": {...}}``.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from pyrovae.files import DEPTH, SCALAR, VALUES, plain
-from pyrovae.networks import Component
 from pyrovae.tensors import UsageError, nearest
 
 __all__ = [
     "Bounded",
+    "Component",
     "Slot",
     "classes",
     "construct",
@@ -44,6 +47,24 @@ PARTS = {
     "loss": ("objectives", "Objective", "BetaELBO"),
     "schedule": ("schedules", "Schedule", "Linear"),
 }
+
+
+class Component:
+    """An object whose constructor's signature is its configuration.
+
+    Every constructor argument is kept as an attribute of the same name; that is all that the
+    command line, config files and saved models need to know of a class.
+    """
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments, by name."""
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        parameters = inspect.signature(type(self)).parameters.values()
+        return {p.name: getattr(self, p.name) for p in parameters if p.kind in named}
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.arguments().items())
+        return f"{type(self).__name__}({arguments})"
 
 
 def describe(value: Any) -> Any:
@@ -125,7 +146,7 @@ def find(part: str | None, name: Any, allow: Sequence[str] = ()) -> Any:
             f"cannot import {name}: {type(reason).__name__}: {reason}; put the folder of its "
             f"module on PYTHONPATH"
         ) from reason
-    room, base, _ = PARTS[part] if part else ("networks", "Component", None)
+    room, base, _ = PARTS[part] if part else ("components", "Component", None)
     kind = getattr(importlib.import_module(f"pyrovae.{room}"), base)
     concrete = inspect.isclass(found) and not inspect.isabstract(found)
     if not (concrete and issubclass(found, kind) and issubclass(found, Component)):

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyrovae.components import Component
 from pyrovae.guides import MeanField
 from pyrovae.likelihoods import Bernoulli
-from pyrovae.networks import Component
 from pyrovae.priors import StandardNormal
 from pyrovae.tensors import TensorData, UsageError
 

@@ -780,7 +780,7 @@ OWN = """
     import os
     import torch
     from pyrovae.likelihoods import Normal
-    from pyrovae.networks import Component, Network
+    from pyrovae.networks import Network
 
     class Wide(Normal):
         def __init__(self, network=Network, width: int = 3):
