@@ -17,6 +17,18 @@ WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // WORKERS)))
 
+# files that hold the dependencies to little more than the others do, for most of the time
+SLOW = {
+    *("distributed", "fuzz", "missing", "objectives", "processes", "programs", "resume"),
+    *("structured", "svi", "tutorials"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem.removeprefix("test_") in SLOW:
+            item.add_marker("slow")
+
 
 @pytest.fixture(autouse=True)
 def _close_figures() -> Iterator[None]:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import conftest
@@ -83,6 +84,7 @@ def test_plain_functions_need_no_vae() -> None:
     """Everything works on two functions when vae.py cannot be imported."""
     program = """
 import sys
+import tomllib
 sys.modules["pyrovae.vae"] = None  # any import of it fails
 import torch, pyro, pyro.distributions as dist, pyrovae as pv
 torch.manual_seed(0)
@@ -131,3 +133,13 @@ def test_threads(number):
     share = max(1, conftest.CORES // 2)
     for number in range(2):
         assert (tmp_path / f"{number}.txt").read_text().split() == [str(share)] * 2
+
+
+def test_every_requirement_names_the_oldest_version_that_is_tested() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for room in (project["dependencies"], *map(extras.get, ("explore", "parquet", "tensorboard"))):
+        for requirement in room:
+            assert re.fullmatch(r"[\w-]+>=[\d.]+", requirement), requirement
+    for requirement in extras["test"]:
+        assert re.fullmatch(r"[\w-]+>=[\d.]+|pyrovae\[.*\]", requirement), requirement
