@@ -64,6 +64,7 @@ _ROOMS = {
         "traverse",
     ),
     "guides": (),
+    "labels": (),
     "likelihoods": (),
     "networks": (),
     "objectives": (),

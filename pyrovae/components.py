@@ -1,4 +1,7 @@
-"""Components as plain data and back: ``{"class_path": ..., "init_args": {...}}``."""
+"""What is described by the arguments it was made with: in Python, as plain data and back.
+
+The plain data are ``{"class_path": ..., "init_args": {...}}``.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,23 @@ import importlib
 import inspect
 import math
 import sys
-from argparse import ArgumentError
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
-import yaml
-from jsonargparse import ArgumentParser
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from pyrovae.files import DEPTH, SCALAR, simple
-from pyrovae.networks import Component
+from pyrovae.files import DEPTH, SCALAR, VALUES, plain
 from pyrovae.tensors import UsageError, nearest
 
 __all__ = [
     "Bounded",
+    "Component",
     "Slot",
     "classes",
     "construct",
@@ -35,8 +36,6 @@ __all__ = [
     "typed",
     "unknown",
 ]
-
-VALUES = 100_000  # of one description: thousands of a table's columns, and quickly built
 
 # What is named by its class: the module, the base class, the class by default.
 PARTS = {
@@ -48,6 +47,24 @@ PARTS = {
     "loss": ("objectives", "Objective", "BetaELBO"),
     "schedule": ("schedules", "Schedule", "Linear"),
 }
+
+
+class Component:
+    """An object whose constructor's signature is its configuration.
+
+    Every constructor argument is kept as an attribute of the same name; that is all that the
+    command line, config files and saved models need to know of a class.
+    """
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments, by name."""
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        parameters = inspect.signature(type(self)).parameters.values()
+        return {p.name: getattr(self, p.name) for p in parameters if p.kind in named}
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.arguments().items())
+        return f"{type(self).__name__}({arguments})"
 
 
 def describe(value: Any) -> Any:
@@ -129,7 +146,7 @@ def find(part: str | None, name: Any, allow: Sequence[str] = ()) -> Any:
             f"cannot import {name}: {type(reason).__name__}: {reason}; put the folder of its "
             f"module on PYTHONPATH"
         ) from reason
-    room, base, _ = PARTS[part] if part else ("networks", "Component", None)
+    room, base, _ = PARTS[part] if part else ("components", "Component", None)
     kind = getattr(importlib.import_module(f"pyrovae.{room}"), base)
     concrete = inspect.isclass(found) and not inspect.isabstract(found)
     if not (concrete and issubclass(found, kind) and issubclass(found, Component)):
@@ -181,42 +198,64 @@ def typed(kind: Any, value: Any, where: str) -> Any:
 
     Raises:
         UsageError: it is not of that type, or nothing plain is.
+
+    >>> typed(list[float], "[1, 1e-3]", "--scales"), typed(float | str, "shared", "--scale")
+    ([1.0, 0.001], 'shared')
     """
-    if kind is type(value) and kind in (int, bool, str):
-        return value
     if value is None and NoneType in get_args(kind):
         return None
     if not _plain(kind):
         raise UsageError(f"{where} is {kind}, which no text can give; build it in Python")
-    if isinstance(value, str) and not _short(value):
-        if str in (kind, *get_args(kind)):
-            return value
-        raise _mistyped(kind, value, where)
-    if get_origin(kind) in (list, Sequence):  # the parser's time grows with the square
-        try:
-            items = yaml.safe_load(value) if isinstance(value, str) else value
-        except (yaml.YAMLError, ValueError):
-            items = value
-        try:
-            if isinstance(items, list | tuple):
-                return [typed(get_args(kind)[0], item, where) for item in items]
-        except UsageError as error:
-            raise _mistyped(kind, value, where) from error
-        raise _mistyped(kind, value, where)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=kind)
     try:
-        if isinstance(value, str):
-            return parser.parse_args([f"--value={value}"]).value
-        return parser.parse_object({"value": value}).value
-    except (ArgumentError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
-        raise _mistyped(kind, value, where) from error
+        return _as(kind, value)
+    except (ArithmeticError, ValueError) as error:
+        kinds = [kind] if kind in _WORDS else [k for k in get_args(kind) if k is not NoneType]
+        words = " or ".join(_WORDS.get(k, str(k)) for k in kinds or [kind])
+        raise UsageError(f"{where} must be {words}, got {_shown(value)}") from error
 
 
-def _mistyped(kind: Any, value: Any, where: str) -> UsageError:
-    kinds = [kind] if kind in _WORDS else [k for k in get_args(kind) if k is not NoneType]
-    words = " or ".join(_WORDS.get(k, str(k)) for k in kinds or [kind])
-    return UsageError(f"{where} must be {words}, got {_shown(value)}")
+def _as(kind: Any, value: Any) -> Any:
+    """The value, or what its text says, as the kind; ValueError where it is of another."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        for part in sorted(parts, key=lambda part: (part is str, part is not NoneType)):
+            with suppress(ArithmeticError, ValueError):
+                return _as(part, value)
+    elif origin is Literal:
+        for part in parts:
+            if value in (str(part), part) and (type(value) in (str, type(part))):
+                return part
+    elif isinstance(value, str) and kind is not str:
+        return _as(kind, _READ.get(kind, _yaml)(value))
+    elif origin in (list, Sequence) and isinstance(value, list | tuple):
+        return [_as(parts[0], item) for item in value]
+    elif origin is tuple and isinstance(value, list | tuple):
+        parts = (parts[0],) * len(value) if parts[1:] == (...,) else parts
+        return tuple(_as(part, item) for part, item in zip(parts, value, strict=True))
+    elif origin in (dict, Mapping) and isinstance(value, Mapping):
+        return {_as(parts[0], name): _as(parts[1], item) for name, item in value.items()}
+    elif type(value) is kind or (value is None and kind is NoneType):
+        return value
+    elif kind is float and type(value) is int:
+        return float(value)
+    raise ValueError(f"{_shown(value)} is not {kind}")
+
+
+def _number(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is not finite")
+    return number
+
+
+def _yaml(text: str) -> Any:
+    """What a text means, where it is short enough for a value and means something else."""
+    value = plain(text) if len(text) <= SCALAR else text
+    if isinstance(value, str) or not text.strip():
+        raise ValueError(f"{_shown(text)} is text")
+    return value
+
+
+_READ: dict[Any, Callable[[str], Any]] = {int: int, float: _number}
 
 
 def _shown(value: Any) -> str:
@@ -225,18 +264,10 @@ def _shown(value: Any) -> str:
 
 
 def _plain(kind: Any) -> bool:
-    """Whether it is made of numbers and text: of other types the parser would import classes."""
+    """Whether it is made of numbers and text: of other types a text would have to name classes."""
     if get_origin(kind) in (list, tuple, dict, Sequence, Mapping, Union, UnionType):
         return all(part is ... or _plain(part) for part in get_args(kind))
     return kind in (int, float, bool, str, NoneType) or get_origin(kind) is Literal
-
-
-def _short(text: str) -> bool:
-    """Whether reading the text as YAML is quick."""
-    try:
-        return len(text) <= SCALAR and simple(text)
-    except yaml.YAMLError:
-        return True  # and soon refused
 
 
 _WORDS = {
@@ -330,16 +361,14 @@ def _construct(given: Any, part: str | None, where: str, default: Any, allow: An
 
 def _several(given: Any, where: str) -> list[Any]:
     """A list, or the text of one."""
-    try:
-        value = yaml.safe_load(given) if isinstance(given, str) and _short(given) else given
-    except (yaml.YAMLError, ValueError):
-        value = given
-    if not isinstance(value, list):
-        raise UsageError(
-            f"{where} must be a list of classes such as [Normal, {{class_path: Categorical, "
-            f"init_args: {{classes: 3}}}}], got {_shown(given)}"
-        )
-    return value
+    with suppress(ValueError):
+        value = _yaml(given) if isinstance(given, str) else given
+        if isinstance(value, list):
+            return value
+    raise UsageError(
+        f"{where} must be a list of classes such as [Normal, {{class_path: Categorical, "
+        f"init_args: {{classes: 3}}}}], got {_shown(given)}"
+    )
 
 
 class Bounded(TorchDispatchMode):

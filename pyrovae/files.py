@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
 import uuid
 import zlib
@@ -28,20 +29,23 @@ from pyrovae.tensors import UsageError, got
 __all__ = [
     "home",
     "inside",
+    "plain",
     "read_json",
     "read_notes",
     "read_tensors",
     "read_text",
     "read_yaml",
-    "simple",
     "write_tensors",
     "writing",
 ]
 
 HEADER, JSON, YAML = 100_000_000, 64_000_000, 1_000_000  # bytes
-SCALAR, DEPTH = 10_000, 50  # of YAML: longer numbers take quadratic time, deeper trees the stack
+# Of a plain text: longer scalars take quadratic time, deeper trees the stack, more values minutes;
+# a table of thousands of columns is described within it.
+SCALAR, DEPTH, VALUES = 10_000, 50, 100_000
+NESTED = 4 * DEPTH  # levels of JSON: a checkpoint's state takes three for each of a tree
 KEY, CHECKSUM = "pyrovae", "crc32"
-DAMAGE = (SafetensorError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
+DAMAGE = (SafetensorError, ArithmeticError, LookupError, TypeError, ValueError)
 WIDTHS = {"BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "BF16": 2, "C64": 8} | {
     f"{kind}{8 * width}": width for kind in "UIF" for width in (1, 2, 4, 8)
 }
@@ -159,8 +163,8 @@ def _header(file: Path, stream: IO[bytes], size: int) -> tuple[dict[str, Any], d
     if size < 8 or length > min(size - 8, HEADER):
         raise _corrupt(file, "its header is longer than the file")
     try:
-        tensors = dict(json.loads(stream.read(length)))
-        notes = dict(json.loads(dict(tensors.pop("__metadata__", None) or {}).get(KEY, "{}")))
+        tensors = dict(_json(stream.read(length).decode()))
+        notes = dict(_json(dict(tensors.pop("__metadata__", None) or {}).get(KEY, "{}")))
         for name, given in tensors.items():
             begin, end = given["data_offsets"]
             if not all(type(n) is int and n >= 0 for n in (begin, end, *given["shape"])):
@@ -239,60 +243,95 @@ def read_json(file: Path) -> Any:
     Raises:
         UsageError: no such file, or one that is no JSON, too large or nested too deep.
     """
+    text = read_text(file)
     try:
-        return json.loads(read_text(file))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, UsageError):
-            raise
+        return _json(text)
+    except ValueError as error:
         raise UsageError(
             f"cannot read {file}: it is not a JSON file ({str(error)[:300]})"
         ) from error
 
 
+_NESTS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)  # strings, brackets
+
+
+def _json(text: str) -> Any:
+    """The values of a JSON text, whose depth is judged before the parser recurses.
+
+    Raises:
+        ValueError: it is no JSON, or deep.
+    """
+    depth = 0
+    for found in _NESTS.finditer(text):
+        depth += (found[0] in "[{") - (found[0] in "]}")
+        if depth > NESTED:
+            raise ValueError(f"more than {NESTED} levels")
+    return json.loads(text)
+
+
 def read_yaml(file: Path) -> Any:
-    """The values of a YAML file: plain ones, without tags, anchors and aliases.
+    """The values of a YAML file: plain ones, as :func:`plain` has them.
 
     Raises:
         UsageError: no such file, one that is no YAML, or one that is not plain.
     """
     text = read_text(file, YAML)
     try:
-        if not simple(text):
-            raise UsageError(
-                f"cannot read {file}: plain YAML has no tags (!), anchors (&) or aliases (*), no "
-                f"more than {DEPTH} levels and no value longer than {SCALAR:,} characters"
-            )
-        return yaml.load(text, _LOADER)
-    except (yaml.YAMLError, ArithmeticError, LookupError, TypeError, RecursionError) as error:
-        raise UsageError(f"cannot read {file}: it is not a YAML file") from error
-    except ValueError as error:  # such as a date without a month
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"cannot read {file}: it is not a YAML file") from error
+        return plain(text)
+    except UsageError as error:
+        raise UsageError(f"cannot read {file}: {error}") from error
 
 
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+def plain(text: str) -> Any:
+    """The values of a YAML text that means no more than it shows: nothing in it is named, referred
+    to, deep, long or many.
 
-
-def simple(text: str) -> bool:
-    """Whether a YAML text means no more than it shows: nothing is named, referred to, deep or long.
+    Whatever reads YAML here, of files, options or values, reads it by this function.
 
     Raises:
-        yaml.YAMLError: it is no YAML.
+        UsageError: it is no YAML, or not plain.
 
-    >>> simple("[1, {a: 2}]"), simple("[&a [1, 1], *a, *a]"), simple("!!set {a}")
-    (True, False, False)
+    >>> plain("[1, {a: 2}]")
+    [1, {'a': 2}]
+    >>> plain("[&a [1, 1], *a, *a]")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    pyrovae.tensors.UsageError: it is not plain YAML, which has no tags (!), anchors (&) or ...
     """
-    depth = 0
-    for event in yaml.parse(text, _LOADER):
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        named = isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None
+    try:
+        return yaml.load(text, _Plain)
+    except UsageError:
+        raise
+    except (yaml.YAMLError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise UsageError("it is not a YAML file") from error  # such as a date without a month
+
+
+class _Plain(yaml.SafeLoader):
+    """The loader written in Python: libyaml's releases differ in what they refuse and when.
+
+    An event is judged before it is built upon, the only place where the parser recurses.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.level = self.values = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()
+        nests = isinstance(event, yaml.CollectionStartEvent)
+        self.level, self.values = self.level + nests, self.values + 1
         if (
-            named
-            or depth > DEPTH
-            or getattr(event, "tag", None) is not None
-            or len(getattr(event, "value", None) or "") > SCALAR
+            isinstance(event, yaml.AliasEvent)
+            or event.anchor is not None
+            or event.tag is not None
+            or self.level > DEPTH
+            or self.values > VALUES
+            or (isinstance(event, yaml.ScalarEvent) and len(event.value) > SCALAR)
         ):
-            return False
-    return True
+            raise UsageError(
+                f"it is not plain YAML, which has no tags (!), anchors (&) or aliases (*), no more "
+                f"than {DEPTH} levels and {VALUES:,} values, and none longer than {SCALAR:,} "
+                f"characters"
+            )
+        node = super().compose_node(parent, index)
+        self.level -= nests
+        return node

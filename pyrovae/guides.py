@@ -262,7 +262,7 @@ class OneHot(Guide):
         self.space = f"one-hot codes of {categories}"
 
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
-        return {"logits": networks.codes(event_shape[0], self.categories)}
+        return {"logits": distributions.codes(event_shape[0], self.categories)}
 
     def distribution(self, logits: Tensor) -> dist.TorchDistribution:
         return distributions.Codes(dist.OneHotCategorical(logits=logits))
@@ -300,7 +300,7 @@ class RelaxedOneHot(Guide):
         self.space = f"relaxed codes of {categories}"
 
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
-        return {"logits": networks.codes(event_shape[0], self.categories)}
+        return {"logits": distributions.codes(event_shape[0], self.categories)}
 
     def allocate(self, event_shape: tuple[int, ...]) -> None:
         super().allocate(event_shape)

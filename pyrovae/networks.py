@@ -17,29 +17,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from pyrovae.components import Component
 from pyrovae.tensors import UsageError, nearest
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-__all__ = ["MLP", "Component", "Conditional", "ConvNet", "GatedMLP", "Network"]
-
-
-class Component:
-    """An object whose constructor's signature is its configuration.
-
-    Every constructor argument is kept as an attribute of the same name; that is all that the
-    command line, config files and saved models need to know of a class.
-    """
-
-    def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments, by name."""
-        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        parameters = inspect.signature(type(self)).parameters.values()
-        return {p.name: getattr(self, p.name) for p in parameters if p.kind in named}
-
-    def __repr__(self) -> str:
-        arguments = ", ".join(f"{k}={v!r}" for k, v in self.arguments().items())
-        return f"{type(self).__name__}({arguments})"
+__all__ = ["MLP", "Conditional", "ConvNet", "GatedMLP", "Network"]
 
 
 class Network(Component, ABC):
@@ -218,51 +201,6 @@ class ConvNet(Network):
             if layer < len(sizes) - 2:
                 layers += [activation(self.activation)]
         return nn.Sequential(*layers, split)
-
-
-def check_labels(labels: Tensor, classes: int, name: str) -> None:
-    """Refuse labels that are no class, where distributions are validated.
-
-    Raises:
-        UsageError: labels below 0 or from ``classes`` on.
-    """
-    if torch.distributions.Distribution._validate_args and bool(
-        ((labels < 0) | (labels >= classes)).any()
-    ):
-        raise UsageError(
-            f"the labels go from {int(labels.min())} to {int(labels.max())}, {name} has the "
-            f"classes 0 to {classes - 1}: give {name}(classes=...) as many as there are"
-        )
-
-
-class OneHot(nn.Module):
-    """Labels ``[*batch]`` as one-hot rows ``[*batch, classes]``; unlike ``F.one_hot`` it looks at
-    their values only where distributions are validated, so that a graph of it can be made.
-
-    >>> OneHot(3)(torch.tensor([0, 2])).tolist()
-    [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
-    """
-
-    rows: Tensor
-
-    def __init__(self, classes: int, owner: str = "OneHot") -> None:
-        super().__init__()
-        self.classes, self.owner = classes, owner
-        self.register_buffer("rows", torch.eye(classes), persistent=False)
-
-    def forward(self, labels: Tensor) -> Tensor:
-        check_labels(labels, self.classes, self.owner)
-        return self.rows[labels.long()]
-
-
-def codes(size: int, categories: int) -> tuple[int, int]:
-    """``(codes, categories)`` of a latent of ``size`` units; UsageError where they do not fit."""
-    if size % categories:
-        raise UsageError(
-            f"codes of {categories} categories do not fill latent_dim={size}; choose a multiple, "
-            f"such as latent_dim={categories * max(1, round(size / categories))}"
-        )
-    return size // categories, categories
 
 
 KINDS = ("autoregressive", "spline")

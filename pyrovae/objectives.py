@@ -18,7 +18,7 @@ from pyro.infer import ELBO
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 
-from pyrovae.networks import Component
+from pyrovae.components import Component
 from pyrovae.schedules import Schedule
 from pyrovae.tensors import UsageError, log_mean_exp, number, whole_number
 from pyrovae.traces import Pair, Problem, Structure, Traces

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyrovae import distributions, networks
+from pyrovae.components import Component
+from pyrovae.labels import check_labels
 from pyrovae.tensors import UsageError, number, whole_number
 
 __all__ = [
@@ -32,7 +34,7 @@ ONE = math.log(math.expm1(1.0))  # softplus(ONE) = 1
 SMALLEST = 1e-4  # of a learned scale: a prior that closes in on a point has no bounded density
 
 
-class Prior(nn.Module, networks.Component, ABC):
+class Prior(nn.Module, Component, ABC):
     """A distribution over the latent. One abstract method: :meth:`forward`."""
 
     latent_dim: int
@@ -289,7 +291,7 @@ class Conditional(Prior):
                 "TensorData(x, labels=y).with_labels()"
             )
         y = labels[0].long()
-        networks.check_labels(y, self.classes, "the prior Conditional")
+        check_labels(y, self.classes, "the prior Conditional")
         scale = F.softplus(self.raw_scale[y]) + SMALLEST
         return dist.Normal(self.loc[y], scale).to_event(1)
 
@@ -318,7 +320,7 @@ class OneHot(Prior):
 
     def build(self, latent_dim: int, guide: networks.Conditional | None = None) -> None:
         super().build(latent_dim)
-        self.logits = nn.Parameter(torch.zeros(networks.codes(latent_dim, self.categories)))
+        self.logits = nn.Parameter(torch.zeros(distributions.codes(latent_dim, self.categories)))
 
     def forward(self, *labels: Tensor) -> dist.TorchDistribution:
         return distributions.Codes(dist.OneHotCategorical(logits=self.logits))
@@ -348,7 +350,7 @@ class RelaxedOneHot(Prior):
 
     def build(self, latent_dim: int, guide: networks.Conditional | None = None) -> None:
         super().build(latent_dim)
-        self.logits = nn.Parameter(torch.zeros(networks.codes(latent_dim, self.categories)))
+        self.logits = nn.Parameter(torch.zeros(distributions.codes(latent_dim, self.categories)))
 
     def forward(self, *labels: Tensor) -> dist.TorchDistribution:
         heat = self.temperature * self.ones[0]

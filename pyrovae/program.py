@@ -14,9 +14,9 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyrovae.components import Component
 from pyrovae.guides import MeanField
 from pyrovae.likelihoods import Bernoulli
-from pyrovae.networks import Component
 from pyrovae.priors import StandardNormal
 from pyrovae.tensors import TensorData, UsageError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
-from pyrovae.networks import Component
+from pyrovae.components import Component
 from pyrovae.tensors import UsageError, whole_number
 
 __all__ = ["Cosine", "Cyclic", "Linear", "Schedule", "Sigmoid"]

@@ -1,4 +1,4 @@
-"""What every test shares: a matplotlib without a screen, and no figure left to the next test."""
+"""What every test shares: its part of the cores, no screen, and no figure left to the next test."""
 
 from __future__ import annotations
 
@@ -9,6 +9,25 @@ from collections.abc import Iterator
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# Each worker of `-n auto`, and what it starts, has its share of the cores. Libraries look when they
+# are loaded: this comes before.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // WORKERS)))
+
+# files that hold the dependencies to little more than the others do, for most of the time
+SLOW = {
+    *("distributed", "fuzz", "missing", "objectives", "processes", "programs", "resume"),
+    *("structured", "svi", "tutorials"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem.removeprefix("test_") in SLOW:
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)

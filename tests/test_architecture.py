@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import ast
+import os
+import re
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import conftest
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
-    "tensors", "files", "sources", "streams", "randomness", "data", "networks", "schedules",
-    "distributions", "priors", "likelihoods", "guides", "program", "vae", "traces", "objectives",
-    "svi", "processes", "components", "checkpoints", "runs", "callbacks", "training",
+    "tensors", "files", "sources", "streams", "randomness", "data", "labels", "components",
+    "networks", "schedules", "distributions", "priors", "likelihoods", "guides", "program", "vae",
+    "traces", "objectives", "svi", "processes", "checkpoints", "runs", "callbacks", "training",
     "evaluation", "oracles", "generation", "aggregate", "calibration", "plots", "programs",
     "explorer", "cli",
 ]  # fmt: skip
@@ -69,10 +74,17 @@ def test_poutine_and_matplotlib_have_one_user() -> None:
         assert all("matplotlib" not in path.read_text() for path in sources(room)), room
 
 
+def test_yaml_has_one_reader() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        used = set(re.findall(r"\byaml\.(\w+)", path.read_text()))
+        assert path.name == "files.py" or used <= {"safe_dump"}, path
+
+
 def test_plain_functions_need_no_vae() -> None:
     """Everything works on two functions when vae.py cannot be imported."""
     program = """
 import sys
+import tomllib
 sys.modules["pyrovae.vae"] = None  # any import of it fails
 import torch, pyro, pyro.distributions as dist, pyrovae as pv
 torch.manual_seed(0)
@@ -99,3 +111,35 @@ assert pv.calibrate(pair, x, simulations=100).ranks.shape == (100, 2)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_workers_share_the_cores(tmp_path: Path) -> None:
+    """Each worker of pytest, and what it starts, has as many threads as its share of the cores."""
+    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
+    (tmp_path / "test_threads.py").write_text(
+        """
+import subprocess, sys, pathlib, pytest, torch
+@pytest.mark.parametrize("number", range(2))
+def test_threads(number):
+    program = "import torch; print(torch.get_num_threads())"
+    started = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    own = torch.get_num_threads()
+    pathlib.Path(f"{number}.txt").write_text(f"{own} {started.stdout}")
+"""
+    )
+    clean = {n: v for n, v in os.environ.items() if not n.startswith(("OMP_", "PYTEST_"))}
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2"]
+    subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, check=True)
+    share = max(1, conftest.CORES // 2)
+    for number in range(2):
+        assert (tmp_path / f"{number}.txt").read_text().split() == [str(share)] * 2
+
+
+def test_every_requirement_names_the_oldest_version_that_is_tested() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for room in (project["dependencies"], *map(extras.get, ("explore", "parquet", "tensorboard"))):
+        for requirement in room:
+            assert re.fullmatch(r"[\w-]+>=[\d.]+", requirement), requirement
+    for requirement in extras["test"]:
+        assert re.fullmatch(r"[\w-]+>=[\d.]+|pyrovae\[.*\]", requirement), requirement

@@ -14,7 +14,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae import components, guides, likelihoods, networks, priors
-from pyrovae.networks import Component
+from pyrovae.components import Component
 
 SMALL = networks.MLP([8])
 EVENT = (1, 6, 5)

@@ -7,10 +7,11 @@ import math
 import os
 import pickle
 import random
-import resource
+import re
 import shutil
 import signal
 import struct
+import subprocess
 import sys
 import textwrap
 import time
@@ -49,6 +50,22 @@ def within(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def memory(most: float) -> Iterator[None]:
+    """Fails where more bytes are held at once than before and ``most``."""
+    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not clear.exists():
+        pytest.skip("the system does not tell the largest memory of a while")
+
+    def peak() -> int:
+        return 1024 * int(re.findall(r"VmHWM:\s*(\d+) kB", status.read_text())[0])
+
+    clear.write_text("5")  # the largest from here on
+    before = peak()
+    yield
+    assert peak() - before < most
 
 
 def command(*words: object) -> int:
@@ -424,13 +441,17 @@ def part(name: str, **arguments: Any) -> dict[str, Any]:
 def test_a_larger_model_than_the_file_is_refused_before_it_is_made(
     tmp_path: Path, arguments: dict[str, Any]
 ) -> None:
-    model = part("pyrovae.vae.VAE", **({"event_shape": [6]} | arguments))
     file = tmp_path / MODEL
-    files.write_tensors(file, {"x": torch.zeros(10)}, {"model": model})
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with within(SECONDS), pytest.raises(pv.UsageError):
-        pv.load(file)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KB
+
+    def refused(arguments: dict[str, Any]) -> None:
+        model = part("pyrovae.vae.VAE", **({"event_shape": [6]} | arguments))
+        files.write_tensors(file, {"x": torch.zeros(10)}, {"model": model})
+        with pytest.raises(pv.UsageError):
+            pv.load(file)
+
+    refused({"latent_dim": 3, "prior": "Flow", "guide": "Flow"})  # what is imported stays
+    with memory(200e6), within(SECONDS):
+        refused(arguments)
 
 
 def test_the_model_is_compared_before_the_tensors_are_read(
@@ -486,11 +507,18 @@ def test_notes_of_another_file_are_noticed(tmp_path: Path) -> None:
 
 def test_notes_that_are_deep_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
-    text = '{"crc32": 1, "model": ' + "[" * 900 + "]" * 900 + "}"
-    save_file({"x": torch.ones(2)}, file, metadata={"pyrovae": text})
-    for into in (None, pv.VAE((6,), 2)):
-        with pytest.raises(pv.UsageError):
-            pv.load(file, into)
+    for levels in (900, 10**6):
+        text = '{"crc32": 1, "model": ' + "[" * levels + "]" * levels + "}"
+        save_file({"x": torch.ones(2)}, file, metadata={"pyrovae": text})
+        for into in (None, pv.VAE((6,), 2)):
+            with within(SECONDS), pytest.raises(pv.UsageError, match="levels"):
+                pv.load(file, into)
+    deep = ('{"a":' * 10**6).encode()
+    utf16 = json.dumps({"x": 1}).encode("utf-16")
+    for text in (deep, utf16):
+        file.write_bytes(struct.pack("<Q", len(text)) + text)
+        with within(SECONDS), pytest.raises(pv.UsageError, match="safetensors"):
+            files.read_tensors(file)
 
 
 def test_files_of_others_have_no_checksum(tmp_path: Path) -> None:
@@ -556,13 +584,21 @@ def test_links_below_the_folder_are_not_followed(tmp_path: Path) -> None:
         (LAUGHS, "aliases"),
         ("a: !!python/name:os.system", "no tags"),
         ("[" * 10_000, "levels"),
+        ("- " * 5000, "levels"),
+        ("{a: " * 5000, "levels"),
+        ("? " * 5000, "levels"),
+        ("[" * 51 + "]" * 51, "levels"),
+        ("- 1\n" * 100_001, "100,000 values"),
         ("seed: 1" + ":1" * 400_000, "longer"),
         ("x" * 1_000_001, "larger than 1,000,000 bytes"),
         ("a: 2001-99-99", "not a YAML file"),
         ("a: \xff", "UTF-8"),
         ("a: [", "not a YAML file"),
     ],
-    ids=["laughs", "tag", "deep", "digits", "long", "date", "bytes", "open"],
+    ids=[
+        *("laughs", "tag", "deep", "rows", "maps", "keys", "over", "many", "digits", "long"),
+        *("date", "bytes", "open"),
+    ],
 )
 def test_yaml_that_is_refused(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "c.yaml"
@@ -571,17 +607,109 @@ def test_yaml_that_is_refused(tmp_path: Path, text: str, said: str) -> None:
         files.read_yaml(file)
 
 
+READERS = """
+import io, sys
+from contextlib import redirect_stderr
+from pathlib import Path
+
+how, file = sys.argv[1:]
+if how == "without libyaml":
+    sys.modules["yaml._yaml"] = None
+import yaml
+assert how != "without libyaml" or not yaml.__with_libyaml__
+if how == "strict libyaml":  # since 6.0.4 it counts levels itself
+    def refuses(text):
+        raise yaml.scanner.ScannerError("while parsing", None, "exceeded maximum nesting depth")
+    for name in ("CBaseLoader", "CSafeLoader", "CFullLoader", "CUnsafeLoader", "CLoader"):
+        setattr(yaml, name, refuses)
+
+import pyrovae as pv
+from pyrovae import cli, components, files
+
+def option(text):
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            cli.main(["fit", "--likelihood.network.hidden", text])
+    except SystemExit as stopped:
+        assert stopped.code == 2
+    raise pv.UsageError(said.getvalue().strip())
+
+def read(text):
+    Path(file).write_text(text)
+    return files.read_yaml(Path(file))
+
+mixed = {"class_path": "Mixed", "init_args": None}
+ways = {
+    "file": read,
+    "option": option,
+    "value": lambda text: components.typed(list[int], text, "x"),
+    "number": lambda text: components.typed(int, text, "x"),
+    "word": lambda text: components.typed(bool, text, "x"),
+    "in a list": lambda text: components.typed(list[int], [text], "x"),
+    "classes": lambda text: components.construct(
+        mixed | {"init_args": {"columns": text}}, "likelihood"
+    ),
+}
+for way, of in ways.items():
+    for text in ("[" * 5000, "[ " * 2500, "- " * 5000, "{a: " * 2500, "? " * 5000):
+        try:
+            raise AssertionError(of(text))
+        except pv.UsageError as error:
+            print(f"{way}: {str(error)!r}")
+assert read("[" * 50 + "]" * 50) and read("a: [b, {c: d}]") == {"a": ["b", {"c": "d"}]}
+assert components.typed(list[int], "[3, 5]", "x") == [3, 5]
+"""
+
+
+def test_deep_yaml_is_one_sentence_whichever_parser_is_installed(tmp_path: Path) -> None:
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", READERS, how, str(tmp_path / "c.yaml")],
+            capture_output=True, text=True, check=True, timeout=20 * SECONDS,
+        ).stdout
+        for how in ("as installed", "without libyaml", "strict libyaml")
+    }  # fmt: skip
+    lines = said.pop().splitlines()
+    assert not said and len(lines) == 35 and "internal" not in str(lines)
+    assert all("levels" in line for line in lines if line.startswith("file"))
+    assert all("must be a list" in line for line in lines if line.startswith(("opt", "val", "in")))
+
+
 def test_json_that_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "x.json"
-    for text in ("[" * 10**6, "{", "9" * 5000, ""):
+    for text in ("[" * 10**6, "{", "9" * 5000, "", '"\\"' * 10**6, '"' * 999_999):
         file.write_text(text)
         with within(SECONDS), pytest.raises(pv.UsageError, match="not a JSON file"):
             files.read_json(file)
+    for text in ("[" * 201 + "]" * 201, '{"a": ' * 201 + "1" + "}" * 201):
+        file.write_text(text)
+        with pytest.raises(pv.UsageError, match="more than 200 levels"):
+            files.read_json(file)
+    for value in (
+        "[" * 999 + '\\"' + "{" * 999,
+        [[1], [2]] * 300,
+    ):  # what is wide or text is not deep
+        file.write_text(json.dumps(value))
+        assert files.read_json(file) == value
+    file.write_text("[" * 200 + "]" * 200)
+    assert len(files.read_json(file)) == 1
     monkeypatch.setattr(files, "JSON", 5)
     file.write_text("[1, 2]")
     assert files.read_json(file) == [1, 2]
     with pytest.raises(pv.UsageError, match="larger"):
         files.read_text(file, 5)
+
+
+@pytest.mark.parametrize(
+    "literal", ["[" * 9000, "-" * 9000 + "1", "f" + "()" * 4000, "not " * 2000 + "1", "{1:" * 3000]
+)
+@pytest.mark.parametrize("stream", ["auto", True])
+def test_literals_that_are_deep_are_refused(tmp_path: Path, literal: str, stream: Any) -> None:
+    head = struct.pack("<H", len(literal)) + literal.encode()
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + head + b"\0" * 64)
+    with within(SECONDS), pytest.raises(pv.UsageError, match=r"x\.npy cannot be read"):
+        pv.data.load(tmp_path / "x.npy", stream=stream)
 
 
 def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
@@ -652,7 +780,7 @@ OWN = """
     import os
     import torch
     from pyrovae.likelihoods import Normal
-    from pyrovae.networks import Component, Network
+    from pyrovae.networks import Network
 
     class Wide(Normal):
         def __init__(self, network=Network, width: int = 3):

@@ -17,6 +17,8 @@ from torch.distributions import (
     register_kl,
 )
 
+from pyrovae.tensors import UsageError
+
 __all__ = [
     "Codes",
     "Flow",
@@ -26,6 +28,7 @@ __all__ = [
     "PowerSpherical",
     "Relaxed",
     "Uniform",
+    "codes",
 ]
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -225,6 +228,16 @@ class MixtureOfNormals(dist.TorchDistribution):
             jacobian = below.tril(-1) + torch.diag_embed(own)
         change = (uniform - uniform.detach())[..., None]
         return value - torch.linalg.solve_triangular(jacobian, change, upper=False).squeeze(-1)
+
+
+def codes(size: int, categories: int) -> tuple[int, int]:
+    """``(codes, categories)`` of a latent of ``size`` units; UsageError where they do not fit."""
+    if size % categories:
+        raise UsageError(
+            f"codes of {categories} categories do not fill latent_dim={size}; choose a multiple, "
+            f"such as latent_dim={categories * max(1, round(size / categories))}"
+        )
+    return size // categories, categories
 
 
 class Codes(dist.TorchDistribution):

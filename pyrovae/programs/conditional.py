@@ -12,8 +12,9 @@ from torch import Tensor
 from pyrovae import plots
 from pyrovae.generation import decode
 from pyrovae.guides import Guide, MeanField
+from pyrovae.labels import OneHot
 from pyrovae.likelihoods import Bernoulli, Likelihood
-from pyrovae.networks import MLP, OneHot
+from pyrovae.networks import MLP
 from pyrovae.priors import Prior
 from pyrovae.program import Program
 from pyrovae.tensors import TensorData, whole_number

@@ -15,8 +15,9 @@ from torch import Tensor
 from pyrovae import plots
 from pyrovae.generation import decode
 from pyrovae.guides import Guide
+from pyrovae.labels import OneHot
 from pyrovae.likelihoods import Likelihood
-from pyrovae.networks import MLP, Network, OneHot
+from pyrovae.networks import MLP, Network
 from pyrovae.program import Program
 from pyrovae.programs.autoencoder import codes
 from pyrovae.tensors import TensorData, UsageError, number, whole_number
