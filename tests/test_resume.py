@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -307,6 +308,50 @@ def test_another_run_is_not_taken_up(tmp_path: Path) -> None:
         pv.fit(vae(), X, resume=True, **settings)
     with pytest.raises(pv.UsageError, match="exists already"):
         pv.fit(vae(), X, out=out, **settings)
+
+
+def small_vae() -> pv.VAE:
+    torch.manual_seed(0)
+    bodies = [pv.networks.MLP([3]) for _ in range(2)]
+    parts = {
+        "likelihood": pv.likelihoods.Normal(bodies[0]),
+        "guide": pv.guides.MeanField(bodies[1]),
+    }
+    return pv.VAE((4,), 2, **parts)
+
+
+# How the runs in runs-0.1.0.tar.xz were made: by version 0.1.0, stopped after step 10 of 16 or 20.
+# Beside each is what was left of the same run without the stop, NAME-whole.
+OLD: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "vae": (
+        small_vae,
+        {
+            "validation": 16, "ema": 0.9, "keep_best": True, "clip_norm": 5.0,
+            "lr_schedule": pv.schedules.Cosine(warmup=1), "loss": pv.objectives.BetaELBO(2.0),
+        },
+    ),
+    "functions": (functions, {"compile": False}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_a_run_of_version_0_1_0_goes_on(tmp_path: Path, name: str) -> None:
+    with tarfile.open(Path(__file__).with_name("runs-0.1.0.tar.xz")) as old:
+        old.extractall(tmp_path, filter="data")
+    make, settings = OLD[name]
+    usual = {"epochs": 4, "batch_size": 16, "lr": 1e-2, "progress": False, "device": "cpu"}
+    pv.fit(make(), X, out=tmp_path / name, resume=True, **usual | settings)
+    (weights, rows), (theirs, their_rows) = map(
+        results, (tmp_path / name, tmp_path / f"{name}-whole")
+    )
+    assert weights.keys() == theirs.keys() and len(rows) == len(their_rows) == 4
+    saved = pv.load(tmp_path / f"{name}-whole", into=None if name == "vae" else make())
+    assert torch.isfinite(pv.elbo(saved, X)).all()
+    for key, value in weights.items():  # another machine rounds otherwise
+        torch.testing.assert_close(value, theirs[key], rtol=1e-4, atol=1e-5)
+    for row, other in zip(rows, their_rows, strict=True):
+        assert row.keys() == other.keys()
+        assert all(float(row[k]) == pytest.approx(float(other[k]), rel=1e-3) for k in row)
 
 
 # --- torn, truncated, gone ------------------------------------------------------------------------
