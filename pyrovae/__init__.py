@@ -76,6 +76,7 @@ _ROOMS = {
     "runs": ("load", "save"),
     "processes": (),
     "schedules": (),
+    "signatures": (),
     "sources": (),
     "streams": (),
     "svi": ("SVI",),

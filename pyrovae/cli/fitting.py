@@ -6,11 +6,13 @@ import datetime
 import itertools
 import json
 import os
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyrovae as pv
+from pyrovae.cli import reading
 from pyrovae.cli.data import (
     check_data,
     draw_paths,
@@ -22,18 +24,15 @@ from pyrovae.cli.data import (
 from pyrovae.cli.options import (
     BOOLEANS,
     LOSSES,
-    OPTIONS,
     TRANSIENT,
+    all_options,
     fit_options,
+    of_fit,
     program,
     say,
 )
 
-# options that pv.fit takes by the same name
-AS_THEY_ARE = (
-    *("epochs", "batch_size", "lr", "seed", "precision", "accumulate", "clip_norm", "ema"),
-    *("keep_best", "rollbacks", "checkpoint_every", "resume"),
-)
+__all__ = ["fit"]
 
 
 def fit(arguments: list[str]) -> None:
@@ -57,9 +56,6 @@ def fit(arguments: list[str]) -> None:
     """
     options, parts = fit_options(fit, arguments)
     first = os.environ.get("RANK", "0") == "0"  # of the processes under torchrun
-    import pyro.infer
-    import torch
-
     device = pv.training.choose_device(options.device)
     splits = pv.data.load(
         options.data,
@@ -70,66 +66,21 @@ def fit(arguments: list[str]) -> None:
         stream=BOOLEANS.get(options.stream, options.stream),
     )
     train, test, binarise = _prepared(splits, options, parts["usual"] | parts)
-    config = {name: getattr(options, name) for name in OPTIONS if name not in TRANSIENT}
-    # what was held out depends on it, so that it is not left to the memory of another machine
-    streamed = isinstance(train, pv.streams.FileData)
-    config |= {"binarise": binarise, "stream": str(streamed).lower()}
-    for name in ("data", "data_dir"):  # so that the run is repeated from any folder
-        given = config[name]
-        if given is not None and given not in pv.data.NAMES and Path(given).exists():
-            config[name] = str(Path(given).resolve())
-    config |= {name: pv.components.describe(parts[name]) for name in ("loss", "lr_schedule")}
-    torch.manual_seed(options.seed)
-    classes = None if splits.classes is None else len(splits.classes)
-    few = train.sample() if streamed else train
-    vae, described = program(few, classes, options, parts)
-    config |= described
+    vae, described = _program(train, splits, options, parts)
+    config = _config(train, binarise, options, parts) | described
     held_out: Any = None
     if options.validation:  # before what is particular to training, such as hidden labels
         train, held_out = train.split(options.validation, options.seed)
         held_out = vae.serve(held_out)
     train, test = vae.serve(train, training=True), vae.serve(test)
     check_data(vae, test)
-    folder: Any = None
-    if first:
-        folder = pv.runs.Folder.prepare(
-            options.out or _new_folder(type(vae).__name__, splits.name),
-            force=options.force,
-            resume=options.resume,
-            config=config,
-            # said once nothing can be refused any more
-            heading=f"{splits.description}\n{len(train):,} data to train on, device {device}, "
-            f"seed {options.seed}, {sum(p.numel() for p in vae.parameters()):,} parameters"
-            + _missing(train),
-        )
-    loss = parts["loss"]
-    if isinstance(loss, str):
-        loss = getattr(pyro.infer, LOSSES[loss])() if loss in LOSSES else None
+    folder = _folder(vae, train, splits, device, config, options) if first else None
     vae.to(device)
-    if not (
-        options.resume and options.out and pv.runs.Folder(Path(options.out)).checkpoints.there()
-    ):
+    if not _goes_on(options):
         vae.initialise(train.to(device), options.seed)
     callbacks = _callbacks(options)
-    try:
-        history = pv.fit(
-            vae,
-            train,
-            loss=loss,
-            lr_schedule=None if parts["lr_schedule"] == "constant" else parts["lr_schedule"],
-            validation=held_out,
-            device=device,
-            compile=BOOLEANS.get(options.compile, options.compile),
-            out=folder if first else options.out or "",
-            callbacks=callbacks,
-            progress=not (options.quiet or options.json),
-            **{name: getattr(options, name) for name in AS_THEY_ARE},
-        )
-    except KeyboardInterrupt as stop:
-        if not str(stop) or not first:  # the second Ctrl-C
-            raise
-        raise KeyboardInterrupt(f"{stop}; the run is in {folder.path}") from stop
-    if not first:
+    history = _train(vae, train, held_out, folder, device, callbacks, options, parts)
+    if folder is None:
         return
     if history.stopped in [getattr(callback, "reason", None) for callback in callbacks]:
         say(f"{history.stopped}; go on with pyrovae fit --out {folder.path} --resume")
@@ -143,6 +94,91 @@ def fit(arguments: list[str]) -> None:
         print(json.dumps({"run": str(folder.path), "evaluation": evaluation}))
     else:
         print(f"\ntest set, {words}\n\n{folder.path}")
+
+
+def _goes_on(options: Namespace) -> bool:
+    """Whether there is a checkpoint, whose weights come in the place of the first ones."""
+    there = options.resume and options.out
+    return bool(there) and pv.runs.Folder(Path(options.out)).checkpoints.there()
+
+
+def _program(train: Any, splits: Any, options: Namespace, parts: Any) -> tuple[Any, dict[str, Any]]:
+    """The program with its first weights, and what the config says of it."""
+    import torch
+
+    torch.manual_seed(options.seed)
+    classes = None if splits.classes is None else len(splits.classes)
+    few = train.sample() if isinstance(train, pv.streams.FileData) else train
+    return program(few, classes, options, parts)
+
+
+def _config(train: Any, binarise: str, options: Namespace, parts: Any) -> dict[str, Any]:
+    """The options that repeat the run, but for those of its program."""
+    config = {name: getattr(options, name) for name in all_options() if name not in TRANSIENT}
+    # what was held out depends on it, so that it is not left to the memory of another machine
+    streamed = isinstance(train, pv.streams.FileData)
+    config |= {"binarise": binarise, "stream": str(streamed).lower()}
+    for name in ("data", "data_dir"):  # so that the run is repeated from any folder
+        given = config[name]
+        if given is not None and given not in pv.data.NAMES and Path(given).exists():
+            config[name] = str(Path(given).resolve())
+    return config | {name: pv.components.describe(parts[name]) for name in ("loss", "lr_schedule")}
+
+
+def _folder(
+    vae: Any, train: Any, splits: Any, device: Any, config: dict[str, Any], options: Namespace
+) -> Any:
+    """The run's folder, with what is said once nothing can be refused any more."""
+    count = sum(p.numel() for p in vae.parameters())
+    return pv.runs.Folder.prepare(
+        options.out or _new_folder(type(vae).__name__, splits.name),
+        force=options.force,
+        resume=options.resume,
+        config=config,
+        figures=[name for verb in reading.__all__ if (name := getattr(reading, verb).figure)],
+        heading=f"{splits.description}\n{len(train):,} data to train on, device {device}, "
+        f"seed {options.seed}, {count:,} parameters{_missing(train)}",
+    )
+
+
+def _train(
+    vae: Any,
+    train: Any,
+    held_out: Any,
+    folder: Any,
+    device: Any,
+    callbacks: list[Any],
+    options: Namespace,
+    parts: Any,
+) -> Any:
+    """The history of training; None for the folder is another process's."""
+    schedule = parts["lr_schedule"]
+    settings = {name: getattr(options, name) for name in of_fit()}
+    settings |= {"device": device, "out": folder or options.out or ""}
+    try:
+        return pv.fit(
+            vae,
+            train,
+            loss=_loss(parts["loss"]),
+            lr_schedule=None if schedule == "constant" else schedule,
+            validation=held_out,
+            callbacks=callbacks,
+            progress=not (options.quiet or options.json),
+            **settings,
+        )
+    except KeyboardInterrupt as stop:
+        if not str(stop) or folder is None:  # the second Ctrl-C
+            raise
+        raise KeyboardInterrupt(f"{stop}; the run is in {folder.path}") from stop
+
+
+def _loss(given: Any) -> Any:
+    """An objective, the loss of ``pyro.infer`` that a word means, or None for the usual one."""
+    import pyro.infer
+
+    if not isinstance(given, str):
+        return given
+    return getattr(pyro.infer, LOSSES[given])() if given in LOSSES else None
 
 
 def _callbacks(options: Any) -> list[Any]:
