@@ -198,7 +198,7 @@ class Folder:
         """
         path = _usable(path)
         made = cls(path, config, heading, figures)
-        made._refuse(force, resume)
+        made._refuse(wanted=force or resume, unfinished=resume and not force)
         ancestor = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
         try:
             with tempfile.TemporaryDirectory(dir=ancestor, prefix=".pyrovae-"):
@@ -210,17 +210,18 @@ class Folder:
             ) from error
         return made
 
-    def _refuse(self, force: bool, resume: bool) -> None:
-        """Refuse what is there already and was not asked for."""
+    def _refuse(self, *, wanted: bool, unfinished: bool) -> None:
+        """Refuse what is there, unless it is ``wanted``, and where it must be ``unfinished``, what
+        has no checkpoint."""
         path = self.path
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file; choose another folder for the run")
-        if path.is_dir() and any(path.iterdir()) and not (force or resume):
+        if not wanted and path.is_dir() and any(path.iterdir()):
             raise UsageError(
                 f"the run folder {path} exists already; choose another (out, --out), go on with "
                 f"it (resume=True, --resume), or overwrite it with force=True (--force)"
             )
-        if resume and (path / WEIGHTS).exists() and not self.checkpoints.there() and not force:
+        if unfinished and (path / WEIGHTS).exists() and not self.checkpoints.there():
             raise UsageError(
                 f"the run in {path} has no checkpoint to go on from; choose another folder, or "
                 f"overwrite it with force=True (--force)"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import itertools
 import json
 import os
 from argparse import Namespace
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def fit(arguments: list[str]) -> None:
         say(f"stopped after epoch {len(history.rows)}: {history.stopped}")
     found, evaluation, words = evaluated(vae, test, options.num_particles)
     folder.write_json("evaluation.json", evaluation)
-    _figures(vae, test, splits, history, found, folder.path)
+    _figures(_Results(vae, test, splits, history, found), folder.path)
     if options.json:
         print(json.dumps({"run": str(folder.path), "evaluation": evaluation}))
     else:
@@ -225,51 +226,68 @@ def _new_folder(program: str, name: str) -> Path:
     return next(path for path in (Path("runs", name) for name in names) if not path.exists())
 
 
-def _figures(vae: Any, test: Any, splits: Any, history: Any, found: Any, path: Path) -> None:
-    import torch
+@dataclass
+class _Results:
+    """What a run has come to; its methods draw, and give None where there is nothing to see."""
 
-    plots = pv.plots
-    few = test.select(first_of_each(test, 10)).fixed()
-    half = len(few) // 2
-    codes = list(found.codes.values())
-    flat = torch.cat([code.flatten(1) for code in codes], 1) if codes else torch.empty(0, 0)
-    kl = found.kl_dimensions
-    active = [found.active[name] for name in kl if name in found.active]
-    names = getattr(splits, vae.named)
+    vae: Any
+    test: Any
+    splits: Any
+    history: Any
+    found: Any  # the Evaluation
 
-    def reconstructions() -> Any:
-        mean = observed(pv.reconstruct(vae, few), vae)
-        return plots.reconstructions(few.x.cpu(), mean)
+    @functools.cached_property
+    def few(self) -> Any:
+        """Ten test data, of different classes where there are labels."""
+        return self.test.select(first_of_each(self.test, 10)).fixed()
 
-    def interpolation() -> Any:
+    def training(self) -> Any:
+        return pv.plots.training_curves(self.history.rows)
+
+    def reconstructions(self) -> Any:
+        mean = observed(pv.reconstruct(self.vae, self.few), self.vae)
+        return pv.plots.reconstructions(self.few.x.cpu(), mean)
+
+    def samples(self) -> Any:
+        return pv.plots.data_grid(observed(pv.sample(self.vae, 64, mean=True), self.vae))
+
+    def interpolation(self) -> Any:
+        half = len(self.few) // 2
         if not half:
             return None
-        ends = few.select(range(half)), few.select(range(half, 2 * half))
-        return draw_paths(observed(pv.interpolate(vae, *ends, steps=10), vae))
+        ends = self.few.select(range(half)), self.few.select(range(half, 2 * half))
+        return draw_paths(observed(pv.interpolate(self.vae, *ends, steps=10), self.vae))
 
-    def latent_map() -> Any:
+    def latent_map(self) -> Any:
+        import torch
+
+        codes = [code.flatten(1) for code in self.found.codes.values()]
+        flat = torch.cat(codes, 1) if codes else torch.empty(0, 0)
         if flat.shape[1] < 2 or len(flat.unique(dim=0)) < 2:
             return None
-        return plots.latent_map(flat, test.labels, classes=splits.classes)
+        return pv.plots.latent_map(flat, self.test.labels, classes=self.splits.classes)
 
-    def units() -> Any:
-        one = len(active) == len(kl) and bool(kl)
-        return plots.kl_bars(torch.cat([*kl.values()]), active=torch.cat(active)) if one else None
+    def kl(self) -> Any:
+        import torch
 
-    figures: dict[str, Callable[[], Any]] = {
-        "training": lambda: plots.training_curves(history.rows),
-        "reconstructions": reconstructions,
-        "samples": lambda: plots.data_grid(observed(pv.sample(vae, 64, mean=True), vae)),
-        "interpolation": interpolation,
-        "latent_map": latent_map,
-        "kl": units,
-        "program": lambda: vae.figure(test.fixed(), names),
-    }
-    for name, draw in figures.items():
+        kl, active = self.found.kl_dimensions, self.found.active
+        if not kl or not all(name in active for name in kl):
+            return None
+        return pv.plots.kl_bars(
+            torch.cat([*kl.values()]), active=torch.cat([active[name] for name in kl])
+        )
+
+    def program(self) -> Any:
+        names = getattr(self.splits, self.vae.named)
+        return self.vae.figure(self.test.fixed(), names)
+
+
+def _figures(results: _Results, path: Path) -> None:
+    for name in pv.runs.FIGURES:
         try:
-            axes = draw()
+            axes = getattr(results, name)()
         except pv.UsageError as error:  # what has no meaning for this program
             say(f"no figure of {name.replace('_', ' ')}: {error}")
             continue
         if axes is not None:
-            plots.save(axes, pv.files.inside(path, f"figures/{name}.png"))
+            pv.plots.save(axes, pv.files.inside(path, f"figures/{name}.png"))

@@ -25,7 +25,7 @@ from pyrovae.tensors import TensorData, UsageError, got, in_short
 from pyrovae.traces import Args, Pair, as_pair
 from pyrovae.training import identity
 from pyrovae.training.keeping import Keeper
-from pyrovae.training.measure import Measure
+from pyrovae.training.measure import Measure, watched_of
 from pyrovae.training.observed import Observed, always_alike, completed
 from pyrovae.training.recovery import Recovery
 from pyrovae.training.session import Session
@@ -257,7 +257,8 @@ def _session(
     processes, folder = keeper.processes, keeper.folder
     few = _first_data(data, batch_size, processes)
     known = {"batch_size": repr(batch_size), "seed": repr(seed)}
-    known |= identity.of_data(data, held_out, few, whole=folder is not None)
+    watched = watched_of(data, seed)
+    known |= identity.of_data(data, watched, held_out, few, whole=folder is not None)
     known |= identity.of_pair(program, few) if resume or folder is not None else {}
     state = keeper.begun() if resume else None
     if state is not None:  # what the programs declare when they first run gets its value
@@ -274,9 +275,7 @@ def _session(
         held_out=held_out,
         observed=observed,
         steps=steps,
-        measure=Measure(
-            observed, data, held_out, processes, size=batch_size, device=device, seed=seed
-        ),
+        measure=Measure(observed, watched, held_out, processes, size=batch_size, device=device),
         history=History(seed=seed, device=str(device)),
         identity=known | steps.identity(),
         processes=processes,

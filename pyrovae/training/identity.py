@@ -65,15 +65,17 @@ def _less(words: str, others: str) -> str:
     return " ".join(word for word in words.split() if word not in others.split()) or "less"
 
 
-def of_data(data: Data, held_out: Data | None, few: Args, *, whole: bool) -> Identity:
-    """How many data there are, and what the first ones come to; of those in memory a checksum
-    too, if it is asked for the ``whole``."""
+def of_data(
+    data: Data, watched: Data, held_out: Data | None, few: Args, *, whole: bool
+) -> Identity:
+    """How many data there are, and what the first ones come to; if it is asked for the ``whole``,
+    a checksum of those in memory too, which are all or those watched of a file."""
     first = few[0].detach().double().nansum() if isinstance(data, TensorData) else 0.0
     found = {
         "data": f"{len(data)} data (sum of the first {float(first):.6g})",
         "validation": "none" if held_out is None else f"{len(held_out)} data",
     }
-    for name, part in (("data", data), ("validation", held_out)):
+    for name, part in (("data", watched), ("validation", held_out)):
         if whole and isinstance(part, TensorData):
             found[f"checksum of the {name}"] = f"{_checksum(part):08x}"
             found[f"binarisation of the {name}"] = part.binarise or "none"

@@ -10,10 +10,16 @@ from pyrovae.traces import Args
 from pyrovae.training.faults import refuse_other_shapes
 from pyrovae.training.observed import Observed, always_alike
 
-__all__ = ["Measure"]
+__all__ = ["Measure", "watched_of"]
 
 TERMS = ("elbo", "reconstruction", "kl")
 WATCHED = 1000  # training data whose terms are measured after an epoch
+
+
+def watched_of(data: Data, seed: int) -> Data:
+    """The data to train on that are watched: at random in a file, whose first rows may be of one
+    kind."""
+    return data.sample(WATCHED, seed) if isinstance(data, FileData) else data
 
 
 class Measure:
@@ -21,29 +27,25 @@ class Measure:
 
     Args:
         observed: the pair; where its structure is not known, nothing is measured.
-        data: to train on, some of which are watched.
+        watched: data to train on, the first thousand of which are measured.
         held_out: of which all are.
         processes: those that measure together.
         size: data at a time.
         device: where the data are served.
-        seed: of the choice of those that are watched.
     """
 
     def __init__(
         self,
         observed: Observed,
-        data: Data,
+        watched: Data,
         held_out: Data | None,
         processes: Processes,
         *,
         size: int,
         device: torch.device,
-        seed: int,
     ) -> None:
-        self.observed, self.held_out, self.processes = observed, held_out, processes
-        self.size, self.device = size, device
-        # the first rows of a file may be of one kind
-        self.watched = data.sample(WATCHED, seed) if isinstance(data, FileData) else data
+        self.observed, self.watched, self.held_out = observed, watched, held_out
+        self.processes, self.size, self.device = processes, size, device
 
     def row(self, step: int) -> dict[str, float]:
         """Means over some of the data trained on and over all the data held out, one particle

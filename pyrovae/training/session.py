@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from pyrovae.training.steps import Steps
 __all__ = ["Session"]
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Session:
     """The parts of a run that have a state; to callbacks, a :class:`pyrovae.callbacks.Run`.
 
@@ -61,7 +61,7 @@ class Session:
     out: Path | None
     place: Place
     best: Best | None = None
-    opening: Tensor | None = field(default=None, repr=False)
+    opening: Tensor | None = None
 
     @property
     def step(self) -> int:
