@@ -77,6 +77,7 @@ _ROOMS = {
     "runs": ("load", "save"),
     "processes": (),
     "schedules": (),
+    "signatures": (),
     "sources": (),
     "streams": (),
     "svi": ("SVI",),

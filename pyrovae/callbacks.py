@@ -72,13 +72,21 @@ class Run(Protocol):
 
     pair: Any
     history: History
-    step: int
-    epoch: int
     epochs: int
-    loss: Tensor
-    optimizer: torch.optim.Optimizer
     held_out: Any
     out: Path | None
+
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def loss(self) -> Tensor: ...
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer: ...
 
 
 class Callback:
@@ -99,6 +107,14 @@ class Callback:
 
     def end(self, run: Run) -> None:
         """When training is over, however it ended."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to know of this callback: numbers, text, tensors, and lists
+        and dicts of them. Nothing, where all is in the history."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over such a state, before :meth:`begin` or when a run goes back to it."""
 
 
 class EachEpoch(Callback):
@@ -262,19 +278,19 @@ class Progress:
 
     def show(self, epoch: int, terms: dict[str, float]) -> None:
         self.bar.set_description(f"epoch {epoch}/{self.epochs}", refresh=False)
-        self.bar.set_postfix_str(_in_words(terms), refresh=False)
+        self.bar.set_postfix_str(_summary(terms), refresh=False)
 
     def end_epoch(self, row: dict[str, float]) -> None:
         if not self.quiet:
             print(
                 f"epoch {row['epoch']:.0f}/{self.epochs}  {row['images_per_second']:,.0f} "
-                f"images/s  {_in_words(row)}",
+                f"images/s  {_summary(row)}",
                 file=sys.stderr,
                 flush=True,
             )
 
 
-def _in_words(row: dict[str, float]) -> str:
+def _summary(row: dict[str, float]) -> str:
     words = [
         f"{word} {row[name]:.2f}"
         for word, name in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ LAST, BEFORE = "checkpoints/last.safetensors", "checkpoints/before.safetensors"
 
 def flatten(tree: Any, where: str = "state") -> tuple[Any, dict[str, Tensor]]:
     """A tree of dicts, lists, tuples, plain values and tensors as JSON's values, and its tensors.
+    A dataclass is taken as the dict of its fields.
 
     Raises:
         UsageError: something else is in it.
@@ -45,6 +47,7 @@ def flatten(tree: Any, where: str = "state") -> tuple[Any, dict[str, Tensor]]:
         if isinstance(value, Tensor):
             tensors[path] = value.detach()
             return {"tensor": path}
+        value = _fields(value)
         if isinstance(value, Mapping):
             return {"dict": [[k, plain(v, f"{path}.{k}")] for k, v in value.items()]}
         if isinstance(value, list | tuple):
@@ -54,10 +57,17 @@ def flatten(tree: Any, where: str = "state") -> tuple[Any, dict[str, Tensor]]:
             return value
         raise UsageError(
             f"{path} is a {type(value).__name__}, which no checkpoint can hold; use an optimiser "
-            f"whose state is tensors and numbers"
+            f"and callbacks whose states are tensors and numbers"
         )
 
     return plain(tree, where), tensors
+
+
+def _fields(value: Any) -> Any:
+    """A dataclass as the dict of its fields; anything else as it is."""
+    if not dataclasses.is_dataclass(value):
+        return value
+    return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
 
 
 def unflatten(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -169,25 +179,33 @@ class Memory:
 
 
 def check_alike(own: Any, other: Any, where: str = "state") -> None:
-    """Raise ValueError where a state is not made like one's own: other keys, types, shapes.
+    """Raise ValueError where a state is not made like one's own: other fields, keys, types, shapes.
 
     >>> check_alike({"steps": [1, 2.0]}, {"steps": [3, 0.5]})
     >>> check_alike({"steps": [1, 2.0]}, {"steps": [3, "x"]})
     Traceback (most recent call last):
     ValueError: state.steps.1 is 'x'
     """
-    alike = type(own) is type(other) or (type(own), type(other)) == (float, int)
+    own, other = _fields(own), _fields(other)
     if isinstance(own, Tensor):
         alike = isinstance(other, Tensor) and own.shape == other.shape and own.dtype == other.dtype
-    elif isinstance(own, dict | list | tuple) and alike:
-        keys = own.keys() if isinstance(own, dict) else range(len(own))
-        alike = len(own) == len(other) and (not isinstance(own, dict) or keys == other.keys())
-        for key in keys if alike else ():
-            check_alike(own[key], other[key], f"{where}.{key}")
-    elif isinstance(own, int) and alike:
-        alike = abs(other) < 2**63
+    elif isinstance(own, float):
+        alike = type(other) in (float, int)
+    elif isinstance(own, int):
+        alike = type(own) is type(other) and abs(other) < 2**63
+    else:
+        alike = type(own) is type(other) and _keys(own) == _keys(other)
     if not alike:
         raise ValueError(f"{where} is {str(other)[:100]!r}")
+    for key in _keys(own):
+        check_alike(own[key], other[key], f"{where}.{key}")
+
+
+def _keys(tree: Any) -> list[Any]:
+    """The places in a tree's first level, in one order."""
+    if isinstance(tree, list | tuple):
+        return list(range(len(tree)))
+    return sorted(tree, key=repr) if isinstance(tree, dict) else []
 
 
 def copied(state: Any) -> Any:

@@ -177,6 +177,7 @@ class Folder:
     path: Path
     config: dict[str, Any] | None = None
     heading: str = ""  # said on stderr when the folder is made
+    figures: Sequence[str] = ()  # names of pictures that are removed besides
 
     @classmethod
     def prepare(
@@ -187,6 +188,7 @@ class Folder:
         resume: bool = False,
         config: dict[str, Any] | None = None,
         heading: str = "",
+        figures: Sequence[str] = (),
     ) -> Folder:
         """Check that the folder can be made, and leave no trace of having checked.
 
@@ -195,19 +197,8 @@ class Folder:
                 written, or is a run without a checkpoint to resume from.
         """
         path = _usable(path)
-        if path.exists() and not path.is_dir():
-            raise UsageError(f"{path} is a file; choose another folder for the run")
-        if path.is_dir() and any(path.iterdir()) and not (force or resume):
-            raise UsageError(
-                f"the run folder {path} exists already; choose another (out, --out), go on with "
-                f"it (resume=True, --resume), or overwrite it with force=True (--force)"
-            )
-        made = cls(path, config, heading)
-        if resume and (path / WEIGHTS).exists() and not made.checkpoints.there() and not force:
-            raise UsageError(
-                f"the run in {path} has no checkpoint to go on from; choose another folder, or "
-                f"overwrite it with force=True (--force)"
-            )
+        made = cls(path, config, heading, figures)
+        made._refuse(wanted=force or resume, unfinished=resume and not force)
         ancestor = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
         try:
             with tempfile.TemporaryDirectory(dir=ancestor, prefix=".pyrovae-"):
@@ -219,6 +210,23 @@ class Folder:
             ) from error
         return made
 
+    def _refuse(self, *, wanted: bool, unfinished: bool) -> None:
+        """Refuse what is there, unless it is ``wanted``, and where it must be ``unfinished``, what
+        has no checkpoint."""
+        path = self.path
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"{path} is a file; choose another folder for the run")
+        if not wanted and path.is_dir() and any(path.iterdir()):
+            raise UsageError(
+                f"the run folder {path} exists already; choose another (out, --out), go on with "
+                f"it (resume=True, --resume), or overwrite it with force=True (--force)"
+            )
+        if unfinished and (path / WEIGHTS).exists() and not self.checkpoints.there():
+            raise UsageError(
+                f"the run in {path} has no checkpoint to go on from; choose another folder, or "
+                f"overwrite it with force=True (--force)"
+            )
+
     @property
     def checkpoints(self) -> Checkpoints:
         """Where the states of the run are kept."""
@@ -227,7 +235,8 @@ class Folder:
     def create(self) -> None:
         """Make the folder; an earlier run's files in it, and nothing else, are removed."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for name in OWN:  # a link is removed, not what it leads to
+        for name in (*OWN, *(f"figures/{figure}.png" for figure in self.figures)):
+            # a link is removed, not what it leads to
             (inside(self.path, Path(name).parent) / Path(name).name).unlink(missing_ok=True)
         self.introduce()
 

@@ -26,6 +26,7 @@ from test_objectives import OBJECTIVES
 
 import pyrovae as pv
 from pyrovae import cli
+from pyrovae.cli import options
 from pyrovae.cli.options import PARTS as OPTION_PARTS
 from pyrovae.cli.options import fit_options, program
 
@@ -192,6 +193,20 @@ def test_the_help_of_fit_names_every_class_and_the_arguments_of_those_chosen(run
             )
 
 
+def test_a_setting_is_the_same_in_python_and_on_the_command_line() -> None:
+    """Name, default and words are those of pv.fit's signature and docstring."""
+    settings, own = pv.signatures.options(pv.fit), options.all_options()
+    assert all(setting.words for setting in settings.values())
+    assert set(options.INSTEAD) <= settings.keys()
+    for name, setting in settings.items():
+        if name in own and name not in options.INSTEAD:
+            assert own[name][1:] == (setting.default, setting.words)
+        else:  # what no text can give, or what has another option in its place
+            assert name in ("loss", "lr_schedule", "optimizer", "callbacks", *options.INSTEAD)
+    given, _ = fit_options(cli.fit, [])
+    assert all(getattr(given, name) == settings[name].default for name in options.of_fit())
+
+
 # --- classes and their arguments ---------------------------------------------------------------
 
 
@@ -200,8 +215,8 @@ def parts() -> Callable[..., dict[str, object]]:
     """Prior, likelihood and guide of the program that ``fit`` would train, and its loss."""
 
     def parts(*arguments: object) -> dict[str, object]:
-        options, made = fit_options(cli.fit, [str(argument) for argument in arguments])
-        _, config = program(pv.data.TensorData(torch.zeros(2, 1, 28, 28)), 10, options, made)
+        given, made = fit_options(cli.fit, [str(argument) for argument in arguments])
+        _, config = program(pv.data.TensorData(torch.zeros(2, 1, 28, 28)), 10, given, made)
         losses = {name: made[name] for name in ("loss", "lr_schedule")}
         return config | {name: pv.components.describe(part) for name, part in losses.items()}
 
@@ -279,8 +294,8 @@ def test_configs_by_hand_and_flags_over_them(
     made = parts("--config", "c.yaml", "--guide.network", "ConvNet")
     assert made["guide"] == described("guides.MeanField", network=convnet([32, 64]))
 
-    options, _ = fit_options(cli.fit, ["--epochs", "7", "--config", "c.yaml"])
-    got = (options.epochs, options.lr, options.latent_dim, options.quiet, options.batch_size)
+    given, _ = fit_options(cli.fit, ["--epochs", "7", "--config", "c.yaml"])
+    got = (given.epochs, given.lr, given.latent_dim, given.quiet, given.batch_size)
     assert got == (7, 0.01, 5, True, 128)
 
 
@@ -504,6 +519,7 @@ def test_refused_run_folders(refused: Callable[..., str], here: Path, out: str) 
         ("traverse RUN --dims 3", "--dims must be a list of whole numbers"),
         ("traverse RUN --steps 0", "--steps must be at least 1"),
         ("traverse RUN --span nan", "--span must be a number"),
+        ("calibrate RUN --draws 50", "bins must divide draws + 1: 20 does not divide 51"),
         ("info RUN --data digits", "give a run folder, or --data"),
     ],
 )
@@ -582,6 +598,28 @@ def test_a_new_process_finds_the_same_numbers(run: Run, runs: Path, here: Path) 
     assert json.loads(done.stdout) == saved == json.loads(run(*arguments).out)
 
 
+def test_another_run_is_not_taken_up(run: Run, files: Path, here: Path) -> None:
+    """Whatever the options change of a run that was begun is named, and its folder left alone."""
+    begun = ["--data", files / "bytes.npy", "--binarise", "dynamic", *TINY, *SMALL, "--out", "run"]
+    run("fit", *begun)
+    before = (here / "run" / "config.yaml").read_bytes()
+    for flags, said in (
+        ("--guide.network.activation Tanh", "guide.network.activation was 'ReLU', is now 'Tanh'"),
+        ("--prior Laplace", "pair.prior was StandardNormal, is now Laplace"),
+        ("--likelihood ContinuousBernoulli", "likelihood was Bernoulli, is now Continuous"),
+        ("--latent-dim 3", "latent_dim was 20, is now 3"),
+        ("--loss IWAE", "loss was Trace_ELBO("),
+        ("--binarise threshold", "was dynamic, is now "),
+        ("--data mnist5k", "data was 162 data"),
+        ("--validation 5", "data was 162 data"),
+    ):
+        flags = [*flags.split(), *("--epochs", 3, "--batch-size", 128)]
+        assert said in run("fit", "--out", "run", "--resume", *flags, code=2).err, flags
+    assert (here / "run" / "config.yaml").read_bytes() == before
+    run("fit", "--out", "run", "--resume", "--epochs", 2)
+    assert len(metrics(here / "run")) == 2
+
+
 def test_default_folders_do_not_collide(run: Run, files: Path) -> None:
     arguments = ["fit", "--data", files / "binary.npy", *TINY, *SMALL]
     outs = {run(*arguments).out.splitlines()[-1] for _ in range(2)}
@@ -610,25 +648,37 @@ def test_validation_zero_and_quiet(run: Run, files: Path, here: Path) -> None:
     assert not any(name.startswith("validation") for name in metrics(here / "run")[0])
 
 
+# The verbs that draw: how they are asked, and the axes of what they give; "x" is one datum's.
+DRAWING: list[tuple[str, list[object]]] = [
+    ("sample", [64, "x"]),
+    ("sample --n 1 --mean false", [1, "x"]),
+    ("reconstruct --n 1", [1, "x"]),
+    ("reconstruct --n 3 --draws 2", [2, 3, "x"]),
+    ("interpolate --steps 3", [5, 3, "x"]),
+    ("interpolate --start 0 --end 0 --method spherical", [1, 10, "x"]),
+    ("traverse --dims [0] --steps 1 --span 0.5", [1, 1, "x"]),
+    ("calibrate --simulations 40 --draws 19", [40, "z"]),
+]
+
+
+def test_every_verb_that_draws_has_a_row() -> None:
+    drawing = {name for name, verb in cli.COMMANDS.items() if getattr(verb, "figure", None)}
+    assert {asked.split()[0] for asked, _ in DRAWING} == drawing
+
+
 @pytest.mark.parametrize("kind", ["binary", "colour", "table", "digits"])
 def test_every_command_on_every_kind(run: Run, runs: Path, here: Path, kind: str) -> None:
     folder = here / "run"
     shutil.copytree(runs / kind, folder)
     event = {"binary": [1, 28, 28], "colour": [3, 32, 32], "table": [12], "digits": [1, 8, 8]}[kind]
+    units = config(folder)["latent_dim"]
     assert "ELBO" in run("evaluate", folder, "--num-particles", 10).out
-    for arguments, shape in (
-        (["sample"], [64]),
-        (["sample", "--n", 1, "--mean", "false"], [1]),
-        (["reconstruct", "--n", 1], [1]),
-        (["reconstruct", "--n", 3, "--draws", 2], [2, 3]),
-        (["interpolate", "--steps", 3], [5, 3]),
-        (["interpolate", "--start", 0, "--end", 0, "--method", "spherical"], [1, 10]),
-        (["traverse", "--dims", "[0]", "--steps", 1, "--span", 0.5], [1, 1]),
-    ):
-        command, *flags = arguments
+    for asked, axes in DRAWING:
+        command, *flags = asked.split()
         for file in ("x.npy", "x.png"):
-            assert run(command, folder, *flags, "--out", file).out == f"{file}\n"
-        assert list(np.load("x.npy").shape) == [*shape, *event]
+            assert run(command, folder, *flags, "--out", file).out.endswith(f"{file}\n")
+        shape = [size for axis in axes for size in {"x": event, "z": [units]}.get(axis, [axis])]
+        assert list(np.load("x.npy").shape) == shape
         assert np.isfinite(np.load("x.npy")).all()
         with Image.open("x.png") as image:
             assert np.asarray(image.convert("L")).std() > 0

@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -301,12 +302,131 @@ def test_another_run_is_not_taken_up(tmp_path: Path) -> None:
         pv.fit(vae(), X[:64], out=out, resume=True, **settings)
     torch.manual_seed(0)
     other = pv.VAE((4,), 3, likelihood=pv.likelihoods.Normal(pv.networks.MLP([8])))
-    with pytest.raises(pv.UsageError, match="do not fit the pair|does not fit|do not fit"):
+    with pytest.raises(pv.UsageError, match="pair.latent_dim was 2, is now 3"):
         pv.fit(other, X, out=out, resume=True, **settings)
     with pytest.raises(pv.UsageError, match="give out="):
         pv.fit(vae(), X, resume=True, **settings)
     with pytest.raises(pv.UsageError, match="exists already"):
         pv.fit(vae(), X, out=out, **settings)
+
+
+def small_vae() -> pv.VAE:
+    torch.manual_seed(0)
+    bodies = [pv.networks.MLP([3]) for _ in range(2)]
+    parts = {
+        "likelihood": pv.likelihoods.Normal(bodies[0]),
+        "guide": pv.guides.MeanField(bodies[1]),
+    }
+    return pv.VAE((4,), 2, **parts)
+
+
+# How the runs in runs-0.1.0.tar.xz were made: by version 0.1.0, stopped after step 10 of 16 or 20.
+# Beside each is what was left of the same run without the stop, NAME-whole.
+OLD: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "vae": (
+        small_vae,
+        {
+            "validation": 16, "ema": 0.9, "keep_best": True, "clip_norm": 5.0,
+            "lr_schedule": pv.schedules.Cosine(warmup=1), "loss": pv.objectives.BetaELBO(2.0),
+        },
+    ),
+    "functions": (functions, {"compile": False}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_a_run_of_version_0_1_0_goes_on(tmp_path: Path, name: str) -> None:
+    with tarfile.open(Path(__file__).with_name("runs-0.1.0.tar.xz")) as old:
+        old.extractall(tmp_path, filter="data")
+    make, settings = OLD[name]
+    usual = {"epochs": 4, "batch_size": 16, "lr": 1e-2, "progress": False, "device": "cpu"}
+    pv.fit(make(), X, out=tmp_path / name, resume=True, **usual | settings)
+    (weights, rows), (theirs, their_rows) = map(
+        results, (tmp_path / name, tmp_path / f"{name}-whole")
+    )
+    assert weights.keys() == theirs.keys() and len(rows) == len(their_rows) == 4
+    saved = pv.load(tmp_path / f"{name}-whole", into=None if name == "vae" else make())
+    assert torch.isfinite(pv.elbo(saved, X)).all()
+    for key, value in weights.items():  # another machine rounds otherwise
+        torch.testing.assert_close(value, theirs[key], rtol=1e-4, atol=1e-5)
+    for row, other in zip(rows, their_rows, strict=True):
+        assert row.keys() == other.keys()
+        assert all(float(row[k]) == pytest.approx(float(other[k]), rel=1e-3) for k in row)
+
+
+def written(
+    prior: Callable[..., Any] = dist.Normal,
+    scale: float = 1.0,
+    activation: Callable[..., Any] = torch.relu,
+    body: Callable[..., Any] = torch.nn.Sigmoid,
+) -> pv.Pair:
+    """Two plain functions, in which nothing but what they do tells one pair from another."""
+    torch.manual_seed(0)
+    decoder, encoder = torch.nn.Linear(2, 4), torch.nn.Sequential(torch.nn.Linear(4, 2), body())
+
+    def model(x: torch.Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", prior(x.new_zeros(2), scale).to_event(1))
+            pyro.sample("x", dist.Normal(activation(decoder(z)), 1.0).to_event(1), obs=x)
+
+    def guide(x: torch.Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(encoder(x), 0.5).to_event(1))
+
+    return pv.Pair(model, guide)
+
+
+def test_what_plain_functions_do_must_be_the_same(tmp_path: Path) -> None:
+    """Sites, their families and constants, modules, operations, and all the data."""
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 16, "progress": False}
+    pv.fit(written(), X, validation=X[:16], out=tmp_path, **settings)
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"prior": dist.Laplace}, r"pair.model.z was Normal\(loc=0, scale=1\), is now Laplace"),
+        (
+            {"scale": 2.0},
+            r"pair.model.z was Normal\(loc=0, scale=1\), is now Normal\(loc=0, scale=2\)",
+        ),
+        ({"activation": torch.tanh}, "operations of the pair, torch .* was relu, is now tanh"),
+        ({"body": torch.nn.Tanh}, r"was Sigmoid\(\), is now Tanh\(\)"),
+    ]
+    for changed, said in changes:
+        with pytest.raises(pv.UsageError, match=said):
+            pv.fit(written(**changed), X, validation=X[:16], out=tmp_path, resume=True, **settings)
+    other = X.clone()
+    other[-1, -1] += 1e-6
+    with pytest.raises(pv.UsageError, match="checksum of the data was"):
+        pv.fit(written(), other, validation=X[:16], out=tmp_path, resume=True, **settings)
+    with pytest.raises(pv.UsageError, match="checksum of the validation was"):
+        pv.fit(written(), X, validation=other[-16:], out=tmp_path, resume=True, **settings)
+    settings["epochs"] = 2
+    history = pv.fit(written(), X, validation=X[:16], out=tmp_path, resume=True, **settings)
+    assert len(history.rows) == 2
+
+
+class Counting(Callback):
+    """Ends a run after so many steps in all, which only it counts."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.count = most, torch.zeros(())
+
+    def step(self, run: Run) -> str | None:
+        self.count += 1
+        return "counted" if self.count >= self.most else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count, "seen": ["step"]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert state["seen"] == ["step"]
+        self.count = state["count"].clone()
+
+
+def test_callbacks_go_on_with_the_run(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"epochs": 9, "batch_size": 16, "progress": False, "out": tmp_path}
+    pv.fit(vae(), X, callbacks=[Counting(99), stops(7), Counting(8)], **settings)
+    both = [Counting(12), Counting(99)]
+    history = pv.fit(vae(), X, callbacks=both, resume=True, **settings)
+    assert history.stopped == "counted" and [int(each.count) for each in both] == [12, 12]
 
 
 # --- torn, truncated, gone ------------------------------------------------------------------------

@@ -9,16 +9,28 @@ import sys
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import pyrovae as pv
-from pyrovae.cli.exploring import explore
-from pyrovae.cli.fitting import fit
-from pyrovae.cli.informing import info
+from pyrovae.cli import exploring, fitting, informing, reading
 from pyrovae.cli.options import say
-from pyrovae.cli.reading import evaluate, interpolate, reconstruct, sample, traverse
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main"]
+
+# every name in these files' __all__ is a command
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    name: getattr(room, name)
+    for room in (fitting, reading, exploring, informing)
+    for name in room.__all__
+}
+
+
+def __getattr__(name: str) -> Callable[[list[str]], None]:
+    """A command by its name."""
+    try:
+        return COMMANDS[name]
+    except KeyError:
+        raise AttributeError(f"there is no command {name!r}") from None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -91,9 +103,3 @@ def _overview() -> str:
     for name, command in COMMANDS.items():
         lines.append(f"  {name:<12} {(inspect.getdoc(command) or '').splitlines()[0]}")
     return "\n".join([*lines, "", "options: --help, --version; --debug shows tracebacks"])
-
-
-COMMANDS: Mapping[str, Callable[[list[str]], None]] = {
-    command.__name__: command
-    for command in (fit, evaluate, sample, reconstruct, interpolate, traverse, explore, info)
-}

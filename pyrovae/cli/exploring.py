@@ -5,34 +5,41 @@ from __future__ import annotations
 import webbrowser
 
 import pyrovae as pv
-from pyrovae.cli.options import add_option, at_least, say
-from pyrovae.cli.reading import open_with_data, run_parser
+from pyrovae.cli.options import say
+from pyrovae.cli.verbs import Count, Run, Whole, verb
+
+__all__ = ["explore"]
 
 
-def explore(arguments: list[str]) -> None:
+@verb()
+def explore(
+    run: Run,
+    *,
+    points: Whole = 1000,
+    port: Count = 0,
+    browser: bool = True,
+    export: str | None = None,
+) -> None:
     """look at a run in the browser: codes, what they decode to, one datum's posterior
+
+    Args:
+        points: how many test data to show
+        port: on this machine alone; 0 is a free one
+        browser: open the page in the browser
+        export: write one page that needs no server, and end
 
     Examples:
       pyrovae explore runs/mine
       pyrovae explore runs/mine --port 8000 --browser false
       pyrovae explore runs/mine --export page.html
     """
-    parser = run_parser(explore, figure=False)
-    add_option(parser, "points", int, 1000, "how many test data to show")
-    add_option(parser, "port", int, 0, "on this machine alone; 0 is a free one")
-    add_option(parser, "browser", bool, True, "open the page in the browser")
-    add_option(parser, "export", str | None, None, "write one page that needs no server, and end")
-    options = parser.parse_args(arguments)
-    at_least(1, options, "points")
-    at_least(0, options, "port")
-    pair, test = open_with_data(options)
-    view = pv.explorer.View(pair, test, points=options.points, seed=options.seed)
-    if options.export is not None:
-        print(pv.explorer.export(view, options.export))
+    view = pv.explorer.View(run.pair, run.test, points=points, seed=run.seed)
+    if export is not None:
+        print(pv.explorer.export(view, export))
         return
-    with pv.explorer.serve(view, options.port) as server:
+    with pv.explorer.serve(view, port) as server:
         print(server.url, flush=True)
         say("Ctrl-C ends it")
-        if options.browser:
+        if browser:
             webbrowser.open(server.url)
         server.wait()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import itertools
 import json
 import os
-from collections.abc import Callable
+from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyrovae as pv
+from pyrovae.cli import reading
 from pyrovae.cli.data import (
     check_data,
     draw_paths,
@@ -22,18 +25,15 @@ from pyrovae.cli.data import (
 from pyrovae.cli.options import (
     BOOLEANS,
     LOSSES,
-    OPTIONS,
     TRANSIENT,
+    all_options,
     fit_options,
+    of_fit,
     program,
     say,
 )
 
-# options that pv.fit takes by the same name
-AS_THEY_ARE = (
-    *("epochs", "batch_size", "lr", "seed", "precision", "accumulate", "clip_norm", "ema"),
-    *("keep_best", "rollbacks", "checkpoint_every", "resume"),
-)
+__all__ = ["fit"]
 
 
 def fit(arguments: list[str]) -> None:
@@ -57,9 +57,6 @@ def fit(arguments: list[str]) -> None:
     """
     options, parts = fit_options(fit, arguments)
     first = os.environ.get("RANK", "0") == "0"  # of the processes under torchrun
-    import pyro.infer
-    import torch
-
     device = pv.training.choose_device(options.device)
     splits = pv.data.load(
         options.data,
@@ -70,66 +67,21 @@ def fit(arguments: list[str]) -> None:
         stream=BOOLEANS.get(options.stream, options.stream),
     )
     train, test, binarise = _prepared(splits, options, parts["usual"] | parts)
-    config = {name: getattr(options, name) for name in OPTIONS if name not in TRANSIENT}
-    # what was held out depends on it, so that it is not left to the memory of another machine
-    streamed = isinstance(train, pv.streams.FileData)
-    config |= {"binarise": binarise, "stream": str(streamed).lower()}
-    for name in ("data", "data_dir"):  # so that the run is repeated from any folder
-        given = config[name]
-        if given is not None and given not in pv.data.NAMES and Path(given).exists():
-            config[name] = str(Path(given).resolve())
-    config |= {name: pv.components.describe(parts[name]) for name in ("loss", "lr_schedule")}
-    torch.manual_seed(options.seed)
-    classes = None if splits.classes is None else len(splits.classes)
-    few = train.sample() if streamed else train
-    vae, described = program(few, classes, options, parts)
-    config |= described
+    vae, described = _program(train, splits, options, parts)
+    config = _config(train, binarise, options, parts) | described
     held_out: Any = None
     if options.validation:  # before what is particular to training, such as hidden labels
         train, held_out = train.split(options.validation, options.seed)
         held_out = vae.serve(held_out)
     train, test = vae.serve(train, training=True), vae.serve(test)
     check_data(vae, test)
-    folder: Any = None
-    if first:
-        folder = pv.runs.Folder.prepare(
-            options.out or _new_folder(type(vae).__name__, splits.name),
-            force=options.force,
-            resume=options.resume,
-            config=config,
-            # said once nothing can be refused any more
-            heading=f"{splits.description}\n{len(train):,} data to train on, device {device}, "
-            f"seed {options.seed}, {sum(p.numel() for p in vae.parameters()):,} parameters"
-            + _missing(train),
-        )
-    loss = parts["loss"]
-    if isinstance(loss, str):
-        loss = getattr(pyro.infer, LOSSES[loss])() if loss in LOSSES else None
+    folder = _folder(vae, train, splits, device, config, options) if first else None
     vae.to(device)
-    if not (
-        options.resume and options.out and pv.runs.Folder(Path(options.out)).checkpoints.there()
-    ):
+    if not _goes_on(options):
         vae.initialise(train.to(device), options.seed)
     callbacks = _callbacks(options)
-    try:
-        history = pv.fit(
-            vae,
-            train,
-            loss=loss,
-            lr_schedule=None if parts["lr_schedule"] == "constant" else parts["lr_schedule"],
-            validation=held_out,
-            device=device,
-            compile=BOOLEANS.get(options.compile, options.compile),
-            out=folder if first else options.out or "",
-            callbacks=callbacks,
-            progress=not (options.quiet or options.json),
-            **{name: getattr(options, name) for name in AS_THEY_ARE},
-        )
-    except KeyboardInterrupt as stop:
-        if not str(stop) or not first:  # the second Ctrl-C
-            raise
-        raise KeyboardInterrupt(f"{stop}; the run is in {folder.path}") from stop
-    if not first:
+    history = _train(vae, train, held_out, folder, device, callbacks, options, parts)
+    if folder is None:
         return
     if history.stopped in [getattr(callback, "reason", None) for callback in callbacks]:
         say(f"{history.stopped}; go on with pyrovae fit --out {folder.path} --resume")
@@ -138,11 +90,96 @@ def fit(arguments: list[str]) -> None:
         say(f"stopped after epoch {len(history.rows)}: {history.stopped}")
     found, evaluation, words = evaluated(vae, test, options.num_particles)
     folder.write_json("evaluation.json", evaluation)
-    _figures(vae, test, splits, history, found, folder.path)
+    _figures(_Results(vae, test, splits, history, found), folder.path)
     if options.json:
         print(json.dumps({"run": str(folder.path), "evaluation": evaluation}))
     else:
         print(f"\ntest set, {words}\n\n{folder.path}")
+
+
+def _goes_on(options: Namespace) -> bool:
+    """Whether there is a checkpoint, whose weights come in the place of the first ones."""
+    there = options.resume and options.out
+    return bool(there) and pv.runs.Folder(Path(options.out)).checkpoints.there()
+
+
+def _program(train: Any, splits: Any, options: Namespace, parts: Any) -> tuple[Any, dict[str, Any]]:
+    """The program with its first weights, and what the config says of it."""
+    import torch
+
+    torch.manual_seed(options.seed)
+    classes = None if splits.classes is None else len(splits.classes)
+    few = train.sample() if isinstance(train, pv.streams.FileData) else train
+    return program(few, classes, options, parts)
+
+
+def _config(train: Any, binarise: str, options: Namespace, parts: Any) -> dict[str, Any]:
+    """The options that repeat the run, but for those of its program."""
+    config = {name: getattr(options, name) for name in all_options() if name not in TRANSIENT}
+    # what was held out depends on it, so that it is not left to the memory of another machine
+    streamed = isinstance(train, pv.streams.FileData)
+    config |= {"binarise": binarise, "stream": str(streamed).lower()}
+    for name in ("data", "data_dir"):  # so that the run is repeated from any folder
+        given = config[name]
+        if given is not None and given not in pv.data.NAMES and Path(given).exists():
+            config[name] = str(Path(given).resolve())
+    return config | {name: pv.components.describe(parts[name]) for name in ("loss", "lr_schedule")}
+
+
+def _folder(
+    vae: Any, train: Any, splits: Any, device: Any, config: dict[str, Any], options: Namespace
+) -> Any:
+    """The run's folder, with what is said once nothing can be refused any more."""
+    count = sum(p.numel() for p in vae.parameters())
+    return pv.runs.Folder.prepare(
+        options.out or _new_folder(type(vae).__name__, splits.name),
+        force=options.force,
+        resume=options.resume,
+        config=config,
+        figures=[name for verb in reading.__all__ if (name := getattr(reading, verb).figure)],
+        heading=f"{splits.description}\n{len(train):,} data to train on, device {device}, "
+        f"seed {options.seed}, {count:,} parameters{_missing(train)}",
+    )
+
+
+def _train(
+    vae: Any,
+    train: Any,
+    held_out: Any,
+    folder: Any,
+    device: Any,
+    callbacks: list[Any],
+    options: Namespace,
+    parts: Any,
+) -> Any:
+    """The history of training; None for the folder is another process's."""
+    schedule = parts["lr_schedule"]
+    settings = {name: getattr(options, name) for name in of_fit()}
+    settings |= {"device": device, "out": folder or options.out or ""}
+    try:
+        return pv.fit(
+            vae,
+            train,
+            loss=_loss(parts["loss"]),
+            lr_schedule=None if schedule == "constant" else schedule,
+            validation=held_out,
+            callbacks=callbacks,
+            progress=not (options.quiet or options.json),
+            **settings,
+        )
+    except KeyboardInterrupt as stop:
+        if not str(stop) or folder is None:  # the second Ctrl-C
+            raise
+        raise KeyboardInterrupt(f"{stop}; the run is in {folder.path}") from stop
+
+
+def _loss(given: Any) -> Any:
+    """An objective, the loss of ``pyro.infer`` that a word means, or None for the usual one."""
+    import pyro.infer
+
+    if not isinstance(given, str):
+        return given
+    return getattr(pyro.infer, LOSSES[given])() if given in LOSSES else None
 
 
 def _callbacks(options: Any) -> list[Any]:
@@ -189,51 +226,68 @@ def _new_folder(program: str, name: str) -> Path:
     return next(path for path in (Path("runs", name) for name in names) if not path.exists())
 
 
-def _figures(vae: Any, test: Any, splits: Any, history: Any, found: Any, path: Path) -> None:
-    import torch
+@dataclass
+class _Results:
+    """What a run has come to; its methods draw, and give None where there is nothing to see."""
 
-    plots = pv.plots
-    few = test.select(first_of_each(test, 10)).fixed()
-    half = len(few) // 2
-    codes = list(found.codes.values())
-    flat = torch.cat([code.flatten(1) for code in codes], 1) if codes else torch.empty(0, 0)
-    kl = found.kl_dimensions
-    active = [found.active[name] for name in kl if name in found.active]
-    names = getattr(splits, vae.named)
+    vae: Any
+    test: Any
+    splits: Any
+    history: Any
+    found: Any  # the Evaluation
 
-    def reconstructions() -> Any:
-        mean = observed(pv.reconstruct(vae, few), vae)
-        return plots.reconstructions(few.x.cpu(), mean)
+    @functools.cached_property
+    def few(self) -> Any:
+        """Ten test data, of different classes where there are labels."""
+        return self.test.select(first_of_each(self.test, 10)).fixed()
 
-    def interpolation() -> Any:
+    def training(self) -> Any:
+        return pv.plots.training_curves(self.history.rows)
+
+    def reconstructions(self) -> Any:
+        mean = observed(pv.reconstruct(self.vae, self.few), self.vae)
+        return pv.plots.reconstructions(self.few.x.cpu(), mean)
+
+    def samples(self) -> Any:
+        return pv.plots.data_grid(observed(pv.sample(self.vae, 64, mean=True), self.vae))
+
+    def interpolation(self) -> Any:
+        half = len(self.few) // 2
         if not half:
             return None
-        ends = few.select(range(half)), few.select(range(half, 2 * half))
-        return draw_paths(observed(pv.interpolate(vae, *ends, steps=10), vae))
+        ends = self.few.select(range(half)), self.few.select(range(half, 2 * half))
+        return draw_paths(observed(pv.interpolate(self.vae, *ends, steps=10), self.vae))
 
-    def latent_map() -> Any:
+    def latent_map(self) -> Any:
+        import torch
+
+        codes = [code.flatten(1) for code in self.found.codes.values()]
+        flat = torch.cat(codes, 1) if codes else torch.empty(0, 0)
         if flat.shape[1] < 2 or len(flat.unique(dim=0)) < 2:
             return None
-        return plots.latent_map(flat, test.labels, classes=splits.classes)
+        return pv.plots.latent_map(flat, self.test.labels, classes=self.splits.classes)
 
-    def units() -> Any:
-        one = len(active) == len(kl) and bool(kl)
-        return plots.kl_bars(torch.cat([*kl.values()]), active=torch.cat(active)) if one else None
+    def kl(self) -> Any:
+        import torch
 
-    figures: dict[str, Callable[[], Any]] = {
-        "training": lambda: plots.training_curves(history.rows),
-        "reconstructions": reconstructions,
-        "samples": lambda: plots.data_grid(observed(pv.sample(vae, 64, mean=True), vae)),
-        "interpolation": interpolation,
-        "latent_map": latent_map,
-        "kl": units,
-        "program": lambda: vae.figure(test.fixed(), names),
-    }
-    for name, draw in figures.items():
+        kl, active = self.found.kl_dimensions, self.found.active
+        if not kl or not all(name in active for name in kl):
+            return None
+        return pv.plots.kl_bars(
+            torch.cat([*kl.values()]), active=torch.cat([active[name] for name in kl])
+        )
+
+    def program(self) -> Any:
+        names = getattr(self.splits, self.vae.named)
+        return self.vae.figure(self.test.fixed(), names)
+
+
+def _figures(results: _Results, path: Path) -> None:
+    for name in pv.runs.FIGURES:
         try:
-            axes = draw()
+            axes = getattr(results, name)()
         except pv.UsageError as error:  # what has no meaning for this program
             say(f"no figure of {name.replace('_', ' ')}: {error}")
             continue
         if axes is not None:
-            plots.save(axes, pv.files.inside(path, f"figures/{name}.png"))
+            pv.plots.save(axes, pv.files.inside(path, f"figures/{name}.png"))

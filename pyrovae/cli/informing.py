@@ -8,7 +8,8 @@ from typing import Any
 
 import pyrovae as pv
 from pyrovae.cli.options import Parser, add_allow, add_option, printable
-from pyrovae.cli.reading import folder_of
+
+__all__ = ["info"]
 
 
 def info(arguments: list[str]) -> None:
@@ -36,7 +37,7 @@ def _describe_run(run: Path, allow: Sequence[str]) -> str:
     lines = [f"{run}", f"parameters: {sum(p.numel() for p in pair.parameters()):,}", str(pair)]
     for name in ("config.yaml", "environment.json", "evaluation.json"):
         try:  # a link might show another file
-            file = pv.files.inside(folder_of(run), name)
+            file = pv.files.inside(run if run.is_dir() else run.parent, name)
             text = pv.files.read_text(file, 100_000) if file.exists() else ""
         except pv.UsageError as error:
             text = f"not shown: {error}"

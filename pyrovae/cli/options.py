@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import inspect
 import re
 import sys
@@ -20,9 +21,11 @@ LOSSES = {"trace": "Trace_ELBO", "analytic": "TraceMeanField_ELBO", "enum": "Tra
 BOOLEANS: dict[str, Any] = {"true": True, "false": False}
 WORDS = {"loss": ("auto", *LOSSES), "lr_schedule": ("constant",)}
 
-# The options of fit and the keys of its config: type, default, help.
-Option = tuple[Any, Any, str]
-FIT: dict[str, dict[str, Option]] = {
+TEXT = (int, float, bool, str, list[int])  # what a text can give
+
+# Options of the command line's own; those of pv.fit come from its signature.
+Option = tuple[Any, Any, str]  # type, default, help
+OWN: dict[str, dict[str, Option]] = {
     "data": {
         "data": (str, "mnist5k", "a name or a path"),
         "data_dir": (str | None, None, "where named sets are kept"),
@@ -39,39 +42,40 @@ FIT: dict[str, dict[str, Option]] = {
     },
     "model": {"latent_dim": (int | None, None, "size of z; by default the program's own")},
     "training": {
-        "epochs": (int, 40, "passes over the data"),
-        "batch_size": (int, 128, "data per step"),
-        "lr": (float, 1e-3, "learning rate of Adam"),
-        "seed": (int, 0, "of weights, order and noise"),
-        "device": (str, "auto", "auto, cpu, cuda, cuda:1, ..."),
-        "precision": (str, "float32", "float32, or bf16 for matrix products in bfloat16"),
-        "compile": (str, "auto", "auto, true or false: kernels for the step"),
-        "accumulate": (int, 1, "parts that a batch is taken in, for less memory"),
-        "clip_norm": (float | None, None, "largest norm of the gradient"),
-        "ema": (float | None, None, "share of the weights' moving average kept at a step: 0.999"),
         "patience": (int | None, None, "epochs without a better validation ELBO to end after"),
-        "keep_best": (bool, False, "the weights of the best epoch instead of the last"),
-        "rollbacks": (int, 0, "times to go back and on at half the rate when the loss is lost"),
+        "max_seconds": (float | None, None, "wall-clock time to stop after, ready to --resume"),
     },
     "results": {
         "num_particles": (int, 1000, "for the log evidence"),
-        "out": (str | None, None, "run folder, by default runs/..."),
-        "force": (bool, False, "overwrite the files of a run that is there already"),
-        "resume": (bool, False, "go on with the run in --out from its last checkpoint"),
-        "checkpoint_every": (
-            int | None,
-            None,
-            "steps between checkpoints; by default as a hundredth of the time allows",
-        ),
-        "max_seconds": (float | None, None, "wall-clock time to stop after, ready to --resume"),
         "tensorboard": (bool, False, "write the curves for TensorBoard too"),
         "quiet": (bool, False, "no progress"),
         "json": (bool, False, "a line of JSON per epoch, and the table as JSON"),
     },
 }
-OPTIONS = {name: option for group in FIT.values() for name, option in group.items()}
 # not part of what repeats a run
 TRANSIENT = ("out", "force", "resume", "max_seconds", "quiet", "json")
+INSTEAD = ("validation", "progress")  # arguments of pv.fit that options above stand for
+
+
+@functools.cache
+def of_fit() -> dict[str, Option]:
+    """Those arguments of ``pv.fit`` that a text can give, as options."""
+    return {
+        name: (kind, option.default, option.words)
+        for name, option in pv.signatures.options(pv.fit).items()
+        if (kind := option.told(TEXT)) is not None and name not in INSTEAD
+    }
+
+
+@functools.cache
+def fit_groups() -> dict[str, dict[str, Option]]:
+    """The options of fit and the keys of its config, as the help shows them."""
+    return OWN | {"training": of_fit() | OWN["training"]}
+
+
+def all_options() -> dict[str, Option]:
+    """The same in one table."""
+    return {name: option for group in fit_groups().values() for name, option in group.items()}
 
 
 def say(message: str) -> None:
@@ -84,13 +88,20 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
 
 
-def at_least(least: int, options: Any, *names: str) -> None:
-    """Check options that are whole numbers, seeds among them."""
-    for name in names:
-        value = getattr(options, name)
+def at_least(least: int) -> Callable[[str, Any], int]:
+    """The check of an option that is a whole number, seeds among them."""
+
+    def check(name: str, value: Any) -> int:
         if not least <= value < 2**32:
-            flag = f"--{name.replace('_', '-')}"
-            raise pv.UsageError(f"{flag} must be at least {least} and below 2^32, got {value}")
+            raise pv.UsageError(f"{name} must be at least {least} and below 2^32, got {value}")
+        return int(value)
+
+    return check
+
+
+def flag_of(name: str) -> str:
+    """An option as it is written."""
+    return f"--{name.replace('_', '-')}"
 
 
 class Parser(argparse.ArgumentParser):
@@ -98,6 +109,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, command: Callable[..., Any]) -> None:
         text, _, examples = (inspect.getdoc(command) or "").partition("Examples:\n")
+        text = text.partition("\nArgs:\n")[0]
         super().__init__(
             prog=f"pyrovae {command.__name__}",
             description=text.strip(),
@@ -120,7 +132,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_option(parser: Any, name: str, kind: Any, default: Any, text: str) -> None:
     """An option that may be written with dashes or underscores."""
-    names = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
+    names = dict.fromkeys([flag_of(name), f"--{name}"])
     if kind is bool and not default:
         parser.add_argument(*names, action="store_true", default=default, help=text)
         return
@@ -138,6 +150,20 @@ def add_option(parser: Any, name: str, kind: Any, default: Any, text: str) -> No
         metavar=name.upper(),
         help=text if default is None else f"{text} (default: {default})",
     )
+
+
+def add_options(parser: Any, function: Callable[..., Any]) -> None:
+    """The options that a function's signature and docstring tell of."""
+    for name, option in pv.signatures.options(function).items():
+        add_option(parser, name, option.told(TEXT) or option.kind, option.default, option.words)
+
+
+def checked_options(function: Callable[..., Any], options: argparse.Namespace) -> dict[str, Any]:
+    """What was given of a function's options, as the checks in its signature leave it."""
+    return {
+        name: option.check(flag_of(name), getattr(options, name))
+        for name, option in pv.signatures.options(function).items()
+    }
 
 
 def add_allow(parser: Any) -> None:
@@ -290,11 +316,12 @@ def read_config(path: Path) -> dict[str, Any]:
         raise pv.UsageError(f"the config {path} is not a mapping of options to values")
     if "force" in config:
         raise pv.UsageError(f"{path} cannot say force; files are overwritten by --force alone")
+    known = all_options()
     for name, value in config.items():
-        if name in OPTIONS:
-            config[name] = pv.components.typed(OPTIONS[name][0], value, f"{path}: {name}")
+        if name in known:
+            config[name] = pv.components.typed(known[name][0], value, f"{path}: {name}")
         elif name not in PARTS:
-            raise pv.components.unknown(f"option for {path} to set:", name, [*OPTIONS, *PARTS])
+            raise pv.components.unknown(f"option for {path} to set:", name, [*known, *PARTS])
     return config
 
 
@@ -308,21 +335,24 @@ def _fit_parser(command: Callable[..., Any], flags: Mapping[str, str]) -> Parser
     )
     parser.add_argument("--config", help="YAML file of options; flags win over it")
     add_allow(parser)
-    for title, options in FIT.items():
+    for title, options in fit_groups().items():
         group = parser.add_argument_group(title)
         for name, option in options.items():
             add_option(group, name, *option)
         # only for the help: _take_parts sees them first
-        for part in {"model": ("program", *OF_A_MODEL), "training": ("loss", "lr_schedule")}.get(
-            title, ()
-        ):
-            words = WORDS.get(part, ())
-            named = [*words, *pv.components.classes(PARTS[part])]
-            usual = words[0] if words else pv.components.PARTS[PARTS[part]][2]
-            usual = "the program's own" if part in OF_A_MODEL else usual
-            text = f"{', '.join(named)}; --{part.replace('_', '-')} {named[-1]} --help tells more"
-            add_option(group, part, str, usual, text)
+        parts = {"model": ("program", *OF_A_MODEL), "training": ("loss", "lr_schedule")}
+        for part in parts.get(title, ()):
+            add_option(group, part, str, *_part_in_words(part))
     return parser
+
+
+def _part_in_words(part: str) -> tuple[str, str]:
+    """What an option that names a class is by default, and its help."""
+    words = WORDS.get(part, ())
+    named = [*words, *pv.components.classes(PARTS[part])]
+    usual = words[0] if words else pv.components.PARTS[PARTS[part]][2]
+    usual = "the program's own" if part in OF_A_MODEL else usual
+    return usual, f"{', '.join(named)}; {flag_of(part)} {named[-1]} --help tells more"
 
 
 def fit_options(
@@ -348,6 +378,9 @@ def fit_options(
     theirs = options.data_dir is None and config.get("data_dir") is not None
     parser.set_defaults(**config, theirs=theirs)
     options = parser.parse_args(rest)
-    at_least(1, options, "num_particles")
-    at_least(0, options, "seed")
+    at_least(1)("--num-particles", options.num_particles)
+    at_least(0)("--seed", options.seed)
+    known = pv.signatures.options(pv.fit)
+    for name in of_fit():
+        known[name].check(flag_of(name), getattr(options, name))
     return options, parts

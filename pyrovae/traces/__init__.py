@@ -9,19 +9,20 @@ plate but the one over the data: what is left is ``[particles, batch]`` for a lo
 """
 
 from pyrovae.traces.faults import adds, first_bad
-from pyrovae.traces.handlers import Refinement, completing, filling
+from pyrovae.traces.handlers import Refinement, completing, filling, sharing
 from pyrovae.traces.pair import Args, Pair, as_pair
 from pyrovae.traces.parameters import parameters, unreached
 from pyrovae.traces.problem import Problem, draw, generate, replaced
 from pyrovae.traces.sites import entries
 from pyrovae.traces.sketches import Sketch, SketchedSite, sketch
-from pyrovae.traces.structure import Structure, check, head, rows
+from pyrovae.traces.structure import NoPlate, Structure, check, enumerates, head, rows
 from pyrovae.traces.supports import Supports
 from pyrovae.traces.terms import Site, Traces, rebuild
 from pyrovae.traces.wiring import Wire, Wiring, put
 
 __all__ = [
     "Args",
+    "NoPlate",
     "Pair",
     "Problem",
     "Refinement",
@@ -39,6 +40,7 @@ __all__ = [
     "completing",
     "draw",
     "entries",
+    "enumerates",
     "filling",
     "first_bad",
     "generate",
@@ -48,6 +50,7 @@ __all__ = [
     "rebuild",
     "replaced",
     "rows",
+    "sharing",
     "sketch",
     "unreached",
 ]

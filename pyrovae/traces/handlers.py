@@ -10,14 +10,15 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import transform_to
 
 from pyrovae.distributions import PerColumn, eight_bit
 from pyrovae.tensors import UsageError
-from pyrovae.traces.pair import Args, Pair
+from pyrovae.traces.pair import Args, Pair, Program
 from pyrovae.traces.sites import FAILURES, sites
-from pyrovae.traces.structure import Structure
+from pyrovae.traces.structure import SHARE, SHARED_BY, Structure
 from pyrovae.traces.terms import independent, rebuild
 
 
@@ -74,6 +75,32 @@ class _MasksMissing(Messenger):
         msg["value"] = torch.where(missing, _inside(base, value), value)
         masked = base.mask(~missing)
         msg["fn"] = masked.to_event(extra) if extra else masked
+
+
+def sharing(pair: Pair, plate: str, total: int) -> Pair:
+    """The pair whose sites outside the plate over the data, which all data share, count in a batch
+    for its part of the ``total`` data, so that an epoch counts them once."""
+
+    def shared(program: Program) -> Program:
+        def run(*batch: Any) -> Any:
+            with _Shares(plate, len(batch[0]) / total, total):
+                return program(*batch)
+
+        return run
+
+    return pair.running(shared(pair.model), shared(pair.guide), f"sharing {total}")
+
+
+class _Shares(Messenger):
+    def __init__(self, plate: str, share: float, total: int) -> None:
+        super().__init__()
+        self.plate, self.share, self.total = plate, share, total
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg) or any(f.name == self.plate for f in msg["cond_indep_stack"]):
+            return
+        msg["scale"] = msg["scale"] * self.share
+        msg["infer"] = {**msg["infer"], SHARE: self.share, SHARED_BY: self.total}
 
 
 def filling(pair: Pair) -> Pair:

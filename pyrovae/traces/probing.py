@@ -7,12 +7,13 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae.tensors import UsageError
-from pyrovae.traces.pair import Args, Pair, _list
-from pyrovae.traces.sites import FAILURES, draws, replay, run, sites
+from pyrovae.traces.pair import Args, Pair, Program, _list
+from pyrovae.traces.sites import FAILURES, Sites, draws, replay, run, sites, within
 from pyrovae.traces.structure import (
     Plate,
     Structure,
@@ -25,7 +26,7 @@ from pyrovae.traces.structure import (
     signature,
     structure,
 )
-from pyrovae.traces.terms import measure, narrowed
+from pyrovae.traces.terms import measure, narrowed, term
 
 
 def observe(pair: Pair, args: Args, plate: str | None = None) -> Structure:
@@ -47,6 +48,7 @@ def observe(pair: Pair, args: Args, plate: str | None = None) -> Structure:
             found = dataclasses.replace(
                 found, points=points(draws(guide), draws(second), deltas, found.plate)
             )
+        found = dataclasses.replace(found, tied=_tied(pair, args, found))
     if pair.memory.pending and set(pair.params) - fresh and pair.memory.initial:
         _refuse_pending(pair)
     return found
@@ -64,6 +66,65 @@ def _sized(pair: Pair, args: Args, over: Plate) -> Plate:
         return over  # they run on all their data alone
     fixed = over.name in fewer and fewer[over.name].full_size == over.full_size
     return dataclasses.replace(over, fixed=fixed)
+
+
+def _tied(pair: Pair, args: Args, found: Structure) -> bool:
+    """Whether a datum's terms are others when some of the data are taken away and the rest turned
+    round: one graph, a parameter per datum, a plate that takes all of them."""
+    count = rows(args)
+    if count < 2:
+        return False
+    order = torch.arange(count - 1, -1, -2, device=args[0].device)
+    model, guide = (dict(sites(t)) for t in run(pair, args))
+    values = {**model, **guide}
+    try:
+        again = _terms(pair, _turned(args, order), values, found, order)
+        first = [t[..., order] if t.dim() == 2 else t for t in _measured(model, guide, found)]
+        if all(torch.allclose(a, b, rtol=1e-3, atol=1e-3, equal_nan=True)
+               for a, b in zip(first, again, strict=True)):  # fmt: skip
+            return False
+    except FAILURES:
+        return True
+    # programs that draw outside of their sites differ from themselves
+    same = _terms(pair, args, values, found, None)
+    first = _measured(model, guide, found)
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-4, equal_nan=True)
+               for a, b in zip(first, same, strict=True))  # fmt: skip
+
+
+def _turned(args: Args, order: Tensor) -> Args:
+    size = rows(args)
+    return tuple(a[order] if isinstance(a, Tensor) and a.dim() and len(a) == size else a
+                 for a in args)  # fmt: skip
+
+
+def _terms(
+    pair: Pair, args: Args, values: Sites, found: Structure, order: Tensor | None
+) -> list[Tensor]:
+    """The terms of both programs on a batch, given the draws of some of its data."""
+
+    def given(program: Program) -> Sites:
+        drawn = {n: s for n, s in values.items() if not s["is_observed"]}
+        chosen = {n: _rows_of(s, found, order) for n, s in drawn.items()}
+        trace = Trace()
+        for name, site in drawn.items():
+            trace.add_node(name, **{**site, "name": name, "value": chosen[name]})
+        return sites(replay(program, trace, args))
+
+    return _measured(given(pair.model), given(pair.guide), found)
+
+
+def _rows_of(site: Any, found: Structure, order: Tensor | None) -> Tensor:
+    """A draw's values for some of the data."""
+    value: Tensor = site["value"]
+    axis = found.dim - int(site["fn"].event_dim)
+    if order is None or not within(site, found.plate) or value.dim() < -axis:
+        return value
+    return value if value.shape[axis] == 1 else value.index_select(axis, order)
+
+
+def _measured(model: Sites, guide: Sites, found: Structure) -> list[Tensor]:
+    return [term(s, found) for each in (model, draws(guide)) for s in each.values()]
 
 
 def _refuse_pending(pair: Pair) -> None:

@@ -90,7 +90,10 @@ class Problem:
             except UsageError as error:
                 last = last or error
                 continue
-            found = cls(program, shape, data, plate, whole=count == len(data) > FIRST)
+            if shape.tied and count < len(data):  # no datum without all the others
+                few, count = next(iter(data.batches(len(data)))), len(data)
+                shape = seen(program, few, plate)
+            found = cls(program, shape, data, plate, shape.tied or count == len(data) > FIRST)
             program.example(few)
             if checked and isinstance(data, TensorData):
                 with program.evaluating():
@@ -106,7 +109,8 @@ class Problem:
     def at(cls, pair: Any, args: Args, plate: str | None = None) -> Problem:
         """A pair and one batch, as the programs take it."""
         program = as_pair(pair)
-        return cls(program, seen(program, args, plate), _Batch(args), plate)
+        shape = seen(program, args, plate)
+        return cls(program, shape, _Batch(args), plate, shape.tied)
 
     def summing(self, names: Sequence[str]) -> Problem:
         """The same with these of its discrete sites summed out alone, the others drawn."""
@@ -214,6 +218,7 @@ class Problem:
         return dataclasses.replace(
             found,
             size=found.size or self.shape.size,
+            tied=self.shape.tied,
             broadcasts=self.shape.broadcasts,
             row_bytes=self.shape.row_bytes,
             points=tuple(n for n in self.shape.points if n in found.latents),

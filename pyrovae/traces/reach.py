@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 DEEP = 8  # steps from a program to what it holds
 LIBRARIES = {
-    "builtins", "collections", "contextlib", "functools", "logging", "matplotlib", "numpy",
+    "builtins", "collections", "contextlib", "functools", "logging", "numpy",
     "pandas", "pathlib", "PIL", "pyro", "pyrovae", "random", "scipy", "sklearn", "threading",
     "torch", "tqdm", "typing", "weakref",
 }  # fmt: skip

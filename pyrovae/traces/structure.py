@@ -64,6 +64,8 @@ class Structure:
         contracted: whether the enumerated sites are summed out plate by plate, by message passing,
             and not as one table.
         points: local latents that the guide puts at a point, without a density.
+        tied: whether what a datum's terms are depends on which others are there, or on its place.
+        share: for how many data in all what is global counts once, where :func:`sharing` says so.
         broadcasts: whether many particles can be drawn in one vectorised run.
         row_bytes: memory that one particle of one datum takes, an upper bound.
         signature: what another run must show for all this to hold of it.
@@ -83,6 +85,8 @@ class Structure:
     closed_form: tuple[str, ...]
     contracted: bool = False
     points: tuple[str, ...] = ()
+    tied: bool = False
+    share: int | None = None
     broadcasts: bool = True
     row_bytes: int = 1
     signature: tuple[Any, ...] = ()
@@ -190,6 +194,15 @@ def is_data(site: Any) -> bool:
     return site["is_observed"] and not is_factor(site) and not site["infer"].get("_deterministic")
 
 
+def enumerates(model_trace: Any, guide_trace: Any) -> bool:
+    """Whether a latent site of either program asks to be summed out."""
+    model, guide = sites(model_trace), draws(sites(guide_trace))
+    return any(
+        not s["is_observed"] and bool(s["infer"].get("enumerate"))
+        for s in {**model, **guide}.values()
+    )
+
+
 def _shapes(found: Sites, names: Sequence[str]) -> str:
     return _list([f"{n} {list(found[n]['value'].shape)}" for n in names])
 
@@ -238,6 +251,9 @@ def structure(model: Sites, guide: Sites, plate: Plate, plates: Sequence[Plate])
             if set(order[: order.index(name)]) <= set(latents[: latents.index(name)])
         ),
         contracted=contracted,
+        share=next(
+            (s["infer"][SHARED_BY] for s in every.values() if SHARED_BY in s["infer"]), None
+        ),
         signature=signature(model, guide),
     )
 
@@ -340,7 +356,7 @@ def data_plate(pair: Pair, args: Args, model: Sites, guide: Sites, name: str | N
             f"pass batches of x"
         )
     if len(around) != 1:
-        raise UsageError(
+        raise (UsageError if around else NoPlate)(
             f"{'no plate follows' if not around else 'several plates follow'} the size of the "
             f"batch ({size} here); the plates are "
             f"{_list([f'{p.name} of size {p.size}' for p in found.values()])}. Put the "
@@ -388,3 +404,8 @@ def points(first: Sites, second: Sites, latents: Sequence[str], plate: str) -> t
 
 
 SHARE = "_share"  # the scale that stands for a batch's part in what all data share
+SHARED_BY = "_shared_by"  # how many they are
+
+
+class NoPlate(UsageError):
+    """No plate lies over the data: nothing tells one datum's terms from another's."""

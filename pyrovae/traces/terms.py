@@ -132,7 +132,7 @@ class Traces:
         return self._per_datum(self.kl)
 
     def _per_datum(self, terms: dict[str, Tensor]) -> Tensor:
-        size = self.shape.size or self.log_joint.shape[1]
+        size = self.shape.size or self.shape.share or self.log_joint.shape[1]
         total = torch.zeros_like(self.log_joint)
         for term in terms.values():
             total = total + (term if term.dim() == 2 else term[:, None] / size)

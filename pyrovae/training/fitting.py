@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import numbers
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
-from pyrovae import runs, traces
-from pyrovae.callbacks import Callback, EachEpoch, History
+from pyrovae import runs
+from pyrovae.callbacks import Callback, EachEpoch, History, Progress
 from pyrovae.processes import Processes, local_device
 from pyrovae.randomness import own_randomness
 from pyrovae.schedules import Schedule
+from pyrovae.signatures import checked
 from pyrovae.streams import Data, StreamedData, as_data
-from pyrovae.tensors import TensorData, UsageError, flag, got, in_short
-from pyrovae.traces import as_pair
-from pyrovae.training.checks import Optimizer
-from pyrovae.training.settings import Settings
+from pyrovae.tensors import TensorData, UsageError, got, in_short
+from pyrovae.traces import Args, Pair, as_pair
+from pyrovae.training import identity
+from pyrovae.training.keeping import Keeper
+from pyrovae.training.measure import Measure, watched_of
+from pyrovae.training.observed import Observed, always_alike, completed
+from pyrovae.training.recovery import Recovery
+from pyrovae.training.session import Session
+from pyrovae.training.settings import Count, Flag, Positive, Seed, Share, Whole
+from pyrovae.training.signals import Signals, end_program
+from pyrovae.training.state import Place, State, checkpoint_of_this_run
+from pyrovae.training.steps import Optimizer, Recipe, Steps
 from pyrovae.training.trainer import Trainer
 
 __all__ = ["choose_device", "fit"]
@@ -53,32 +61,72 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     return chosen
 
 
+def _loss(name: str, given: Any) -> ELBO | None:
+    if given is not None and not isinstance(given, ELBO):
+        raise UsageError(
+            f"{name} must be an ELBO such as pyro.infer.Trace_ELBO() or pv.objectives.IWAE(), got "
+            f"{got(given)}"
+        )
+    return given
+
+
+def _schedule(name: str, given: Any) -> Schedule | None:
+    if given is not None and not isinstance(given, Schedule):
+        raise UsageError(
+            f"{name} must be a schedule such as pv.schedules.Cosine(), got {got(given)}"
+        )
+    return given
+
+
+def _optimizer(name: str, given: Any) -> Optimizer | None:
+    if given is not None and (isinstance(given, Tensor) or not callable(given)):
+        raise UsageError(
+            f"{name} must be a function optimizer(parameters, lr) such as torch.optim.Adam, got "
+            f"{got(given)}"
+        )
+    return cast("Optimizer | None", given)
+
+
+def _callbacks(name: str, given: Any) -> list[Callback]:
+    """The callbacks, functions among them."""
+    several = isinstance(given, list | tuple)
+    for one in given if several else [given]:
+        function = callable(one) and not isinstance(one, type)
+        if not several or not (function or isinstance(one, Callback)):
+            raise UsageError(
+                f"{name} must be a list of pv.callbacks.Callback objects or functions of the "
+                f"history, got {got(one)}"
+            )
+    return [one if isinstance(one, Callback) else EachEpoch(one) for one in given]
+
+
+@checked
 def fit(
     pair: Any,
     x: Any,
     *,
-    loss: ELBO | None = None,
-    epochs: int = 20,
-    batch_size: int = 128,
-    lr: float = 1e-3,
-    lr_schedule: Schedule | None = None,
-    optimizer: Optimizer | None = None,
-    accumulate: int = 1,
-    clip_norm: float | None = None,
-    ema: float | None = None,
+    loss: Annotated[ELBO | None, _loss] = None,
+    epochs: Whole = 40,
+    batch_size: Whole = 128,
+    lr: Positive = 1e-3,
+    lr_schedule: Annotated[Schedule | None, _schedule] = None,
+    optimizer: Annotated[Optimizer | None, _optimizer] = None,
+    accumulate: Whole = 1,
+    clip_norm: Positive | None = None,
+    ema: Share | None = None,
     validation: Any = None,
-    keep_best: bool = False,
-    seed: int = 0,
+    keep_best: Flag = False,
+    seed: Seed = 0,
     device: str | torch.device = "auto",
     compile: bool | str = "auto",  # noqa: A002
     precision: str = "float32",
     out: str | Path | runs.Folder | None = None,
-    force: bool = False,
-    resume: bool = False,
-    checkpoint_every: int | None = None,
-    rollbacks: int = 0,
-    callbacks: Sequence[Callback | Callable[[History], Any]] = (),
-    progress: bool = True,
+    force: Flag = False,
+    resume: Flag = False,
+    checkpoint_every: Whole | None = None,
+    rollbacks: Count = 0,
+    callbacks: Annotated[Sequence[Callback | Callable[[History], Any]], _callbacks] = (),
+    progress: Flag = True,
 ) -> History:
     """Train a pair by stochastic variational inference.
 
@@ -102,22 +150,25 @@ def fit(
         accumulate: in how many parts a batch is taken, for less memory. Parts are independent:
             batch statistics (BatchNorm, ``MMD``, ``TotalCorrelation``) are those of a part.
         clip_norm: the largest norm that all gradients together may have.
-        ema: keep a moving average of the weights, this share of it at every step (0.999, say):
-            it is what is measured, saved and left in the pair.
+        ema: the share of the weights' moving average that a step keeps, 0.999, say. The average
+            is what is measured, saved and left in the pair.
         validation: data to watch, or the fraction or number of data to hold out.
         keep_best: leave the weights of the epoch with the best validation ELBO in the pair,
             instead of the last ones.
-        seed: of data order, noise and split. The global random state is left as it was.
-        device: ``"auto"`` is CUDA when there is one.
-        compile: ``"auto"`` replaces Pyro's handlers by the graph that they leave behind, once the
-            two have been found equal on the same noise, and that by kernels of ``torch.compile``
-            where the steps to come save more than making them takes; True makes kernels at once
-            and warns where that is not possible, False always runs the handlers. See
+        seed: of data order, noise and split; on the command line of the first weights too. The
+            global random state is left as it was.
+        device: ``"auto"``, which is CUDA where there is one, ``"cpu"``, ``"cuda:1"``, ...
+        compile: ``"auto"``, True or False: kernels in the place of Pyro's handlers. ``"auto"``
+            replaces the handlers by the graph that they leave behind, once the two have been
+            found equal on the same noise, and that by kernels of ``torch.compile`` where the
+            steps to come save more than making them takes; True makes kernels at once and warns
+            where that is not possible, False always runs the handlers. See
             :class:`pyrovae.svi.Step`.
         precision: "float32", or "bf16" for matrix products in bfloat16.
-        out: the run's folder: ``metrics.csv``, ``model.safetensors``, ``environment.json`` and
-            ``checkpoints/``, from which ``resume`` goes on.
-        force: whether ``out`` may be a run that is there already.
+        out: the run's folder; the command line makes one in ``runs/`` by default. It gets
+            ``metrics.csv``, ``model.safetensors``, ``environment.json`` and ``checkpoints/``, from
+            which ``resume`` goes on.
+        force: overwrite the files of a run that is in ``out`` already.
         resume: go on from the last checkpoint in ``out``, or begin where there is none. On a
             CPU the weights are, to the bit, those of the run that was not interrupted.
             ``epochs`` may be more than before.
@@ -150,34 +201,165 @@ def fit(
     >>> [sorted(history.last)[:4], len(history.rows)]
     [['elbo', 'epoch', 'images_per_second', 'kl'], 2]
     """
-    settings = Settings(
-        epochs, batch_size, lr, seed, accumulate, clip_norm, ema, keep_best, rollbacks,
-        checkpoint_every,
-    )  # fmt: skip
-    batch_size, seed = settings.batch_size, settings.seed
-    force, resume, progress = (
-        flag("force", force),
-        flag("resume", resume),
-        flag("progress", progress),
-    )
-    if loss is not None and not isinstance(loss, ELBO):
-        raise UsageError(
-            f"loss must be an ELBO such as pyro.infer.Trace_ELBO() or pv.objectives.IWAE(), got "
-            f"{got(loss)}"
-        )
-    if lr_schedule is not None and not isinstance(lr_schedule, Schedule):
-        raise UsageError(
-            f"lr_schedule must be a schedule such as pv.schedules.Cosine(), got {got(lr_schedule)}"
-        )
-    if optimizer is not None and (isinstance(optimizer, Tensor) or not callable(optimizer)):
-        raise UsageError(
-            f"optimizer must be a function optimizer(parameters, lr) such as torch.optim.Adam, got "
-            f"{got(optimizer)}"
-        )
-    each = _callbacks(callbacks)
-    chosen = choose_device(device)
-    program = as_pair(pair)
+    chosen, program = choose_device(device), as_pair(pair)
     data, held_out = _parts(as_data(x), validation, seed)
+    _check_together(data, held_out, batch_size, accumulate, keep_best=keep_best)
+    if resume and out is None:
+        raise UsageError("resume needs the run's folder: give out= (--out)")
+    recipe = Recipe(
+        loss, optimizer, lr, lr_schedule, accumulate, clip_norm, ema, compile, precision
+    )
+    own = torch.cuda.device(chosen) if chosen.type == "cuda" else nullcontext()
+    with own, Processes.together(chosen) as processes:
+        first = processes.first
+        folder = _folder(out, force=force, resume=resume) if first else None
+        program, data, held_out = _served(program, data, held_out, chosen, seed)
+        bar = Progress(epochs, len(data), progress and first)
+        keeper = Keeper(pair, folder, processes, checkpoint_every)
+        with own_randomness(seed + 7919 * processes.rank), program.scope(), Signals() as signals:
+            session = _session(
+                pair, program, data, held_out, recipe, keeper, bar, resume=resume, epochs=epochs,
+                batch_size=batch_size, seed=seed, device=chosen,
+                callbacks=cast("Sequence[Callback]", callbacks if first else ()),
+            )  # fmt: skip
+            recovery = Recovery(session, keeper, rollbacks, bar.say)
+            trainer = Trainer(
+                session, keeper, recovery, bar, signals, batch_size=batch_size, keep_best=keep_best
+            )
+            try:
+                trainer.run()
+            finally:
+                if folder is not None and not signals.twice:
+                    folder.save(pair, session.history.device)
+    words = f"training stopped in epoch {session.epoch}, after step {session.step}"
+    end_program(session.history.stopped, words + "; resume goes on from there" * (out is not None))
+    return session.history
+
+
+def _session(
+    pair: Any,
+    program: Pair,
+    data: Data,
+    held_out: Data | None,
+    recipe: Recipe,
+    keeper: Keeper,
+    bar: Progress,
+    *,
+    resume: bool,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    callbacks: Sequence[Callback],
+) -> Session:
+    """The run up to its first step: the first of all, or that after a checkpoint. What can be
+    refused is refused here, before anything is written."""
+    processes, folder = keeper.processes, keeper.folder
+    few = _first_data(data, batch_size, processes)
+    known = {"batch_size": repr(batch_size), "seed": repr(seed)}
+    watched = watched_of(data, seed)
+    known |= identity.of_data(data, watched, held_out, few, whole=folder is not None)
+    known |= identity.of_pair(program, few) if resume or folder is not None else {}
+    state = keeper.begun() if resume else None
+    if state is not None:  # what the programs declare when they first run gets its value
+        identity.check(known, state.identity)
+        with checkpoint_of_this_run():
+            program.fill(state.weights.named, "the checkpoint")
+    observed = Observed(program, data, held_out, few)
+    steps = Steps(observed, recipe, processes, len(data))
+    steps.expect(epochs * math.ceil(len(data) / batch_size), bar.say)
+    _check_leaves(observed, processes)
+    session = Session(
+        pair=pair,
+        data=data,
+        held_out=held_out,
+        observed=observed,
+        steps=steps,
+        measure=Measure(observed, watched, held_out, processes, size=batch_size, device=device),
+        history=History(seed=seed, device=str(device)),
+        identity=known | steps.identity(),
+        processes=processes,
+        generator=torch.Generator(device).manual_seed(seed),
+        callbacks=callbacks,
+        epochs=epochs,
+        out=None if folder is None else folder.path,
+        place=Place().on(device),
+    )
+    _begin(session, state, folder, bar)
+    return session
+
+
+def _begin(
+    session: Session, state: State | None, folder: runs.Folder | None, bar: Progress
+) -> None:
+    """Take up the state, if there is one, and write that the run begins or goes on."""
+    if state is not None:
+        identity.check(session.identity, state.identity)
+        if not session.restore(state):
+            count = len(state.random)
+            bar.say(f"begun by {count} processes: the noise is new from here on")
+    for callback in session.callbacks:
+        callback.begin(session)
+    if folder is not None and state is None:
+        folder.create()
+    elif folder is not None:
+        folder.introduce()
+    if state is not None:
+        bar.say(f"going on after step {session.step}, in epoch {session.epoch}")
+
+
+def _first_data(data: Data, batch_size: int, processes: Processes) -> Args:
+    """The first batch, the same whenever it is asked for."""
+    if isinstance(data, TensorData):
+        data.check_finite(missing=True)
+    for name, value in (("data", len(data)), ("batch_size", batch_size)):
+        processes.agree(name, value)
+    few = next(iter(data.batches(batch_size, generator=always_alike(data.device))), ())
+    if not few or not len(few[0]):
+        raise UsageError("there are no data: the DataLoader yields no batch")
+    return few
+
+
+def _check_leaves(observed: Observed, processes: Processes) -> None:
+    """The same parameters in every process; a warning of those that are not trained."""
+    processes.agree("parameters", sum(leaf.numel() for leaf in observed.leaves.values()))
+    processes.same([*observed.program.tensors().values()])
+    idle = observed.idle()
+    if idle:
+        warnings.warn(
+            f"the log probabilities do not depend on {', '.join(idle)}: not trained", stacklevel=5
+        )
+
+
+def _folder(
+    out: str | Path | runs.Folder | None, *, force: bool, resume: bool
+) -> runs.Folder | None:
+    if out is None or isinstance(out, runs.Folder):
+        return out
+    return runs.Folder.prepare(out, force=force, resume=resume)
+
+
+def _served(
+    program: Pair, data: Data, held_out: Data | None, device: torch.device, seed: int
+) -> tuple[Pair, Data, Data | None]:
+    """Pair and data on the device, and as they take each other."""
+    program.to(device)
+    data = as_data(program.serve(data), device=device)
+    if held_out is not None:
+        held_out = as_data(program.serve(held_out), device=device)
+    program = completed(program, data, held_out)
+    # binarised once, so that validation curves compare the same data
+    return program, data, None if held_out is None else held_out.fixed(seed)
+
+
+def _check_together(
+    data: Data, held_out: Data | None, batch_size: int, accumulate: int, *, keep_best: bool
+) -> None:
+    """What settings and data must not say against each other."""
+    if accumulate > batch_size:
+        raise UsageError(
+            f"a batch of {batch_size} cannot be taken in {accumulate} parts; lower accumulate"
+        )
     if keep_best and held_out is None:
         raise UsageError("keep_best needs validation data: give validation=0.1, say")
     if isinstance(data, TensorData) and batch_size > len(data):
@@ -185,55 +367,6 @@ def fit(
             f"batch_size {batch_size} is larger than the {len(data)} training data; use "
             f"batch_size={len(data)} or less"
         )
-    if resume and out is None:
-        raise UsageError("resume needs the run's folder: give out= (--out)")
-    own = torch.cuda.device(chosen) if chosen.type == "cuda" else nullcontext()
-    with own, Processes.together(chosen) as processes:
-        folder = out if isinstance(out, runs.Folder) else None
-        if out is not None and folder is None and processes.first:
-            folder = runs.Folder.prepare(cast("str | Path", out), force=force, resume=resume)
-        program.to(chosen)
-        data = as_data(program.serve(data), device=chosen)
-        held_out = None if held_out is None else as_data(program.serve(held_out), device=chosen)
-        for part in (data, held_out):
-            if isinstance(part, TensorData) and len(missing := part.incomplete()):
-                program = traces.completing(program, part.select(missing[:5])[:])
-                break
-        with own_randomness(seed + 7919 * processes.rank), program.scope():
-            trainer = Trainer(
-                pair, program, data, held_out, loss, settings,
-                lr_schedule=lr_schedule, device=chosen, processes=processes,
-                folder=folder if processes.first else None, progress=progress,
-                callbacks=each if processes.first else (),
-            )  # fmt: skip
-            with _interruptible(trainer):
-                trainer.begin(optimizer or _adam, compile, precision, resume=resume)
-                try:
-                    trainer.run()
-                finally:
-                    trainer.save()
-    stopped = trainer.history.stopped
-    if stopped in _SIGNALS.values():
-        words = f"training stopped in epoch {trainer.epoch}, after step {trainer.step}"
-        words += "" if out is None else "; resume goes on from there"
-        if stopped == _SIGNALS[signal.SIGINT]:
-            raise KeyboardInterrupt(words)
-        print(f"{stopped}: {words}", file=sys.stderr)
-        raise SystemExit(128 + signal.SIGTERM)
-    return trainer.history
-
-
-def _callbacks(given: Any) -> list[Callback]:
-    """The callbacks, functions among them."""
-    several = isinstance(given, list | tuple)
-    wrong = [c for c in given if not callable(c) or isinstance(c, type)] if several else [given]
-    wrong = [c for c in wrong if not (several and isinstance(c, Callback))]
-    if wrong:
-        raise UsageError(
-            f"callbacks must be a list of pv.callbacks.Callback objects or functions of the "
-            f"history, got {got(wrong[0])}"
-        )
-    return [c if isinstance(c, Callback) else EachEpoch(c) for c in given]
 
 
 def _parts(data: Data, validation: Any, seed: int) -> tuple[Data, Data | None]:
@@ -258,32 +391,3 @@ def _parts(data: Data, validation: Any, seed: int) -> tuple[Data, Data | None]:
                 f"number of data"
             )
     return data, held_out
-
-
-def _adam(parameters: list[Tensor], lr: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=lr, fused=True)
-
-
-_SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-
-
-@contextmanager
-def _interruptible(trainer: Trainer) -> Iterator[None]:
-    """Ctrl-C or SIGTERM end training after the step at hand; a second one at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(signum: int, frame: Any) -> None:
-        if trainer.interrupt:
-            trainer.abandoned = True
-            raise KeyboardInterrupt
-        trainer.interrupt = _SIGNALS[signal.Signals(signum)]
-        print("\nfinishing this step; Ctrl-C again stops at once", file=sys.stderr)
-
-    before = {each: signal.signal(each, stop) for each in _SIGNALS}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

@@ -27,7 +27,8 @@ import torch
 
 import pyrovae as pv
 from pyrovae.runs import Folder, environment
-from pyrovae.training import trainer
+from pyrovae.training import identity, session
+from pyrovae.training.keeping import Keeper
 from pyrovae.training.trainer import Trainer
 
 
@@ -51,9 +52,10 @@ class Clock:
 
 
 OURS = [
-    *((Trainer, name) for name in ("_checkpoint", "_after_step", "save")),
-    *((Folder, name) for name in ("create", "append", "rewrite")),
-    (trainer, "copied"),
+    *((Trainer, name) for name in ("_checkpoint", "_after_step")),
+    *((Folder, name) for name in ("create", "append", "rewrite", "save")),
+    *((identity, name) for name in ("of_data", "of_pair")),
+    (session, "copied"),
 ]
 
 
@@ -61,7 +63,10 @@ def seconds(epochs: int, kept: bool, clock: Clock | None = None) -> float:
     folder = Path(tempfile.mkdtemp())
     changed: list[tuple[Any, str, Any]] = []
     if not kept:
-        changed = [(Trainer, "_checkpoint", lambda self: None), (Trainer, "_due", lambda self: 0)]
+        changed = [
+            (Trainer, "_checkpoint", lambda self: None),
+            (Keeper, "due", lambda self, step: 0),
+        ]
     elif clock is not None:
         changed = [(owner, n, clock.around(getattr(owner, n))) for owner, n in OURS]
     own = [(owner, name, getattr(owner, name)) for owner, name, _ in changed]

@@ -1,0 +1,132 @@
+"""What a function may be told, written once: in its signature and its docstring.
+
+There an option has its name, its type, what it may be (a check beside the type, in ``Annotated``),
+its default and its words. From these come checks, command lines and configuration files.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+
+__all__ = ["Option", "checked", "options"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Check = Callable[[str, Any], Any]  # (name, value) -> the value as it is taken; raises
+
+
+@dataclass(frozen=True)
+class Option:
+    """One argument of a function that has a default.
+
+    Attributes:
+        kind: its type, without the check.
+        default: its value where none is given.
+        words: the first sentence that the docstring has for it, without marks of code.
+        check: gives a value as the function takes it, or raises with the name it is given.
+    """
+
+    kind: Any
+    default: Any
+    words: str
+    check: Check
+
+    def told(self, kinds: tuple[Any, ...]) -> Any:
+        """What of its type is among the kinds, as a type; None where nothing is.
+
+        >>> Option(int | list | None, None, "", lambda name, value: value).told((int, str))
+        int | None
+        """
+        parts = get_args(self.kind) if _is_union(self.kind) else (self.kind,)
+        known = [part for part in parts if part in kinds]
+        if not known:
+            return None
+        return functools.reduce(lambda a, b: a | b, [*known, *(p for p in parts if p is NoneType)])
+
+
+def options(function: Callable[..., Any]) -> dict[str, Option]:
+    """The arguments of a function that have a default, by name, in their order.
+
+    >>> def train(pair, rate: float = 0.1) -> None:
+    ...     '''Train.
+    ...
+    ...     Args:
+    ...         pair: a pair.
+    ...         rate: how ``far`` a step
+    ...             goes. It may fall.
+    ...     '''
+    >>> found = options(train)["rate"]
+    >>> found.kind, found.default, found.words
+    (<class 'float'>, 0.1, 'how far a step goes')
+    """
+    return dict(_options(inspect.unwrap(function)))
+
+
+@functools.lru_cache(100)
+def _options(function: Callable[..., Any]) -> Mapping[str, Option]:
+    kinds, whole = get_type_hints(function), get_type_hints(function, include_extras=True)
+    words = _words(inspect.getdoc(function) or "")
+    return {
+        name: Option(kinds.get(name, Any), p.default, words.get(name, ""), _check(whole.get(name)))
+        for name, p in inspect.signature(function).parameters.items()
+        if p.default is not p.empty
+    }
+
+
+def _is_union(kind: Any) -> bool:
+    return get_origin(kind) in (Union, UnionType)
+
+
+def _check(kind: Any) -> Check:
+    """What an annotation asks of a value; None passes where it is allowed."""
+    parts = get_args(kind) if _is_union(kind) else (kind,)
+    checks = [part.__metadata__[0] for part in parts if get_origin(part) is Annotated]
+
+    def check(name: str, value: Any) -> Any:
+        free = not checks or (value is None and NoneType in parts)
+        return value if free else checks[0](name, value)
+
+    return check
+
+
+def _words(doc: str) -> dict[str, str]:
+    """The first sentence of each entry below "Args:"."""
+    section = re.split(r"\n(?=\S)", doc.partition("\nArgs:\n")[2])[0]
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
+    sentences = {n: re.split(r"\.(?:$|\s+(?=[A-Z`]))", text, maxsplit=1)[0] for n, text in entries}
+    return {n: re.sub(r"\s+", " ", re.sub(r'[`"]', "", text)) for n, text in sentences.items()}
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, given its arguments as the checks beside their types leave them.
+
+    >>> def positive(name, value):
+    ...     if value <= 0:
+    ...         raise ValueError(f"{name} must be positive, got {value}")
+    ...     return float(value)
+    >>> @checked
+    ... def train(pair, rate: Annotated[float, positive] = 0.1) -> float:
+    ...     return rate
+    >>> train("pair", 1)
+    1.0
+    >>> train("pair", rate=-1)
+    Traceback (most recent call last):
+    ValueError: rate must be positive, got -1
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = signature.bind(*args, **kwargs)
+        for name, option in options(function).items():
+            if name in given.arguments:
+                given.arguments[name] = option.check(name, given.arguments[name])
+        return function(*given.args, **given.kwargs)
+
+    return call

@@ -1,0 +1,89 @@
+"""Where the states of a run are kept, and when."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import Any
+
+import torch
+
+from pyrovae.checkpoints import Checkpoints, Memory, from_bytes, to_bytes
+from pyrovae.processes import Processes
+from pyrovae.runs import Folder
+from pyrovae.tensors import UsageError
+from pyrovae.training.state import State, checkpoint_of_this_run
+
+__all__ = ["Keeper"]
+
+RARELY = 100  # a checkpoint is made after so many times as long as the last one took
+
+
+class Keeper:
+    """Keeps the last states of a run: in its folder, or in memory where it has none.
+
+    Args:
+        pair: the pair.
+        folder: the run's; None where there is none, or where another process has it.
+        processes: those that train together; the first one writes.
+        every: steps between checkpoints; None for as often as costs a hundredth of the time.
+    """
+
+    def __init__(
+        self, pair: Any, folder: Folder | None, processes: Processes, every: int | None
+    ) -> None:
+        self.pair, self.folder, self.processes, self.every = pair, folder, processes, every
+        self.kept: Checkpoints | Memory = Memory() if folder is None else folder.checkpoints
+        self._next = 0.0
+        self._best_kept = 0  # its epoch, once it is on disk
+
+    def due(self, step: int) -> bool:
+        """Whether a state should be kept after this step."""
+        return step % self.every == 0 if self.every else time.perf_counter() > self._next
+
+    def begun(self) -> State | None:
+        """The state that the folder has, in all processes."""
+        if self.folder is not None:
+            self.folder.checkpoints.tidy()
+        return self._shared(self.kept.read() if self.processes.first else None)
+
+    def last(self, *, before: bool) -> State | None:
+        """The last state, in all processes, or the one ``before`` it where there is one."""
+        if before and self.processes.first:
+            self.kept.back()
+        return self._shared(self.kept.read() if self.processes.first else None)
+
+    def keep(self, state: State, start: float) -> None:
+        """Make a state the last one; ``start`` is when collecting it began."""
+        try:
+            if self.processes.first:
+                self.kept.write(state)
+                best = state.best
+                if self.folder and best and best.epoch != self._best_kept:
+                    self.folder.save_best(self.pair, best.weights.named)
+                    self._best_kept = best.epoch
+        except UsageError as error:  # hours of work are worth more than a full disk
+            message = f"no checkpoint at step {state.place.step}: {error}"
+            warnings.warn(message, stacklevel=2)
+        now = time.perf_counter()
+        self._next = now + RARELY * (now - start)
+
+    def close(self) -> None:
+        """Keep what is needed of a run that is over."""
+        if self.processes.first:
+            self.kept.close()
+
+    def _shared(self, tree: Any) -> State | None:
+        """The first process's state, in all of them."""
+        if self.processes.size > 1:
+            sent = to_bytes(tree)
+            size = torch.tensor([len(sent)])
+            self.processes.same([size])
+            if not self.processes.first:
+                sent = torch.empty(int(size), dtype=torch.uint8)
+            self.processes.same([sent])
+            tree = from_bytes(sent)
+        if tree is None:
+            return None
+        with checkpoint_of_this_run():
+            return State.of(tree)
