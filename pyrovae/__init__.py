@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from pyrovae.aggregate import CodeDensity, fit_codes
     from pyrovae.calibration import Calibration, calibrate, predictive_check
+    from pyrovae.errors import UsageError
     from pyrovae.evaluation import Evaluation, Gap, elbo, evaluate, gap, log_evidence
     from pyrovae.explorer import explore
     from pyrovae.generation import (
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from pyrovae.oracles import exact_log_evidence
     from pyrovae.runs import load, save
     from pyrovae.svi import SVI
-    from pyrovae.tensors import UsageError
     from pyrovae.traces import Pair, Sketch, sketch
     from pyrovae.training import History, fit
     from pyrovae.vae import VAE
@@ -50,6 +50,7 @@ _ROOMS = {
     "cli": (),
     "components": (),
     "distributions": (),
+    "errors": ("UsageError",),
     "evaluation": ("Evaluation", "Gap", "elbo", "evaluate", "gap", "log_evidence"),
     "explorer": ("explore",),
     "files": (),
@@ -65,6 +66,7 @@ _ROOMS = {
     ),
     "guides": (),
     "likelihoods": (),
+    "memory": (),
     "networks": (),
     "objectives": (),
     "oracles": ("exact_log_evidence",),
@@ -78,8 +80,9 @@ _ROOMS = {
     "schedules": (),
     "sources": (),
     "streams": (),
+    "summaries": (),
     "svi": ("SVI",),
-    "tensors": ("UsageError",),
+    "tensors": (),
     "traces": ("Pair", "Sketch", "sketch"),
     "training": ("History", "fit"),
     "vae": ("VAE",),

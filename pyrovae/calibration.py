@@ -11,9 +11,9 @@ from scipy import stats
 from torch import Tensor
 
 from pyrovae import traces
+from pyrovae.errors import UsageError
 from pyrovae.evaluation import CHUNK
 from pyrovae.generation import _example, reconstruct
-from pyrovae.tensors import UsageError
 from pyrovae.traces import as_pair
 
 __all__ = ["Calibration", "PredictiveCheck", "calibrate", "predictive_check"]

@@ -26,7 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.errors import UsageError, nearest, reason
 from pyrovae.files import home
+from pyrovae.memory import fits
 from pyrovae.sources import (
     ArrayFile,
     ImageFiles,
@@ -40,15 +42,7 @@ from pyrovae.sources import (
     open_source,
 )
 from pyrovae.streams import MOST, FileData, StreamedData, as_data
-from pyrovae.tensors import (
-    TensorData,
-    UsageError,
-    _reason,
-    _tensor,
-    _tensor_data,
-    fits,
-    nearest,
-)
+from pyrovae.tensors import TensorData, _tensor, _tensor_data
 
 __all__ = [
     "NAMES",
@@ -208,7 +202,7 @@ def _load_torchvision(name: str, data_dir: str | Path | None, download: bool) ->
         import torchvision.datasets as sets
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
         raise UsageError(
-            f"{name} needs torchvision, which cannot be imported ({_reason(error)}); install the "
+            f"{name} needs torchvision, which cannot be imported ({reason(error)}); install the "
             f"two that fit together: pip install torch torchvision"
         ) from error
     kind, for_train, for_test = _TORCHVISION[name]
@@ -228,7 +222,7 @@ def _load_torchvision(name: str, data_dir: str | Path | None, download: bool) ->
         try:
             return make(download=False)
         except ImportError as error:
-            raise UsageError(f"{_reason(error)}: pip install what {name} needs") from error
+            raise UsageError(f"{reason(error)}: pip install what {name} needs") from error
         except (RuntimeError, FileNotFoundError) as error:
             if isinstance(error, RuntimeError) and "not found" not in str(error):
                 raise  # the files are there but damaged
@@ -238,7 +232,7 @@ def _load_torchvision(name: str, data_dir: str | Path | None, download: bool) ->
             return make(download=True)
         except (OSError, RuntimeError, ImportError) as error:
             raise UsageError(
-                f"{name} is not in {folder} and cannot be downloaded: {_reason(error)}; {remedy}"
+                f"{name} is not in {folder} and cannot be downloaded: {reason(error)}; {remedy}"
             ) from error
 
     with _reading(folder, f"delete them to have them downloaded again, or {remedy}"):

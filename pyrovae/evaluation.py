@@ -13,8 +13,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pyrovae import traces
+from pyrovae.errors import UsageError, whole_number
 from pyrovae.streams import Data
-from pyrovae.tensors import UsageError, log_mean_exp, whole_number
+from pyrovae.tensors import log_mean_exp
 from pyrovae.traces import Pair, Structure, Traces
 
 __all__ = [

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pyrovae import traces
 from pyrovae.distributions import Columns
+from pyrovae.errors import UsageError, nearest, whole_number
 from pyrovae.evaluation import evaluate
-from pyrovae.tensors import UsageError, fits, nearest, whole_number
+from pyrovae.memory import fits
 from pyrovae.traces import Args, Pair, Structure, as_pair
 
 __all__ = [

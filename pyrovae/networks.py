@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pyrovae.tensors import UsageError, nearest
+from pyrovae.errors import UsageError, nearest
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pyrovae import traces
+from pyrovae.errors import UsageError
 from pyrovae.evaluation import CHUNK
-from pyrovae.tensors import UsageError
 from pyrovae.traces import Args, Pair, Structure
 
 __all__ = ["exact_log_evidence"]

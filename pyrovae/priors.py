@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyrovae import distributions, networks
-from pyrovae.tensors import UsageError, number, whole_number
+from pyrovae.errors import UsageError, number, whole_number
 
 __all__ = [
     "Conditional",

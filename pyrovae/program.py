@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyrovae.errors import UsageError
 from pyrovae.guides import MeanField
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.networks import Component
 from pyrovae.priors import StandardNormal
-from pyrovae.tensors import TensorData, UsageError
+from pyrovae.tensors import TensorData
 
 __all__ = ["Program"]
 

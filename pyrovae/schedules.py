@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
+from pyrovae.errors import UsageError, whole_number
 from pyrovae.networks import Component
-from pyrovae.tensors import UsageError, whole_number
 
 __all__ = ["Cosine", "Cyclic", "Linear", "Schedule", "Sigmoid"]
 

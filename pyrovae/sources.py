@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.errors import UsageError, nearest, reason
 from pyrovae.files import home
-from pyrovae.tensors import TensorData, UsageError, _reason, _tensor, _tensor_data, nearest
+from pyrovae.tensors import TensorData, _tensor, _tensor_data
 
 __all__ = ["ArrayFile", "ImageFiles", "ParquetFile", "Source", "open_source"]
 
@@ -303,7 +304,7 @@ def _reading(path: Path, remedy: str = "") -> Iterator[None]:
         raise UsageError(f"{path}: {error}") from error
     except Exception as error:  # damaged files raise nearly every kind
         remedy = remedy or "it may be cut short or of another format: make it again"
-        raise UsageError(f"{path} cannot be read: {_reason(error)}; {remedy}") from error
+        raise UsageError(f"{path} cannot be read: {reason(error)}; {remedy}") from error
 
 
 def _classes(ys: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:

@@ -16,22 +16,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from pyrovae.errors import UsageError, got, in_short, reason
+from pyrovae.memory import fits
 from pyrovae.sources import ArrayFile, Source, _reading, open_source
+from pyrovae.summaries import Summary
 from pyrovae.tensors import (
-    Summary,
     TensorData,
-    UsageError,
     _cuts,
     _is_image,
     _no_data,
     _own,
     _part,
-    _reason,
     _tensor,
     _tensor_data,
-    fits,
-    got,
-    in_short,
 )
 
 __all__ = ["Data", "FileData", "StreamedData", "as_data"]
@@ -489,7 +486,7 @@ def _told(loaded: Iterator[Any]) -> Iterator[Any]:
         if isinstance(error, UsageError):
             raise
         raise UsageError(
-            f"the DataLoader fails ({type(error).__name__}: {in_short(_reason(error))}); it must "
+            f"the DataLoader fails ({type(error).__name__}: {in_short(reason(error))}); it must "
             f"give every batch as a tensor x or a tuple of tensors (x, y, ...): look at its data "
             f"set and collate_fn"
         ) from error
@@ -568,6 +565,6 @@ def _read_dataset(dataset: Dataset[Any], device: Any) -> TensorData | StreamedDa
     except (RuntimeError, TypeError, ValueError, LookupError) as error:
         raise UsageError(
             f"the items of {type(dataset).__name__} do not form one tensor: "
-            f"{in_short(_reason(error))}; give {n} of them, all of the same shape and type"
+            f"{in_short(reason(error))}; give {n} of them, all of the same shape and type"
         ) from error
     return _tensor_data(*(_tensor(c.numpy()) if c.dtype == torch.float64 else c for c in columns))

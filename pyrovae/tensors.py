@@ -3,95 +3,18 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import math
-import numbers
-import os
-import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-
-class UsageError(ValueError):
-    """A mistake in what was asked for: what happened, why, what to do."""
-
-
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """A hint at the choice that `word` seems to mean, or "" when none is near.
-
-    >>> nearest("mnits", ["digits", "mnist"])
-    "; did you mean 'mnist'?"
-    """
-    by_lower = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(word.lower(), list(by_lower), n=1)
-    return f"; did you mean {by_lower[found[0]]!r}?" if found else ""
-
-
-def in_short(text: object, most: int = 300) -> str:
-    """A message or a value on one line: without the tensors and traces that Pyro and torch show.
-
-    >>> in_short("found invalid values: tensor([nan, nan])")
-    'found invalid values'
-    """
-    shown = (str(text) if isinstance(text, str | Exception) else repr(text))[:100_000]
-    shown = re.split(r":?\s*\btensor\(\[|\n\s*Trace Shapes:", shown)[0]
-    shown = " ".join("".join(c if c.isprintable() else " " for c in shown).split())
-    return shown if len(shown) <= most else f"{shown[: most - 4]} ..."
-
-
-def got(value: object) -> str:
-    """A value as an error shows it: whole where it is short.
-
-    >>> got(-1), got(np.zeros((99, 99)))
-    ('-1', 'a ndarray of shape [99, 99]')
-    """
-    shape = getattr(value, "shape", ())
-    if isinstance(shape, tuple) and shape:
-        return f"a {type(value).__name__} of shape {list(shape)}"
-    try:
-        return in_short(repr(value), 100)
-    except ValueError:  # Python writes no number of thousands of digits
-        return f"a {type(value).__name__} of more than {sys.get_int_max_str_digits():,} digits"
-
-
-def whole_number(name: str, value: object, least: int = 1, most: float = math.inf) -> int:
-    """``value``, if it is a whole number from ``least`` to ``most``; UsageError otherwise."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or not least <= cast(int, value) <= most:
-        upper = "" if most == math.inf else f" and at most {most}"
-        raise UsageError(
-            f"{name} must be a whole number of at least {least}{upper}, got {got(value)}"
-        )
-    return int(cast(int, value))
-
-
-def number(name: str, value: object, *, zero: bool = False) -> float:
-    """``value`` as a float, if it is a positive number (0 too with ``zero``); UsageError
-    otherwise."""
-    try:
-        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        found = float(cast(float, value)) if real else -math.inf
-    except OverflowError:
-        found = math.inf
-    if not 0 <= found < math.inf or (found == 0 and not zero):
-        words = "a number of at least 0" if zero else "a positive number"
-        raise UsageError(f"{name} must be {words}, got {got(value)}")
-    return found
-
-
-def flag(name: str, value: object) -> bool:
-    """``value``, if it is True or False; UsageError otherwise: "no" would pass for True."""
-    if not isinstance(value, bool | np.bool_):
-        raise UsageError(f"{name} must be True or False, got {got(value)}")
-    return bool(value)
+from pyrovae.errors import UsageError, got, in_short, nearest
+from pyrovae.memory import fits
+from pyrovae.summaries import Summary
 
 
 def log_mean_exp(values: Tensor, dim: int = 0) -> Tensor:
@@ -101,102 +24,6 @@ def log_mean_exp(values: Tensor, dim: int = 0) -> Tensor:
     tensor(0.)
     """
     return values.logsumexp(dim) - math.log(values.shape[dim])
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What values data have: of all entries, or of one column of a table.
-
-    Attributes:
-        low: the smallest value.
-        high: the largest value.
-        whole: whether all are whole numbers.
-        binary: whether all are 0 or 1.
-        eight_bit: whether all are one of k / 255, k = 0 to 255.
-        distinct: how many values differ, 257 for more than 256 or any that is not whole.
-        missing: how many entries are NaN.
-        entries: how many entries there are.
-        mean: of all entries.
-        dispersion: variance over mean within a dimension: 1 for Poisson counts, NaN where the
-            mean is not positive.
-        excess: kurtosis beyond the normal's within a dimension: 3 for Laplace.
-        zeros: share of zeros.
-        expected_zeros: share that negative binomials of the dimensions' means and variances have.
-        constant: how many dimensions never vary.
-        spread: the smallest and the largest standard deviation of those that do.
-        columns: of a table, the summary of every column.
-    """
-
-    low: float
-    high: float
-    whole: bool
-    binary: bool
-    eight_bit: bool
-    distinct: int
-    missing: int
-    entries: int
-    mean: float
-    dispersion: float
-    excess: float
-    zeros: float
-    expected_zeros: float
-    constant: int
-    spread: tuple[float, float]
-    columns: tuple[Summary, ...] = ()
-
-    @classmethod
-    def of(cls, x: Tensor, *, columns: bool = True) -> Summary:
-        """Of data [N, *event].
-
-        >>> seen = Summary.of(torch.tensor([[0.0, 2.0], [1.0, float("nan")]]))
-        >>> seen.low, seen.high, seen.missing, seen.columns[0].binary
-        (0.0, 2.0, 1, True)
-        """
-        x = x.reshape(len(x), -1)
-        known = x.isfinite()
-        seen = x[known]
-        if not seen.numel():
-            nan = math.nan
-            kind = (nan, nan, False, False, False, 0)
-            return cls(*kind, x.numel(), x.numel(), nan, nan, nan, nan, nan, 0, (nan, nan))
-        # 0 for unknown entries: they add nothing
-        count = known.sum(0).clamp_min(1)
-        mean = torch.where(known, x, 0.0).sum(0, dtype=torch.float64) / count
-        squares, fourths = torch.zeros_like(mean), torch.zeros_like(mean)
-        for rows, of in zip(x.split(4096), known.split(4096), strict=True):
-            centred = torch.where(of, rows.double() - mean, 0.0).square_()
-            squares += centred.sum(0)
-            fourths += centred.square_().sum(0)
-        variance = squares / count
-        varying = variance > 1e-12 * mean.square()
-        whole = bool((seen == seen.round()).all())
-        scales = variance[varying].sqrt()
-        kurtosis = (fourths / count)[varying] / variance[varying].square()
-        positive = mean.sum() > 0
-        inverse = mean.square() / (variance - mean).clamp_min(1e-9 * mean.abs() + 1e-30)
-        zero = torch.where(mean > 0, -inverse * torch.log1p(mean / inverse), 0.0).exp()
-        table = x.shape[1] if columns and x.shape[1] <= 1000 else 0
-        level = seen * 255
-        return cls(
-            low=float(seen.min()),
-            high=float(seen.max()),
-            whole=whole,
-            binary=bool(((seen == 0) | (seen == 1)).all()),
-            eight_bit=bool(
-                ((level - level.round()).abs().max() < 1e-2) & (seen.min() >= 0) & (seen.max() <= 1)
-            ),
-            distinct=min(len(seen.unique()), 257) if whole else 257,
-            missing=int(x.isnan().sum()),
-            entries=x.numel(),
-            mean=float(seen.mean(dtype=torch.float64)),
-            dispersion=float(variance.sum() / mean.sum()) if positive else math.nan,
-            excess=float(kurtosis.mean() - 3) if len(kurtosis) else math.nan,
-            zeros=1 - int(seen.count_nonzero()) / len(seen),
-            expected_zeros=float((zero * count).sum() / count.sum()) if positive else math.nan,
-            constant=int((~varying).sum()),
-            spread=(float(scales.min()), float(scales.max())) if len(scales) else (0.0, 0.0),
-            columns=tuple(cls.of(x[:, [i]], columns=False) for i in range(table)),
-        )
 
 
 _MODES = ("none", "dynamic", "threshold", "static")
@@ -610,23 +437,6 @@ def _is_image(x: Tensor) -> bool:
     return x.dtype == torch.uint8 and x.ndim >= 3
 
 
-def fits(nbytes: int, device: torch.device | str) -> bool:
-    """Whether `nbytes` fit in half of the free memory of `device`.
-
-    >>> fits(1, "cpu"), fits(2**60, "cpu")
-    (True, False)
-    """
-    if torch.device(device).type == "cuda":
-        return nbytes <= torch.cuda.mem_get_info(device)[0] / 2
-    try:  # free pages alone would leave out the cache that the kernel gives back
-        with Path("/proc/meminfo").open() as file:
-            free = next(int(line.split()[1]) * 1024 for line in file if "MemAvailable" in line)
-    except (OSError, StopIteration):
-        sysconf = getattr(os, "sysconf", None)
-        free = sysconf("SC_PAGE_SIZE") * sysconf("SC_PHYS_PAGES") if sysconf else 2**32
-    return nbytes <= free / 2
-
-
 def _tensor(value: Any) -> Tensor:
     """A tensor of real numbers from anything NumPy takes, float64 arrays in the default dtype."""
     if isinstance(value, Tensor):
@@ -661,7 +471,3 @@ def _tensor_data(*tensors: Tensor, **options: Any) -> TensorData:
     if tensors and isinstance(tensors[0], Tensor) and _is_image(tensors[0]):
         options |= {"divisor": 255, "maximum": 1.0}
     return TensorData(*tensors, **options)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

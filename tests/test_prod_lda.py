@@ -11,9 +11,10 @@ from torch import Tensor
 
 import pyrovae as pv
 from pyrovae import networks, traces
+from pyrovae.errors import UsageError
 from pyrovae.programs import ProdLDA
 from pyrovae.programs.prod_lda import coherence
-from pyrovae.tensors import TensorData, UsageError
+from pyrovae.tensors import TensorData
 
 TOPICS, VOCABULARY = 4, 40
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from pyrovae import traces
+from pyrovae.errors import UsageError, in_short, whole_number
 from pyrovae.evaluation import evaluate
 from pyrovae.generation import decoder, impute, reconstruct, sample
-from pyrovae.tensors import TensorData, UsageError, in_short, whole_number
+from pyrovae.tensors import TensorData
 
 MOST_POINTS = 2000  # on the map
 CLOUD = 400  # draws of q(z|x) behind an ellipse

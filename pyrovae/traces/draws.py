@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.infer import infer_discrete
 from torch import Tensor
 
-from pyrovae.tensors import UsageError, in_short, whole_number
+from pyrovae.errors import UsageError, in_short, whole_number
 from pyrovae.traces.pair import Args, Pair, as_pair
 from pyrovae.traces.structure import structure
 from pyrovae.traces.terms import (

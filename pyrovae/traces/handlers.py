@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import transform_to
 
 from pyrovae.distributions import PerColumn, eight_bit
-from pyrovae.tensors import UsageError
+from pyrovae.errors import UsageError
 from pyrovae.traces.pair import Args, Pair
 from pyrovae.traces.terms import FAILURES, Structure, _independent, _sites, rebuild
 

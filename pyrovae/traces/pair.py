@@ -14,8 +14,8 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from pyrovae.errors import UsageError, got
 from pyrovae.streams import Data, as_data
-from pyrovae.tensors import UsageError, got
 
 Program = Callable[..., Any]
 Args = tuple[Any, ...]

@@ -13,7 +13,7 @@ from pyro.infer.inspect import TrackProvenance
 from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
 from torch import Tensor
 
-from pyrovae.tensors import UsageError, in_short, whole_number
+from pyrovae.errors import UsageError, in_short, whole_number
 from pyrovae.traces.pair import Args, Pair, Program, as_pair
 from pyrovae.traces.terms import FAILURES, _factor, _in_particles, _sites, entries
 

@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae.distributions import Columns
+from pyrovae.errors import UsageError, in_short
 from pyrovae.likelihoods import advice
 from pyrovae.streams import Data
-from pyrovae.tensors import Summary, TensorData, UsageError, in_short
+from pyrovae.summaries import Summary
+from pyrovae.tensors import TensorData
 from pyrovae.traces.handlers import completing
 from pyrovae.traces.pair import Args, Pair, _list, as_pair
 from pyrovae.traces.terms import (

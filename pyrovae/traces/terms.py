@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 import pyrovae.distributions  # noqa: F401  (registers closed-form divergences)
-from pyrovae.tensors import UsageError
+from pyrovae.errors import UsageError
 from pyrovae.traces.pair import Args, Pair, Program
 
 # what programs raise at a batch that they are not made for

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pyrovae import traces
+from pyrovae.errors import UsageError, got, in_short
 from pyrovae.objectives import Objective
-from pyrovae.tensors import UsageError, got, in_short
 from pyrovae.traces import Args, Pair, Structure
 
 __all__ = ["Optimizer", "adds", "check_analytic", "in_words", "made"]

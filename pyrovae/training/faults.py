@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-from pyrovae.tensors import UsageError, in_short
+from pyrovae.errors import UsageError, in_short
 from pyrovae.traces import Args
 
 __all__ = ["Bad", "Diverged", "OutOfMemory", "memory", "memory_is_short", "unlike"]

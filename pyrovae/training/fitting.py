@@ -17,11 +17,12 @@ from torch import Tensor
 
 from pyrovae import runs, traces
 from pyrovae.callbacks import Callback, EachEpoch, History
+from pyrovae.errors import UsageError, flag, got, in_short
 from pyrovae.processes import Processes, local_device
 from pyrovae.randomness import own_randomness
 from pyrovae.schedules import Schedule
 from pyrovae.streams import Data, StreamedData, as_data
-from pyrovae.tensors import TensorData, UsageError, flag, got, in_short
+from pyrovae.tensors import TensorData
 from pyrovae.traces import as_pair
 from pyrovae.training.checks import Optimizer
 from pyrovae.training.settings import Settings

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from pyrovae.tensors import UsageError, flag, number, whole_number
+from pyrovae.errors import UsageError, flag, number, whole_number
 
 __all__ = ["Settings"]
 

@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 from pyrovae import traces
 from pyrovae.callbacks import Callback, History, Progress
 from pyrovae.checkpoints import Checkpoints, Memory, check_alike, copied, from_bytes, to_bytes
+from pyrovae.errors import UsageError, in_short
 from pyrovae.objectives import BetaELBO, Objective
 from pyrovae.processes import Processes
 from pyrovae.randomness import pack, put_back, states, unpack
@@ -25,7 +26,7 @@ from pyrovae.runs import Folder
 from pyrovae.schedules import Schedule
 from pyrovae.streams import Data, FileData
 from pyrovae.svi import Snapshot, Step, fused_step
-from pyrovae.tensors import TensorData, UsageError, in_short
+from pyrovae.tensors import TensorData
 from pyrovae.traces import Pair, Structure
 from pyrovae.training.checks import Optimizer, adds, check_analytic, in_words, made
 from pyrovae.training.faults import Bad, Diverged, memory, unlike
