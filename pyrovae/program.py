@@ -90,7 +90,7 @@ class Program(nn.Module, Component, ABC):
 
     def _in_memory(self, data: Any) -> None:
         """Refuse data that are streamed."""
-        if not isinstance(data, TensorData):
+        if not data.in_memory:
             raise UsageError(
                 f"{type(self).__name__} needs its data in memory, to hide or to repeat some of "
                 f"them: give fewer, or --stream false"

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
-    "errors", "memory", "summaries", "tensors", "files", "sources", "streams", "randomness",
+    "errors", "memory", "summaries", "arrays", "layouts", "serving", "tensors", "files", "sources", "streams", "randomness",
     "data", "networks", "schedules", "distributions", "priors", "likelihoods", "guides",
     "program", "vae", "traces", "objectives", "svi", "processes", "components", "checkpoints",
     "runs", "callbacks", "training", "evaluation", "oracles", "generation", "aggregate",

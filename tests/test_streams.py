@@ -383,7 +383,7 @@ def test_large_arrays_among_others_are_refused(tmp_path: Path, monkeypatch) -> N
     np.save(tmp_path / "a.npy", np.zeros((10, 3)))
     array = np.load(tmp_path / "a.npy", mmap_mode="r")
     assert len(as_data((array, np.zeros(10))).tensors) == 2
-    monkeypatch.setattr("pyrovae.tensors.fits", lambda nbytes, device: False)
+    monkeypatch.setattr("pyrovae.arrays.fits", lambda nbytes, device: False)
     with pytest.raises(UsageError, match="does not fit in memory; .*give x alone"):
         as_data((array, np.zeros(10)))
 

@@ -72,7 +72,7 @@ def fit(arguments: list[str]) -> None:
     train, test, binarise = _prepared(splits, options, parts["usual"] | parts)
     config = {name: getattr(options, name) for name in OPTIONS if name not in TRANSIENT}
     # what was held out depends on it, so that it is not left to the memory of another machine
-    streamed = isinstance(train, pv.streams.FileData)
+    streamed = not train.in_memory
     config |= {"binarise": binarise, "stream": str(streamed).lower()}
     for name in ("data", "data_dir"):  # so that the run is repeated from any folder
         given = config[name]
@@ -172,13 +172,12 @@ def _prepared(splits: Any, options: Any, parts: Any) -> tuple[Any, Any, str]:
 
 
 def _missing(data: Any) -> str:
-    if not isinstance(data, pv.data.TensorData):
-        return ""
-    rows = data.incomplete()
-    if not len(rows):
+    if not data.in_memory:
         return ""
     x = data.tensors[0]
-    count = int(x[rows].isnan().sum())
+    count = int(x.isnan().sum())
+    if not count:
+        return ""
     return f"\n{count:,} of {x.numel():,} training entries are missing (NaN), left out"
 
 

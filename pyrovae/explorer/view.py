@@ -56,9 +56,7 @@ class View:
         self.pair, self.seed = traces.as_pair(pair), seed
         served = self.pair.serve(x)
         count = min(whole_number("points", points), len(served))
-        if not isinstance(served, TensorData):
-            served = TensorData(*self.pair.some(served, count))
-        self.data = served.select(torch.arange(count)).fixed(seed)
+        self.data = served.first(count).fixed(seed)
         self.event_shape = tuple(self.data.event_shape)
         self.labels = None if self.data.labels is None else self.data.labels.cpu()
         self.names = list(names) if names else None

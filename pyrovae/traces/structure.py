@@ -51,11 +51,11 @@ def prepare(
     data = program.serve(x).fixed(seed)
     few = next(iter(data.batches(min(len(data), 5))))
     with program.evaluating():
-        if isinstance(data, TensorData):
-            missing = data.incomplete()
-            if len(missing):
-                program = completing(program, data[missing[:5]])
-            Supports(program, few).check(data)
+        gaps = data.incomplete()
+        if gaps is not None:
+            program = completing(program, gaps)
+        data.check_finite()
+        data = Supports(program, few).check(data)
     program.example(few)
     return program, data, structure(program, few, plate)
 
@@ -233,26 +233,28 @@ class Supports:
             else:
                 self.covered = self.covered and not site["is_observed"]
 
-    def check(self, data: TensorData) -> bool:
-        """Whether all the data could be checked.
+    def check(self, data: Data) -> Data:
+        """The same data, checked: now where they are in memory, else as they are served.
 
         Raises:
             UsageError: data outside a support, with their range and what would fit.
         """
+        return data.checked(lambda batch: self.inspect(batch, data if data.in_memory else None))
+
+    def inspect(self, batch: Args, data: Data | None = None) -> None:
+        """Refuse a batch, of these ``data``, with entries outside a support."""
         for site, where, support in self.found:
-            generator = torch.Generator(data.device).manual_seed(0)
-            for batch in data.batches(1024, generator=generator):
-                value = batch[where]
-                try:
-                    inside = support.check(value)
-                except RuntimeError:
-                    self.covered = False
-                    break  # a support that differs from datum to datum is checked as it is used
-                if inside.shape == value.shape:
-                    inside = inside | value.isnan()  # what is missing lies in every support
-                if not bool(inside.all()):
-                    raise UsageError(_outside(site, support, value, inside, data.summary()))
-        return self.covered
+            value = batch[where]
+            try:
+                inside = support.check(value)
+            except RuntimeError:
+                self.covered = False
+                continue  # a support that differs from datum to datum is checked as it is used
+            if inside.shape == value.shape:
+                inside = inside | value.isnan()  # what is missing lies in every support
+            if not bool(inside.all()):
+                seen = (TensorData(batch[0]) if data is None else data).summary()
+                raise UsageError(_outside(site, support, value, inside, seen))
 
 
 def _outside(site: Any, support: Any, value: Tensor, inside: Tensor, seen: Summary) -> str:

@@ -21,8 +21,7 @@ from pyrovae.errors import UsageError, flag, got, in_short
 from pyrovae.processes import Processes, local_device
 from pyrovae.randomness import own_randomness
 from pyrovae.schedules import Schedule
-from pyrovae.streams import Data, StreamedData, as_data
-from pyrovae.tensors import TensorData
+from pyrovae.streams import Data, as_data
 from pyrovae.traces import as_pair
 from pyrovae.training.checks import Optimizer
 from pyrovae.training.settings import Settings
@@ -181,7 +180,7 @@ def fit(
     data, held_out = _parts(as_data(x), validation, seed)
     if keep_best and held_out is None:
         raise UsageError("keep_best needs validation data: give validation=0.1, say")
-    if isinstance(data, TensorData) and batch_size > len(data):
+    if not data.own_batches and batch_size > len(data):
         raise UsageError(
             f"batch_size {batch_size} is larger than the {len(data)} training data; use "
             f"batch_size={len(data)} or less"
@@ -197,8 +196,8 @@ def fit(
         data = as_data(program.serve(data), device=chosen)
         held_out = None if held_out is None else as_data(program.serve(held_out), device=chosen)
         for part in (data, held_out):
-            if isinstance(part, TensorData) and len(missing := part.incomplete()):
-                program = traces.completing(program, part.select(missing[:5])[:])
+            if part is not None and (gaps := part.incomplete()) is not None:
+                program = traces.completing(program, gaps)
                 break
         with own_randomness(seed + 7919 * processes.rank), program.scope():
             trainer = Trainer(
@@ -242,15 +241,11 @@ def _parts(data: Data, validation: Any, seed: int) -> tuple[Data, Data | None]:
     if isinstance(validation, numbers.Real) and not isinstance(validation, bool):
         if not validation:
             return data, None
-        if isinstance(data, StreamedData):
-            raise UsageError(
-                "streamed data cannot be split here; pass the held-out data as validation="
-            )
         return data.split(cast(float, validation), seed)
     if validation is None:
         return data, None
     held_out = as_data(validation)
-    if not (isinstance(data, StreamedData) or isinstance(held_out, StreamedData)):
+    if not (data.own_batches or held_out.own_batches):
         ours, theirs = (list(part.event_shape) for part in (data, held_out))
         if ours != theirs:
             raise UsageError(

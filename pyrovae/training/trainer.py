@@ -24,9 +24,8 @@ from pyrovae.processes import Processes
 from pyrovae.randomness import pack, put_back, states, unpack
 from pyrovae.runs import Folder
 from pyrovae.schedules import Schedule
-from pyrovae.streams import Data, FileData
+from pyrovae.streams import Data
 from pyrovae.svi import Snapshot, Step, fused_step
-from pyrovae.tensors import TensorData
 from pyrovae.traces import Pair, Structure
 from pyrovae.training.checks import Optimizer, adds, check_analytic, in_words, made
 from pyrovae.training.faults import Bad, Diverged, memory, unlike
@@ -70,7 +69,8 @@ class Trainer:
         # binarised once, so that validation curves compare the same data
         self.held_out = None if held_out is None else held_out.fixed(settings.seed)
         # the first rows of a file may be of one kind
-        self.watched = data.sample(WATCHED, settings.seed) if isinstance(data, FileData) else data
+        in_files = not (data.in_memory or data.own_batches)
+        self.watched = data.sample(WATCHED, settings.seed) if in_files else data
         self.history = History(seed=settings.seed, device=str(device))
         self.bar = Progress(settings.epochs, len(data), progress and processes.first)
         self.kept: Checkpoints | Memory = Memory() if folder is None else folder.checkpoints
@@ -124,8 +124,7 @@ class Trainer:
 
     def prepare(self, optimizer: Optimizer, compile: bool | str, precision: str) -> None:  # noqa: A002
         """Everything that can be refused before the first step is."""
-        if isinstance(self.data, TensorData):
-            self.data.check_finite(missing=True)
+        self.data.check_finite()
         size = self.settings.batch_size
         for name, value in (("data", len(self.data)), ("batch_size", size)):
             self.processes.agree(name, value)
@@ -136,11 +135,10 @@ class Trainer:
         self.program.example(few)
         with self.program.evaluating():
             self.supports = traces.Supports(self.program, few)
-            if isinstance(self.data, TensorData):
-                self.supports.check(self.data)
-            if isinstance(self.held_out, TensorData):
-                self.held_out.check_finite(missing=True)
-                self.supports.check(self.held_out)
+            self.data = self.supports.check(self.data)
+            if self.held_out is not None:
+                self.held_out.check_finite()
+                self.held_out = self.supports.check(self.held_out)
             traces.check(self.program, few)
         try:
             self.shape = traces.structure(self.program, few)
@@ -174,7 +172,7 @@ class Trainer:
         self.take = Step(self.program, self.objective, self.leaves, compile, precision)
         self.take.steps = self.epochs * math.ceil(len(self.data) / size) * self.settings.accumulate
         self.take.say = self.bar.say
-        first = few[0].detach().double().nansum() if isinstance(self.data, TensorData) else 0.0
+        first = few[0].detach().double().nansum() if self.data.in_memory else 0.0
         self.told = self.settings.told() | {
             "loss": in_words(self.objective),
             "lr_schedule": repr(self.lr_schedule),
@@ -502,10 +500,8 @@ class Trainer:
 
     def _step(self, batch: tuple[Tensor, ...]) -> int:
         """One step of the optimiser; how many data it was made of."""
-        # every datum is validated once, the distributions as training begins; from then on the
-        # loss is watched
-        if self.epoch == 1 and not isinstance(self.data, TensorData) and len(batch[0]):
-            self.supports.check(TensorData(*batch))
+        # data are validated by themselves, the distributions as training begins; from then on
+        # the loss is watched
         validating = self.step < VALIDATED or (self.epoch == 1 and not self.supports.covered)
         before = Snapshot(self.program) if self.careful else None
         try:
