@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "aggregate": ("CodeDensity", "fit_codes"),
+    "arrays": (),
     "data": (),
     "calibration": ("Calibration", "calibrate", "predictive_check"),
     "callbacks": (),
@@ -65,6 +66,7 @@ _ROOMS = {
         "traverse",
     ),
     "guides": (),
+    "layouts": (),
     "likelihoods": (),
     "memory": (),
     "networks": (),
@@ -78,9 +80,11 @@ _ROOMS = {
     "runs": ("load", "save"),
     "processes": (),
     "schedules": (),
+    "serving": (),
     "sources": (),
     "streams": (),
     "summaries": (),
+    "supports": (),
     "svi": ("SVI",),
     "tensors": (),
     "traces": ("Pair", "Sketch", "sketch"),

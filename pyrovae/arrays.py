@@ -50,8 +50,10 @@ def tensor(value: Any) -> Tensor:
     if values.dtype.kind not in "biuf":
         raise UsageError(_no_numbers(values))
     if isinstance(values, np.ma.MaskedArray):
-        whole = not np.ma.is_masked(values)
-        values = values.data if whole else np.ma.filled(values.astype(np.float64), np.nan)
+        if np.ma.is_masked(values):
+            _check_digits(values.compressed())
+            values = np.ma.filled(values.astype(np.float64), np.nan)
+        values = np.ma.getdata(values)
     return _native(np.asarray(values))
 
 
@@ -82,6 +84,10 @@ def _table(frame: Any) -> np.ndarray:
             f"numbers: pandas.factorize for names, pandas.to_numeric for numbers kept as text"
         )
     if bool(frame.isna().to_numpy().any()):
+        for at, (_, kind) in enumerate(columns):
+            if kind.kind in "iu":
+                column = frame.iloc[:, at] if frame.ndim == 2 else frame
+                _check_digits(column.dropna().to_numpy(dtype=np.int64))
         found: np.ndarray = frame.to_numpy(dtype=np.float64, na_value=np.nan)
         return found
     whole = all(d.kind in "biu" for _, d in columns)
@@ -90,6 +96,17 @@ def _table(frame: Any) -> np.ndarray:
         return kept
     made: np.ndarray = frame.to_numpy(dtype=np.int64 if whole else np.float64)
     return made
+
+
+def _check_digits(known: np.ndarray) -> None:
+    """Refuse integers beside missing ones, for which they become floats, that lose digits."""
+    dtype = np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
+    if known.dtype.kind in "iu" and bool((known.astype(dtype).astype(known.dtype) != known).any()):
+        raise UsageError(
+            f"x has missing entries beside integers as large as {np.abs(known).max()}, whose last "
+            f"digits would be lost in {np.dtype(dtype).name}: number them anew "
+            f"(numpy.unique(x, return_inverse=True)), or convert them to floats yourself"
+        )
 
 
 def _no_numbers(values: np.ndarray) -> str:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pyrovae import traces
-from pyrovae.distributions import Columns
 from pyrovae.errors import UsageError, nearest, whole_number
 from pyrovae.evaluation import evaluate
 from pyrovae.memory import fits
+from pyrovae.supports import voted
 from pyrovae.traces import Args, Pair, Structure, as_pair
 
 __all__ = [
@@ -199,7 +199,7 @@ def reconstruct(
                 latents = traces.latents(program, batch, shape)
                 sites = traces.generate(program, batch, latents)
                 drawn.append(_observed(sites, shape, mean=not draws))
-                votes = {n: _voted(sites[n][0]) for n in shape.observed}
+                votes = {n: voted(sites[n][0]) for n in shape.observed}
             stacked = {n: torch.stack([d[n] for d in drawn]) for n in drawn[0]}
             even = torch.full((len(drawn),), 1 / len(drawn), device=program.device)
             parts.append(
@@ -366,7 +366,7 @@ def _fill(pair: Pair, batch: Args, shape: Structure, draws: int, num_particles: 
     missing = batch[0].isnan()
     if draws:
         return torch.where(missing, value[:, None], batch[0])
-    mean = _average(value, weights, _voted(sites[filled[0]][0]))
+    mean = _average(value, weights, voted(sites[filled[0]][0]))
     return torch.where(missing, mean[None], batch[0])
 
 
@@ -441,15 +441,6 @@ def _observed(
                 value = centre
         out[name] = value
     return out
-
-
-def _voted(fn: Any) -> Tensor:
-    """Which entries are classes, whose values cannot be averaged; broadcasts with a value."""
-    bare = traces.entries(fn)
-    columns = bare.columns if isinstance(bare, Columns) else [bare]
-    return torch.tensor(
-        [isinstance(traces.entries(c), torch.distributions.Categorical) for c in columns]
-    )
 
 
 def _average(values: Tensor, weights: Tensor, voted: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,22 +45,25 @@ class Layout:
     keywords: bool = False
 
     @classmethod
-    def of(cls, tree: Any) -> tuple[Layout | None, tuple[Any, ...]]:
+    def of(
+        cls, tree: Any, convert: Callable[[Any], Any] = lambda leaf: leaf
+    ) -> tuple[Layout | None, tuple[Any, ...]]:
         """The layout of a batch, None where it is a tensor or a flat tuple that begins with one,
-        and its leaves. Whatever holds no tensor, such as a list of names, is one leaf.
+        and its leaves, converted. Whatever holds no tensor, such as a list of names, is one leaf.
 
         Raises:
             UsageError: there is no tensor or array in it.
         """
         if not isinstance(tree, tuple | list | dict):
-            return None, (tree,)
-        leaves, spec = pytree.tree_flatten(tree, lambda node: node is not tree and _leaf(node))
+            return None, (convert(tree),)
+        found, spec = pytree.tree_flatten(tree, lambda node: node is not tree and _leaf(node))
+        leaves = list(map(convert, found))
         arrays = [k for k, leaf in enumerate(leaves) if is_array(leaf)]
         first = arrays[0] if arrays else 0
         names: tuple[str, ...] = ()
         if isinstance(tree, dict):
             names, named = tuple(tree), tree.get("x")
-            first = next((k for k in arrays if leaves[k] is named), first)
+            first = next((k for k in arrays if found[k] is named), first)
         elif first == 0 and len(leaves) == len(tree) and all(map(_leaf, tree)):
             return None, tuple(leaves)
         if not arrays:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import signal
 from collections.abc import Iterator
@@ -133,14 +134,13 @@ class FileData(Data):
         """
         return self._some(min(count, len(self)), seed)[1]
 
-    def incomplete(self, count: int = 5) -> Batch | None:
-        """At most ``count`` data, an entry of each taken away: whether any are missing in the
+    def incomplete(self, count: int = 64) -> Batch | None:
+        """At most ``count`` data, entries of each taken away: whether any are missing in the
         file shows as it is read. None where x is stored as integers."""
         if not self._stored.tensors[0].is_floating_point():
             return None
         few = self.sample(count)
-        gaps = _without_an_entry(few.tensors[0])
-        return few._with(tensors=(gaps, *few.tensors[1:]))[:]
+        return few._with(tensors=tuple(map(_with_gaps, few.tensors)))[:]
 
     def check_finite(self) -> None:
         """Infinite entries raise UsageError as they are read."""
@@ -162,7 +162,8 @@ class FileData(Data):
         """
         n = len(self)
         parts = cuts(n, batch_size, drop_last, skip, share)
-        if not fits(nbytes := min(batch_size, n) * self._stored[0][0].nbytes, "cpu"):
+        row = math.prod(self.event_shape) * (self.dtype or torch.get_default_dtype()).itemsize
+        if not fits(nbytes := min(batch_size, n) * row, "cpu"):
             raise UsageError(
                 f"a batch of {batch_size:,} data from {self.source.name} takes {nbytes:,} bytes, "
                 f"which do not fit in memory; ask for fewer at once"
@@ -298,10 +299,13 @@ def _check_finite(x: Tensor, start: int) -> None:
         raise UsageError(f"x is infinite in datum {start + row}; drop or fill such data")
 
 
-def _without_an_entry(x: Tensor) -> Tensor:
-    """Data, one entry of each taken away."""
+def _with_gaps(x: Tensor) -> Tensor:
+    """Floats [B, *event], every entry of which is missing in one datum and there in others."""
+    if not x.is_floating_point():
+        return x
     gaps = x.clone().reshape(len(x), -1)
-    gaps[torch.arange(len(x)), torch.arange(len(x)) % gaps.shape[1]] = torch.nan
+    for row, left in enumerate(gaps):
+        left[row % len(left) :: len(gaps)] = torch.nan
     return gaps.reshape(x.shape)
 
 
@@ -472,14 +476,13 @@ class StreamedData(Data):
         """The first ``count`` data of a pass, or all there are, in memory."""
         return self.first(count)
 
-    def incomplete(self, count: int = 5) -> Batch | None:
-        """At most ``count`` data of a first batch, an entry of each x taken away: whether any are
-        missing shows as they are served. None where x comes as integers."""
-        few = self._form.few
-        if not few[0].is_floating_point():
-            return None
-        rows = [leaf[:count] if isinstance(leaf, Tensor) else leaf for leaf in few]
-        return self.serving.batch((_without_an_entry(rows[0]), *rows[1:]), None)
+    def incomplete(self, count: int = 64) -> Batch | None:
+        """At most ``count`` data of a first batch, entries of each taken away: whether any are
+        missing shows as they are served. None where all come as integers."""
+        few = [leaf[:count] if isinstance(leaf, Tensor) else leaf for leaf in self._form.few]
+        gaps = [_with_gaps(leaf) if isinstance(leaf, Tensor) else leaf for leaf in few]
+        floating = any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in few)
+        return self._served(self._form).batch(gaps, None) if floating else None
 
     def check_finite(self) -> None:
         """Infinite entries raise UsageError as they are served."""
@@ -524,8 +527,7 @@ class StreamedData(Data):
     def _stored(self, loaded: Iterator[Any]) -> Iterator[Batch]:
         """The batches as leaves on the loader's device, each of the form of the first."""
         for batch in _told(loaded):
-            layout, leaves = Layout.of(batch)
-            stored = tuple(tensor(s) if isinstance(s, np.ndarray) else s for s in leaves)
+            layout, stored = Layout.of(batch, _as_tensor)
             _check_leaves(batch, stored, self.loader.batch_sampler is None)
             x = stored[0]
             form = self._seen.get("first")
@@ -598,6 +600,10 @@ def _shared(leaf: Any, own: slice, size: int) -> Any:
     return leaf
 
 
+def _as_tensor(leaf: Any) -> Any:
+    return tensor(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+
 def _told(loaded: Iterator[Any]) -> Iterator[Any]:
     """The batches; where there is none to be had, an error that says whose it is."""
     try:
@@ -648,8 +654,8 @@ def as_data(
         name = got(str(x))
         raise UsageError(f"{name} is a name, not data; pv.data.load({name}) reads it")
     elif isinstance(x, tuple | dict) or (isinstance(x, list) and any(map(is_array, x))):
-        layout, leaves = Layout.of(x)
-        data = tensor_data(*map(tensor, leaves))._with(layout=layout)
+        layout, leaves = Layout.of(x, tensor)
+        data = tensor_data(*leaves)._with(layout=layout)
     else:
         data = tensor_data(tensor(x))
     return data if device is None and dtype is None else data.to(device, dtype)

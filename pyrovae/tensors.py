@@ -133,9 +133,9 @@ class Data(ABC):
         """The same data, binarised in another way."""
 
     @abstractmethod
-    def incomplete(self, count: int = 5) -> Batch | None:
-        """At most ``count`` data with missing entries, as they are served; None where none can
-        be missing."""
+    def incomplete(self, count: int = 64) -> Batch | None:
+        """At most ``count`` data with missing entries, which differ from one to the next, as they
+        are served; None where none can be missing."""
 
     @abstractmethod
     def check_finite(self) -> None:
@@ -522,18 +522,20 @@ class TensorData(Data, Dataset[Batch]):
             rows = max(1, 2**22 // max(1, tensor[0].numel()))
             yield from zip(range(0, len(tensor), rows), tensor.split(rows), strict=True)
 
-    def gaps(self) -> Tensor:
-        """Positions of the data with a missing entry (NaN), int [M]."""
-        found = [
-            start + chunk.isnan().reshape(len(chunk), -1).any(1).nonzero()[:, 0]
-            for tensor in self.tensors
-            for start, chunk in self._chunks(tensor)
-        ]
-        return torch.cat(found).unique() if found else torch.empty(0, dtype=torch.long)
+    def incomplete(self, count: int = 64) -> Batch | None:
+        """At most ``count`` data with missing entries, as they are served; None without any.
 
-    def incomplete(self, count: int = 5) -> Batch | None:
-        """At most ``count`` data with missing entries, as they are served; None without any."""
-        rows = self.gaps()[:count]
+        Of every entry that is ever missing, the first datum without it, as far as ``count`` goes.
+        """
+        found = []
+        for tensor in self.tensors:
+            first = torch.full((tensor[0].numel(),), len(self), device=tensor.device)
+            for start, chunk in self._chunks(tensor):
+                missing = chunk.isnan().reshape(len(chunk), -1)
+                at = missing.int().argmax(0) + start
+                first = torch.where(missing.any(0), torch.minimum(first, at), first)
+            found.append(first[first < len(self)])
+        rows = torch.cat(found).unique()[:count]
         return self.select(rows)[:] if len(rows) else None
 
     def check_finite(self) -> None:

@@ -11,11 +11,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
-    "errors", "memory", "summaries", "arrays", "layouts", "serving", "tensors", "files", "sources", "streams", "randomness",
-    "data", "networks", "schedules", "distributions", "priors", "likelihoods", "guides",
-    "program", "vae", "traces", "objectives", "svi", "processes", "components", "checkpoints",
-    "runs", "callbacks", "training", "evaluation", "oracles", "generation", "aggregate",
-    "calibration", "plots", "programs", "explorer", "cli",
+    "errors", "memory", "summaries", "arrays", "layouts", "serving", "tensors", "files",
+    "sources", "streams", "randomness", "data", "networks", "schedules", "distributions",
+    "supports", "priors", "likelihoods", "guides", "program", "vae", "traces", "objectives",
+    "svi", "processes", "components", "checkpoints", "runs", "callbacks", "training",
+    "evaluation", "oracles", "generation", "aggregate", "calibration", "plots", "programs",
+    "explorer", "cli",
 ]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from pyrovae.traces.draws import (
     slices,
 )
 from pyrovae.traces.faults import adds, first_bad
-from pyrovae.traces.handlers import Refinement, completing
+from pyrovae.traces.handlers import Refinement, completed, completing
 from pyrovae.traces.pair import Args, Pair, as_pair
 from pyrovae.traces.sketches import Sketch, SketchedSite, sketch
 from pyrovae.traces.structure import (
@@ -44,6 +44,7 @@ __all__ = [
     "adds",
     "as_pair",
     "check",
+    "completed",
     "completing",
     "discrete",
     "draw",

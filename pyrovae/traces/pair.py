@@ -192,7 +192,13 @@ class Pair:
         """``x`` as data on this pair's device, in its floating dtype."""
         floats = [t for t in self.tensors().values() if t.is_floating_point()]
         given = x.dtype if isinstance(x, Tensor) and x.is_floating_point() else None
-        return as_data(x, self.device, floats[0].dtype if floats else given)
+        data = as_data(x, self.device, floats[0].dtype if floats else given)
+        if data.layout is not None:
+            raise UsageError(
+                "the batches are dicts or trees of tensors; give the programs' arguments as a "
+                "tuple (x, y, ...)"
+            )
+        return data
 
     def some(self, x: Any, n: int | None = None) -> Args:
         """At most ``n`` of the data ``x``, as the programs take them."""

@@ -19,6 +19,7 @@ from torch.distributions import kl_divergence
 
 import pyrovae.distributions  # noqa: F401  (registers closed-form divergences)
 from pyrovae.errors import UsageError
+from pyrovae.supports import discrete, entries
 from pyrovae.traces.pair import Args, Pair, Program
 
 # what programs raise at a batch that they are not made for
@@ -283,13 +284,6 @@ def _in_particles(program: Program, particles: int, nesting: int) -> Program:
     return wrapped
 
 
-def entries(fn: Any) -> Any:
-    """The distribution of single entries."""
-    while isinstance(fn, dist.Independent | dist.MaskedDistribution):
-        fn = fn.base_dist
-    return fn
-
-
 def _factor(site: Any) -> bool:
     """Whether it is a ``pyro.factor``, which is scored and holds no data."""
     return isinstance(entries(site["fn"]), dist.Unit)
@@ -398,7 +392,7 @@ def _site(site: Any, log_prob: Tensor, shape: Structure) -> Site:
         is_observed=site["is_observed"],
         is_global=not local,
         event_shape=tuple(fn.event_shape),
-        is_discrete=fn.support.is_discrete,
+        is_discrete=discrete(fn, site["value"]),
         mean=mean,
     )
 

@@ -195,10 +195,11 @@ def fit(
         program.to(chosen)
         data = as_data(program.serve(data), device=chosen)
         held_out = None if held_out is None else as_data(program.serve(held_out), device=chosen)
-        for part in (data, held_out):
-            if part is not None and (gaps := part.incomplete()) is not None:
-                program = traces.completing(program, gaps)
-                break
+        whole = program
+        program, data = traces.completed(whole, data)
+        if held_out is not None:
+            other, held_out = traces.completed(whole, held_out)
+            program = other if program is whole else program
         with own_randomness(seed + 7919 * processes.rank), program.scope():
             trainer = Trainer(
                 pair, program, data, held_out, loss, settings,
