@@ -69,27 +69,27 @@ def _completing(pair: Pair, args: Args) -> tuple[Pair, set[int]]:
         return pair, set()
     gone = torch.cat([args[k].isnan().reshape(len(args[k]), -1) for k in incomplete], 1)
     rows = gone.any(1).nonzero()[:64, 0]
-    few = tuple(a[rows] if isinstance(a, Tensor) else a for a in args)
+    some = tuple(a[rows] if isinstance(a, Tensor) else a for a in args)
     guide, model = pair.guide, _MasksMissing()(pair.model)
 
     def bears(program: Program, gaps: set[int]) -> bool:
-        given = (a if k in gaps else _filled(a) for k, a in enumerate(few))
+        given = (some[k] if k in gaps else a for k, a in enumerate(few))
         sites = _sites(poutine.trace(program).get_trace(*given)).values()
-        return not any(
-            bool((s["fn"].log_prob(s["value"]) if s["is_observed"] else s["value"]).isnan().any())
+        return all(
+            not bool(s["fn"].log_prob(s["value"]).isnan().any())
+            if s["is_observed"]
+            else bool(s["value"].isfinite().all())
             for s in sites
         )
 
     unable, conditions = incomplete, set[int]()
     with pair.evaluating(), pyro.validation_enabled(False):
         try:
+            few = tuple(map(_filled, some))
             unable = {k for k in incomplete if not bears(guide, {k})}
-            if bears(model, set()):
+            few = tuple(_known(a) if k in incomplete else a for k, a in enumerate(some))
+            if bears(model, set()):  # else the data are at fault
                 conditions = {k for k in incomplete if not bears(model, {k})}
-            if not conditions and not bears(model, incomplete):
-                conditions = incomplete
-        except UsageError:
-            raise
         except FAILURES:
             pass  # check says what is wrong with the programs
 
@@ -101,6 +101,14 @@ def _completing(pair: Pair, args: Args) -> tuple[Pair, set[int]]:
 
 def _floating(argument: Any) -> bool:
     return isinstance(argument, Tensor) and argument.is_floating_point()
+
+
+def _known(argument: Tensor) -> Tensor:
+    """An argument, missing entries replaced by what other data have there."""
+    flat = argument.reshape(len(argument), -1)
+    known = ~flat.isnan()
+    usual = flat.gather(0, known.int().argmax(0, keepdim=True)).nan_to_num(0.0)
+    return torch.where(known, flat, usual).reshape(argument.shape)
 
 
 def _filled(argument: Any) -> Any:

@@ -582,7 +582,7 @@ class Trainer:
     def _refused(self, error: ValueError, batch: tuple[Tensor, ...]) -> Exception:
         """What Pyro refused: numbers that are not finite, or data outside a support."""
         site = ""
-        with contextlib.suppress(RuntimeError, TypeError, LookupError):
+        with contextlib.suppress(RuntimeError, TypeError, LookupError, ValueError):
             site = traces.first_bad(self.program, batch)
         if site:
             return Bad(f"at step {self.step + 1} (epoch {self.epoch}), {site}")
