@@ -24,7 +24,7 @@ class Serving:
         divisor: stored x / divisor = value.
         maximum: the largest value there can be; None when unknown, and binarising then takes 1.
         binarise: None, "dynamic" or "threshold".
-        integral: whether x is served as the integers that are stored.
+        integral: whether x is served as the integers that are stored, int64.
     """
 
     device: torch.device
@@ -43,6 +43,9 @@ class Serving:
         """Refuse integers that the floats to serve them in do not hold."""
         if self.integral or stored.is_floating_point() or not stored.numel():
             return
+        if stored.dtype == torch.bool or torch.iinfo(stored.dtype).bits == 8:
+            return
+        stored = stored.long()
         dtype = self.dtype or torch.get_default_dtype()
         exact = 2 / torch.finfo(dtype).eps
         low, high = (int(bound) for bound in stored.aminmax())
@@ -84,7 +87,7 @@ class Serving:
         """``stored`` as served: the rows ``own`` of a batch of ``size``, with their noise."""
         x = stored.to(self.device, non_blocking=True)
         if self.integral:
-            return x
+            return x.long()
         x = x.to(self.dtype or torch.get_default_dtype())
         if self.divisor is not None:
             x = x / self.divisor

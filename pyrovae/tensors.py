@@ -211,7 +211,7 @@ class Data(ABC):
         return found.integral() if self.serving.integral else found
 
     def integral(self) -> Self:
-        """The same data, x served as the integers that are stored: for embeddings, word ids.
+        """The same data, x served as the integers that are stored (int64): for embeddings.
 
         Raises:
             UsageError: x is not stored as integers, or is scaled or binarised.

@@ -1005,6 +1005,18 @@ def test_masked_and_nullable_entries_are_missing() -> None:
     assert as_data(unmasked).tensors[0].dtype == torch.int64
 
 
+def test_incomplete_data_show_every_entry_that_is_missing() -> None:
+    x = torch.zeros(500, 3, 2)
+    x[400, 1, 1], x[450, 2, 0], x[2], x[3] = torch.nan, torch.nan, 1.0, 2.0
+    x[10:300, 0, 0] = torch.nan
+    (found,) = TensorData(x).incomplete()
+    assert len(found) == 3 and torch.equal(found.isnan().any(0), x.isnan().any(0))
+    assert TensorData(torch.zeros(3)).incomplete() is None
+    assert TensorData(torch.zeros(3, dtype=torch.int64)).incomplete() is None
+    x, y = TensorData(torch.zeros(4, 2), torch.tensor([0.0, torch.nan, 1.0, 2.0])).incomplete()
+    assert len(x) == 1 and y.isnan().all()
+
+
 def test_what_holds_no_numbers_says_so() -> None:
     import pandas
     from scipy import sparse
