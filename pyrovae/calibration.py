@@ -170,7 +170,7 @@ def predictive_check(
     (1.0, 0.0)
     """
     _, data, _ = traces.prepare(pair, x, seed)
-    (observed, *_) = next(iter(data.batches(len(data))))
+    observed = data.first(len(data))[:][0]  # a loader has batches of its own size
     values = []
     for replicate in range(replicates):
         drawn = reconstruct(pair, data, draws=1, seed=seed + replicate)

@@ -329,7 +329,7 @@ def impute(
     with program.evaluating():
         torch.manual_seed(seed)
         shape = None
-        for batch in data.batches(1):
+        for batch in data.first(len(data)).batches(1):
             completed = traces.completing(program, batch)
             if completed is program:
                 value = batch[0]

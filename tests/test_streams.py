@@ -659,6 +659,22 @@ def test_nan_is_missing_in_every_kind(kind: str, first: int, tmp_path: Path) -> 
     assert abs(float(error.mean())) < 0.01 and float(error.abs().max()) < 0.5
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_of_a_loader_is_used(kind: str, tmp_path: Path) -> None:
+    """Whatever the size of its batches: every datum is imputed, checked, decoded beside."""
+    x = torch.randn(80, 6, generator=seeded(2))
+    gaps = x.clone()
+    gaps[::3, 1] = torch.nan
+    pair, data = linear_pair(), as_kind(kind, gaps, tmp_path)
+    filled = pv.impute(pair, data, num_particles=50)
+    assert filled.shape == (80, 6) and not filled.isnan().any()
+    assert torch.equal(filled[~gaps.isnan()], x[~gaps.isnan()])
+    assert len(pair.some(data)[0]) == 80 and len(pair.some(data, 70)[0]) == 70
+    whole = as_kind(kind, x, tmp_path)
+    check = pv.predictive_check(pair, whole, torch.mean, replicates=2)
+    assert check.observed == pytest.approx(float(x.mean()), abs=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["tensor", "loader"])
 def test_what_a_program_computes_with_cannot_be_missing(kind: str) -> None:
     def model(x, y):

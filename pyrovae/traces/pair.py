@@ -204,8 +204,7 @@ class Pair:
         """At most ``n`` of the data ``x``, as the programs take them."""
         data = self.serve(x)
         n = len(data) if n is None else min(n, len(data))
-        batch = next(iter(data.batches(n)))
-        return tuple(a[:n] for a in batch)
+        return data.first(n)[:]
 
     def fill(self, tensors: Mapping[str, Tensor], source: str = "") -> None:
         """Put saved values in; those of ``pyro.param`` once their program declares them.
