@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from pyrovae.aggregate import CodeDensity, fit_codes
     from pyrovae.calibration import Calibration, calibrate, predictive_check
+    from pyrovae.errors import UsageError
     from pyrovae.evaluation import Evaluation, Gap, elbo, evaluate, gap, log_evidence
     from pyrovae.explorer import explore
     from pyrovae.generation import (
@@ -36,13 +37,13 @@ if TYPE_CHECKING:
     from pyrovae.oracles import exact_log_evidence
     from pyrovae.runs import load, save
     from pyrovae.svi import SVI
-    from pyrovae.tensors import UsageError
     from pyrovae.traces import Pair, Sketch, sketch
     from pyrovae.training import History, fit
     from pyrovae.vae import VAE
 
 _ROOMS = {
     "aggregate": ("CodeDensity", "fit_codes"),
+    "arrays": (),
     "data": (),
     "calibration": ("Calibration", "calibrate", "predictive_check"),
     "callbacks": (),
@@ -50,6 +51,7 @@ _ROOMS = {
     "cli": (),
     "components": (),
     "distributions": (),
+    "errors": ("UsageError",),
     "evaluation": ("Evaluation", "Gap", "elbo", "evaluate", "gap", "log_evidence"),
     "explorer": ("explore",),
     "files": (),
@@ -65,7 +67,9 @@ _ROOMS = {
     ),
     "guides": (),
     "labels": (),
+    "layouts": (),
     "likelihoods": (),
+    "memory": (),
     "networks": (),
     "objectives": (),
     "oracles": ("exact_log_evidence",),
@@ -78,10 +82,13 @@ _ROOMS = {
     "processes": (),
     "schedules": (),
     "signatures": (),
+    "serving": (),
     "sources": (),
     "streams": (),
+    "summaries": (),
+    "supports": (),
     "svi": ("SVI",),
-    "tensors": ("UsageError",),
+    "tensors": (),
     "traces": ("Pair", "Sketch", "sketch"),
     "training": ("History", "fit"),
     "vae": ("VAE",),

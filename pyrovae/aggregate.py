@@ -12,9 +12,10 @@ import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
+from pyrovae.errors import UsageError, nearest, whole_number
 from pyrovae.generation import decode
 from pyrovae.priors import Flow
-from pyrovae.tensors import TensorData, UsageError, nearest, whole_number
+from pyrovae.tensors import TensorData
 from pyrovae.traces import Pair, Problem
 from pyrovae.training import fit
 

@@ -10,9 +10,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from pyrovae.errors import UsageError
 from pyrovae.evaluation import CHUNK
 from pyrovae.generation import reconstruct
-from pyrovae.tensors import UsageError
 from pyrovae.traces import Args, Problem, as_pair
 
 __all__ = ["Calibration", "PredictiveCheck", "calibrate", "predictive_check"]
@@ -176,12 +176,12 @@ def predictive_check(
     >>> check.observed, check.p_value
     (1.0, 0.0)
     """
-    data = Problem.of(pair, x, seed).data
-    (observed, *_) = next(iter(data.batches(len(data))))
+    problem = Problem.of(pair, x, seed)
+    data = problem.data.first(len(problem.data))
     values = []
     for replicate in range(replicates):
         drawn = reconstruct(pair, data, draws=1, seed=seed + replicate)
         if isinstance(drawn, dict):
             raise UsageError(f"a predictive check needs one observed site, got {list(drawn)}")
         values.append(float(statistic(drawn[0])))
-    return PredictiveCheck(float(statistic(observed.cpu())), torch.tensor(values))
+    return PredictiveCheck(float(statistic(problem.observed(data[:]))), torch.tensor(values))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyrovae.tensors import UsageError, number, whole_number
+from pyrovae.errors import UsageError, number, whole_number
 
 __all__ = ["Callback", "EarlyStopping", "History", "JSONLines", "Run", "TensorBoard", "TimeLimit"]
 

@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from pyrovae.errors import UsageError
 from pyrovae.files import inside, read_tensors, write_tensors
-from pyrovae.tensors import UsageError
 
 __all__ = [
     "Checkpoints",

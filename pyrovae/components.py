@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from pyrovae.errors import UsageError, nearest
 from pyrovae.files import DEPTH, SCALAR, VALUES, plain
-from pyrovae.tensors import UsageError, nearest
 
 __all__ = [
     "Bounded",
@@ -380,7 +380,7 @@ class Bounded(TorchDispatchMode):
     >>> with Bounded(elements=10, operations=10, what="this asks for too much"):
     ...     torch.zeros(10**15)
     Traceback (most recent call last):
-    pyrovae.tensors.UsageError: this asks for too much: over 10 elements or 10 operations
+    pyrovae.errors.UsageError: this asks for too much: over 10 elements or 10 operations
     """
 
     def __init__(self, elements: int, operations: int, what: str) -> None:

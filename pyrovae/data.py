@@ -26,34 +26,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.arrays import tensor
+from pyrovae.errors import UsageError, nearest, reason
 from pyrovae.files import home
+from pyrovae.memory import fits
 from pyrovae.sources import (
     ArrayFile,
     ImageFiles,
     ParquetFile,
     Source,
-    _arranged,
-    _classes,
-    _label_column,
-    _not_numeric,
-    _reading,
+    arranged,
+    class_codes,
+    label_column,
+    not_numeric,
     open_source,
+    reading,
 )
 from pyrovae.streams import MOST, FileData, StreamedData, as_data
-from pyrovae.tensors import (
-    TensorData,
-    UsageError,
-    _reason,
-    _tensor,
-    _tensor_data,
-    fits,
-    nearest,
-)
+from pyrovae.tensors import Data, TensorData, tensor_data
 
 __all__ = [
     "NAMES",
     "SUFFIXES",
     "ArrayFile",
+    "Data",
     "FileData",
     "ImageFiles",
     "ParquetFile",
@@ -75,7 +71,7 @@ class Splits:
     of x where a table gives them."""
 
     name: str
-    train: TensorData | FileData
+    train: Data
     test: TensorData
     classes: tuple[str, ...] | None
     description: str
@@ -125,7 +121,8 @@ def load(
     Paths: .npy; .npz or .pt with x or x_train and x_test, and labels y or y_train and y_test; .csv
     and .parquet tables, whose column `label` holds class labels; a folder of images, subfolders
     being classes, `train` and `test` folders the parts. uint8 arrays [N, H, W], [N, C, H, W] or
-    [N, H, W, C] are images. Where there is no test part, a tenth is held out at random (`seed`).
+    [N, H, W, C] are images where their values are (:func:`pyrovae.arrays.divisor`). Where there is
+    no test part, a tenth is held out at random (`seed`).
 
     .npy, .parquet and folders that do not fit in memory are streamed: `train` is a
     :class:`FileData`, `test` a TensorData of at most 10,000 data. `stream` True or False has it
@@ -169,7 +166,7 @@ def load(
             f"the format of {str(path)!r} is not known by its suffix; convert it to one of "
             f"{' '.join(SUFFIXES)} or put images in a folder"
         )
-    with _reading(path):
+    with reading(path):
         if stream is True or path.is_dir() or path.suffix.lower() in (".npy", ".parquet"):
             return _from_sources(path, label, seed, stream)
         if path.suffix.lower() == ".csv":
@@ -182,7 +179,7 @@ def _load_mnist5k() -> Splits:
     source = importlib.resources.files("pyrovae.assets").joinpath("mnist5k.npz")
     with source.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         train, test = (
-            _from_file(arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test")
+            _images(arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test")
         )
     about = "5,000 training and 1,000 test images of MNIST, 28 x 28 handwritten digits (bundled)"
     return Splits("mnist5k", train, test, _DIGITS, about)
@@ -197,7 +194,7 @@ def _load_digits(seed: int) -> Splits:
             f"digits needs scikit-learn ({error}): pip install scikit-learn"
         ) from error
     x, y = load_digits(return_X_y=True)
-    data = TensorData(_tensor(x.reshape(-1, 1, 8, 8)), labels=y, maximum=16.0)
+    data = TensorData(tensor(x.reshape(-1, 1, 8, 8)), labels=y, maximum=16.0)
     train, test = train_test_split(np.arange(len(y)), test_size=0.2, random_state=seed, stratify=y)
     about = "1,797 images of 8 x 8 handwritten digits, counts 0 to 16 (scikit-learn)"
     return Splits("digits", data.select(train), data.select(test), _DIGITS, about)
@@ -208,7 +205,7 @@ def _load_torchvision(name: str, data_dir: str | Path | None, download: bool) ->
         import torchvision.datasets as sets
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
         raise UsageError(
-            f"{name} needs torchvision, which cannot be imported ({_reason(error)}); install the "
+            f"{name} needs torchvision, which cannot be imported ({reason(error)}); install the "
             f"two that fit together: pip install torch torchvision"
         ) from error
     kind, for_train, for_test = _TORCHVISION[name]
@@ -228,7 +225,7 @@ def _load_torchvision(name: str, data_dir: str | Path | None, download: bool) ->
         try:
             return make(download=False)
         except ImportError as error:
-            raise UsageError(f"{_reason(error)}: pip install what {name} needs") from error
+            raise UsageError(f"{reason(error)}: pip install what {name} needs") from error
         except (RuntimeError, FileNotFoundError) as error:
             if isinstance(error, RuntimeError) and "not found" not in str(error):
                 raise  # the files are there but damaged
@@ -238,10 +235,10 @@ def _load_torchvision(name: str, data_dir: str | Path | None, download: bool) ->
             return make(download=True)
         except (OSError, RuntimeError, ImportError) as error:
             raise UsageError(
-                f"{name} is not in {folder} and cannot be downloaded: {_reason(error)}; {remedy}"
+                f"{name} is not in {folder} and cannot be downloaded: {reason(error)}; {remedy}"
             ) from error
 
-    with _reading(folder, f"delete them to have them downloaded again, or {remedy}"):
+    with reading(folder, f"delete them to have them downloaded again, or {remedy}"):
         train, classes = _from_torchvision(open_part(for_train), name)
         test, _ = _from_torchvision(open_part(for_test), name)
         if name == "omniglot":  # the characters of the test part are all new
@@ -258,18 +255,23 @@ def _from_torchvision(source: Any, name: str) -> tuple[TensorData, tuple[str, ..
                 images = np.empty((len(source), *image.shape), np.uint8)
             images[i] = image
             targets.append(target)
-        return _from_file(images, targets if name == "omniglot" else None), None
+        return _images(images, targets if name == "omniglot" else None), None
     x = torch.as_tensor(source.data)
     if name == "emnist":  # its files hold the images transposed
         x = x.transpose(1, 2)
     y = source.targets if hasattr(source, "targets") else source.labels
     classes = tuple(c.split(" - ")[0] for c in getattr(source, "classes", _DIGITS))
-    return _from_file(x, y), classes
+    return _images(x, y), classes
+
+
+def _images(x: Any, labels: Any = None) -> TensorData:
+    """8-bit images in any layout as [N, C, H, W]."""
+    return TensorData(arranged(tensor(x)), labels=labels, divisor=255, maximum=1.0)
 
 
 def _from_file(x: Any, labels: Any = None) -> TensorData:
-    """TensorData of what a file holds: uint8 images in any layout as [N, C, H, W]."""
-    return _tensor_data(_arranged(_tensor(x)), labels=labels)
+    """TensorData of what a file holds: uint8 arrays in any layout as [N, C, H, W]."""
+    return tensor_data(arranged(tensor(x)), labels=labels)
 
 
 def _from_sources(path: Path, label: str | None, seed: int, stream: bool | str) -> Splits:
@@ -280,7 +282,7 @@ def _from_sources(path: Path, label: str | None, seed: int, stream: bool | str) 
     named = {str(i): s for i, s in enumerate(sources) if isinstance(s, ImageFiles) and s.names}
     classes = sources[0].classes
     if named:  # both parts have the same classes
-        classes, labels = _classes({key: each.names for key, each in named.items()})
+        classes, labels = class_codes({key: each.names for key, each in named.items()})
         for key, each in named.items():
             each.classes, each.labels = classes, labels[key]
     columns = sources[0].columns
@@ -309,7 +311,7 @@ def _from_arrays(path: Path, arrays: dict[str, Any], seed: int) -> Splits:
         )
     keys = [key for key in (first, "x_test") if key in arrays]
     ys = {key: arrays[y] for key in keys if (y := key.replace("x", "y")) in arrays}
-    classes, labels = _classes(ys) if ys else (None, {})
+    classes, labels = class_codes(ys) if ys else (None, {})
     parts = [_from_file(arrays[key], labels.get(key)) for key in keys]
     return _splits(path, parts, classes, seed)
 
@@ -352,7 +354,7 @@ def _read_csv(path: Path, label: str | None) -> tuple[dict[str, Any], tuple[str,
         first = next(rows, [])
         header = label in first or not any(map(_is_number, first))
         names = first if header else [f"column {i}" for i in range(1, len(first) + 1)]
-        at = _label_column(names, label)
+        at = label_column(names, label)
         for row in itertools.chain([] if header else [first], rows):
             if len(row) != len(names):
                 raise UsageError(
@@ -366,7 +368,7 @@ def _read_csv(path: Path, label: str | None) -> tuple[dict[str, Any], tuple[str,
             except ValueError:
                 column = next(i for i, c in enumerate(row) if c.strip() and not _is_number(c))
                 name = [n for i, n in enumerate(names) if i != at][column]
-                raise _not_numeric(name, f"{row[column]!r} in line {lines.line_num}") from None
+                raise not_numeric(name, f"{row[column]!r} in line {lines.line_num}") from None
     width = len(names) - (at is not None)
     x = np.frombuffer(values).reshape(-1, width) if values else np.empty((0, width))
     columns = tuple(n for i, n in enumerate(names) if i != at) if header else None

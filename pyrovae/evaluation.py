@@ -12,7 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pyrovae import traces
-from pyrovae.tensors import UsageError, log_mean_exp
+from pyrovae.errors import UsageError
+from pyrovae.tensors import log_mean_exp
 from pyrovae.traces import Args, Problem, Structure, Traces
 
 __all__ = [

@@ -24,7 +24,7 @@ import yaml
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pyrovae.tensors import UsageError, got
+from pyrovae.errors import UsageError, got
 
 __all__ = [
     "home",
@@ -74,7 +74,7 @@ def inside(root: str | Path, name: str | Path) -> Path:
     'runs/mine/figures/kl.png'
     >>> inside("runs/mine", "../kl.png")
     Traceback (most recent call last):
-    pyrovae.tensors.UsageError: '../kl.png' leaves the folder runs/mine; nothing is written there
+    pyrovae.errors.UsageError: '../kl.png' leaves the folder runs/mine; nothing is written there
     """
     pure, path = PurePath(name), Path(root)
     if pure.anchor or ".." in pure.parts or "\0" in str(name):
@@ -295,7 +295,7 @@ def plain(text: str) -> Any:
     [1, {'a': 2}]
     >>> plain("[&a [1, 1], *a, *a]")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    pyrovae.tensors.UsageError: it is not plain YAML, which has no tags (!), anchors (&) or ...
+    pyrovae.errors.UsageError: it is not plain YAML, which has no tags (!), anchors (&) or ...
     """
     try:
         return yaml.load(text, _Plain)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from pyrovae import traces
-from pyrovae.distributions import Columns
+from pyrovae.errors import UsageError, got, nearest, whole_number
 from pyrovae.evaluation import CHUNK, evaluate
-from pyrovae.tensors import UsageError, fits, got, nearest, whole_number
+from pyrovae.memory import fits
+from pyrovae.supports import entries, voted
 from pyrovae.traces import Args, Pair, Problem, as_pair, filling
 
 __all__ = [
@@ -267,7 +268,7 @@ def _decoded(
         sites = problem.generate(rows, latents, draw=draw)
         values = _observed(sites, problem, mean=not draw)
         each.append({n: v.unflatten(0, (-1, len(batch[0]))) for n, v in values.items()})
-        votes = {n: _voted(sites[n][0]) for n in values}
+        votes = {n: voted(sites[n][0]) for n in values}
     return {n: torch.cat([part[n] for part in each]) for n in each[0]}, votes
 
 
@@ -407,7 +408,7 @@ def impute(
     """
     program = as_pair(pair)
     data = program.serve(x)
-    whole = tuple(next(iter(data.batches(len(data)))))
+    whole = data.first(len(data))[:]
     broken = _incomplete(whole)
     if not len(broken):
         first = whole[0].cpu()
@@ -482,7 +483,7 @@ def _filled(
         for wire in wires:
             fn, value = sites[wire.site]
             traces.put(made[wire.argument], wire, _value(fn, value, mean=not draws))
-            votes[wire.site] = _voted(fn), fn.batch_shape + fn.event_shape
+            votes[wire.site] = voted(fn), fn.batch_shape + fn.event_shape
         each.append([a.unflatten(0, (-1, size)) for a in made])
     filled = []
     for k, given in enumerate(batch):
@@ -501,9 +502,9 @@ def _classes(given: Tensor, wires: Sequence[traces.Wire], votes: Mapping[str, An
     """Which entries of one datum are classes."""
     marks = given.new_zeros(1, *given.shape[1:])
     for wire in wires:
-        voted, shape = votes[wire.site]
-        if bool(voted.any()):
-            flags = voted.to(given.device).expand(shape).to(marks)
+        marked, shape = votes[wire.site]
+        if bool(marked.any()):
+            flags = marked.to(given.device).expand(shape).to(marks)
             traces.put(marks, wire, flags.movedim(wire.axis, 0)[:1].movedim(0, wire.axis))
     return marks[0].bool()
 
@@ -582,30 +583,21 @@ def _value(fn: Any, value: Tensor, mean: bool) -> Tensor:
         with contextlib.suppress(NotImplementedError, AttributeError):
             centre: Tensor = fn.mean
             if bool(centre.isnan().any()):
-                centre = torch.where(centre.isnan(), traces.entries(fn).mode, centre)
+                centre = torch.where(centre.isnan(), entries(fn).mode, centre)
             return centre
     return value
 
 
-def _voted(fn: Any) -> Tensor:
-    """Which entries are classes, whose values cannot be averaged; broadcasts with a value."""
-    bare = traces.entries(fn)
-    columns = bare.columns if isinstance(bare, Columns) else [bare]
-    return torch.tensor(
-        [isinstance(traces.entries(c), torch.distributions.Categorical) for c in columns]
-    )
-
-
-def _average(values: Tensor, weights: Tensor, voted: Tensor) -> Tensor:
-    """Over the first dimension: the weighted mean, or where voted the class of most weight."""
+def _average(values: Tensor, weights: Tensor, classes: Tensor) -> Tensor:
+    """Over the first dimension: the weighted mean; of classes that of most weight."""
     weights = weights.reshape(*weights.shape, *(1,) * (values.dim() - weights.dim()))
     mean = (weights * values).sum(0)
-    if not bool(voted.any()):
+    if not bool(classes.any()):
         return mean
-    voted = voted.to(values.device).expand(values.shape[1:])
-    classes = values[:, voted].unique()
-    shares = torch.stack([(weights * (values == one)).sum(0) for one in classes])
-    return torch.where(voted, classes[shares.argmax(0)], mean)
+    classes = classes.to(values.device).expand(values.shape[1:])
+    each = values[:, classes].unique()
+    shares = torch.stack([(weights * (values == one)).sum(0) for one in each])
+    return torch.where(classes, each[shares.argmax(0)], mean)
 
 
 def _unwrap(values: dict[str, Tensor]) -> Values:

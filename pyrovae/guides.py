@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyrovae import distributions, networks
+from pyrovae.errors import number, whole_number
 from pyrovae.networks import MLP, Conditional, Network, Shapes
-from pyrovae.tensors import number, whole_number
 
 __all__ = [
     "Flow",

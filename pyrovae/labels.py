@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pyrovae.tensors import UsageError
+from pyrovae.errors import UsageError
 
 __all__ = ["OneHot", "check_labels"]
 

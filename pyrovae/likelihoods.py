@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyrovae import distributions
+from pyrovae.errors import UsageError, nearest, whole_number
 from pyrovae.networks import MLP, Conditional, Network, Shapes
-from pyrovae.tensors import Summary, UsageError, nearest, whole_number
+from pyrovae.summaries import Summary
 
 __all__ = [
     "Bernoulli",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.components import Component
-from pyrovae.tensors import UsageError, nearest
+from pyrovae.errors import UsageError, nearest
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -127,7 +127,8 @@ class ConvNet(Network):
     The direction follows from the shapes: an image in and a vector out is an encoder, a vector
     in and images ``[..., channels, height, width]`` out is the mirrored decoder. Any height and
     width: each layer's size is the ceiling of half of the one before, and the decoder retraces
-    exactly these sizes.
+    exactly these sizes. Images whose last axis is as short as channels, such as (28, 28, 1), are
+    refused: they are most likely (height, width, channels).
 
     Args:
         channels: channels after each halving.
@@ -152,6 +153,15 @@ class ConvNet(Network):
             raise UsageError("ConvNet needs at least one entry in channels, e.g. [32, 64]")
 
     def build(self, inputs: tuple[int, ...], outputs: Shapes) -> nn.Module:
+        for shape in (inputs, *outputs.values()):
+            if len(shape) >= 3 and shape[-1] <= 4 < min(shape[-3:-1]):
+                *_, height, width, last = shape
+                raise UsageError(
+                    f"ConvNet takes images as (channels, height, width), and one of shape "
+                    f"{(height, width, last)} would be {height} channels of {width} x {last}: if "
+                    f"it is channels last, give x.permute(0, 3, 1, 2) and the shape "
+                    f"{(last, height, width)}; if it is that narrow, use MLP or an nn.Module"
+                )
         if len(inputs) == 3 and all(len(shape) == 1 for shape in outputs.values()):
             return self._encoder(inputs, outputs)
         images = {shape[-2:] for shape in outputs.values() if len(shape) >= 3}

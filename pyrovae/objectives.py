@@ -19,8 +19,9 @@ from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 
 from pyrovae.components import Component
+from pyrovae.errors import UsageError, number, whole_number
 from pyrovae.schedules import Schedule
-from pyrovae.tensors import UsageError, log_mean_exp, number, whole_number
+from pyrovae.tensors import log_mean_exp
 from pyrovae.traces import Pair, Problem, Structure, Traces
 
 __all__ = [

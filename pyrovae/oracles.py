@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from pyrovae.errors import UsageError
 from pyrovae.evaluation import CHUNK
-from pyrovae.tensors import UsageError
 from pyrovae.traces import Args, Problem
 
 __all__ = ["exact_log_evidence"]

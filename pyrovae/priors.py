@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from pyrovae import distributions, networks
 from pyrovae.components import Component
+from pyrovae.errors import UsageError, number, whole_number
 from pyrovae.labels import check_labels
-from pyrovae.tensors import UsageError, number, whole_number
 
 __all__ = [
     "Conditional",

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pyrovae.tensors import UsageError
+from pyrovae.errors import UsageError
 
 __all__ = ["Lost", "Processes", "local_device"]
 

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.components import Component
+from pyrovae.errors import UsageError
 from pyrovae.guides import MeanField
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.priors import StandardNormal
-from pyrovae.tensors import TensorData, UsageError
+from pyrovae.tensors import TensorData
 
 __all__ = ["Program"]
 
@@ -154,7 +155,7 @@ class Program(nn.Module, Component, ABC):
 
     def _in_memory(self, data: Any) -> None:
         """Refuse data that are streamed."""
-        if not isinstance(data, TensorData):
+        if not data.in_memory:
             raise UsageError(
                 f"{type(self).__name__} needs its data in memory, to hide or to repeat some of "
                 f"them: give fewer, or --stream false"

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from pyrovae.checkpoints import BEFORE, LAST, Checkpoints
 from pyrovae.components import Bounded, construct, describe
+from pyrovae.errors import UsageError, got, in_short
 from pyrovae.files import inside, read_notes, read_tensors, write_tensors, writing
-from pyrovae.tensors import UsageError, got, in_short
 from pyrovae.traces import as_pair
 
 __all__ = ["Folder", "environment", "load", "save"]

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 
 from pyrovae.components import Component
-from pyrovae.tensors import UsageError, whole_number
+from pyrovae.errors import UsageError, whole_number
 
 __all__ = ["Cosine", "Cyclic", "Linear", "Schedule", "Sigmoid"]
 

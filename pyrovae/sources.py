@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.arrays import divisor, may_be_image, tensor
+from pyrovae.errors import UsageError, nearest, reason
 from pyrovae.files import home
-from pyrovae.tensors import TensorData, UsageError, _reason, _tensor, _tensor_data, nearest
+from pyrovae.tensors import TensorData
 
 __all__ = ["ArrayFile", "ImageFiles", "ParquetFile", "Source", "open_source"]
 
@@ -33,6 +35,7 @@ class Source(ABC):
             the number of rows.
         classes: what the labels mean; None without labels.
         columns: the names of a table's columns of x.
+        divisor: stored x / divisor = value, as of 8-bit images; None where values are as they are.
         workers: how many processes are worth while to read it.
     """
 
@@ -40,6 +43,7 @@ class Source(ABC):
     bounds: np.ndarray
     classes: tuple[str, ...] | None = None
     columns: tuple[str, ...] | None = None
+    divisor: int | None = None
     workers: int = 0
 
     @abstractmethod
@@ -56,14 +60,21 @@ class Source(ABC):
     def all(self) -> TensorData:
         """All rows, in memory."""
         x, labels = self.read(0, len(self))
-        return _tensor_data(x, labels=labels)
+        return self.data(x, labels)
+
+    def data(self, x: Tensor, labels: Tensor | None) -> TensorData:
+        """Rows that were read, as data."""
+        maximum = 1.0 if self.divisor else None
+        return TensorData(x, labels=labels, divisor=self.divisor, maximum=maximum)
 
 
 class ArrayFile(Source):
     """The rows of a .npy file or of a memory-mapped array, read and never mapped.
 
     uint8 rows [H, W], [C, H, W] or [H, W, C] are images [C, H, W], and single numbers a column,
-    unless ``images`` is False.
+    unless ``images`` is False. Whether their values are pixels, to be divided by 255, is told
+    from 64 blocks of the file as :func:`pyrovae.arrays.divisor` does; rows read later that
+    contradict it are refused.
 
     Raises UsageError for a file that is cut short, of another format or not of real numbers.
 
@@ -77,11 +88,11 @@ class ArrayFile(Source):
 
     def __init__(self, array: np.memmap[Any, Any] | str | Path, *, images: bool = True) -> None:
         if not isinstance(array, np.memmap):
-            with _reading(Path(array)):
+            with reading(Path(array)):
                 array = np.lib.format.open_memmap(Path(array), mode="r")
         if not array.ndim:
             raise UsageError("the array has no first axis, the number of data")
-        _tensor(np.empty((0, *array.shape[1:]), array.dtype))  # complains about what is no number
+        tensor(np.empty((0, *array.shape[1:]), array.dtype))  # complains about what is no number
         self.name = str(array.filename or "a memory-mapped array")
         self.images, self.shape, self.dtype = images, array.shape[1:], array.dtype
         row = max(1, math.prod(self.shape) * array.dtype.itemsize)
@@ -95,12 +106,27 @@ class ArrayFile(Source):
         self._offset = root.offset + offset
         plain = array.flags.c_contiguous and root.mode != "c" and array.filename is not None
         self._map = None if plain else (array, root)
+        self.divisor = self._divisor()
 
     def read(self, start: int, stop: int) -> tuple[Tensor, None]:
-        with _reading(Path(self.name)):
+        with reading(Path(self.name)):
             stored = self._stored(start, stop)
-        x = _tensor(stored)
-        return _arranged(x) if self.images else x, None
+        x = tensor(stored)
+        if may_be_image(x) and self.divisor is None and len(x) and x.max() > 1:
+            raise UsageError(f"{self.name}: values of 0 and 1 alone are followed by {int(x.max())}")
+        return arranged(x) if self.images else x, None
+
+    def _divisor(self) -> int | None:
+        if self.dtype != np.uint8 or len(self.shape) < 2 or not len(self):
+            return None
+        blocks = np.unique(np.linspace(0, len(self.bounds) - 2, 64).astype(int))
+        with reading(Path(self.name)):
+            parts = [self._stored(*self.bounds[[at, at + 1]].tolist()) for at in blocks]
+            return divisor(
+                torch.from_numpy(np.concatenate(parts)),
+                "store pixels that are few or dark as float32 between 0 and 1, other numbers as "
+                "int16 or float32",
+            )
 
     def _stored(self, start: int, stop: int) -> np.ndarray:
         if self._map is not None:
@@ -124,7 +150,7 @@ class ArrayFile(Source):
         return part
 
 
-def _arranged(x: Tensor) -> Tensor:
+def arranged(x: Tensor) -> Tensor:
     """Images in any layout as [N, C, H, W], and numbers as a column."""
     if (x.dtype == torch.uint8 and x.ndim == 3) or x.ndim == 1:
         return x.unsqueeze(1)
@@ -156,11 +182,12 @@ class ImageFiles(Source):
         self.names = [file.parts[0] for file in files] if any(f.parent.name for f in files) else []
         self.labels: np.ndarray | None = None
         if self.names:
-            self.classes, labels = _classes({"y": self.names})
+            self.classes, labels = class_codes({"y": self.names})
             self.labels = labels["y"]
         # one array: millions of paths would take gigabytes, and worker processes copy them
         self._files = np.array([os.fsencode(file) for file in files])
         self.bounds = np.arange(len(files) + 1)
+        self.divisor = 255
         self.workers = min(4, _cores())
         self._shape = self._decoded(0).shape
 
@@ -169,7 +196,7 @@ class ImageFiles(Source):
         return self.root / os.fsdecode(self._files[row])
 
     def _decoded(self, row: int) -> np.ndarray:
-        with _reading(self.file(row), "it is damaged or no image: replace it or take it away"):
+        with reading(self.file(row), "it is damaged or no image: replace it or take it away"):
             return _decode(self.file(row))
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
@@ -201,10 +228,10 @@ class ParquetFile(Source):
 
     def __init__(self, path: str | Path, label: str | None = None) -> None:
         self.path, self.name = Path(path), str(path)
-        with _reading(self.path), self._open() as file:
+        with reading(self.path), self._open() as file:
             self._metadata = file.metadata
             schema = file.schema_arrow
-            self._at = _label_column(schema.names, label)
+            self._at = label_column(schema.names, label)
             self.columns = tuple(n for i, n in enumerate(schema.names) if i != self._at)
             groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
             self.bounds = np.cumsum([0, *(group.num_rows for group in groups)])
@@ -220,7 +247,7 @@ class ParquetFile(Source):
                     kind = np.dtype(object)
                 if kind.kind not in "biuf":
                     first = next(file.iter_batches(1, columns=[name]), None)
-                    raise _not_numeric(name, f"{first[0][0].as_py()!r}" if first else str(kind))
+                    raise not_numeric(name, f"{first[0][0].as_py()!r}" if first else str(kind))
                 whole = kind.kind != "f" and all(_no_gap(group.column(at)) for group in groups)
                 kinds.append(kind if kind.kind == "f" or whole else np.dtype(np.float64))
             self.dtype = np.result_type(*kinds)
@@ -231,7 +258,7 @@ class ParquetFile(Source):
                     for i in range(file.num_row_groups)
                 ]
                 self._values = np.unique(np.concatenate([np.unique(part) for part in parts]))
-                self.classes, codes = _classes({"y": self._values})
+                self.classes, codes = class_codes({"y": self._values})
                 self._codes = codes["y"]
 
     def _open(self) -> Any:
@@ -246,7 +273,7 @@ class ParquetFile(Source):
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         first = max(0, int(np.searchsorted(self.bounds, start, "right")) - 1)
         last = int(np.searchsorted(self.bounds, stop, "left"))
-        with _reading(self.path), self._open() as file:
+        with reading(self.path), self._open() as file:
             table = file.read_row_groups(list(range(first, last)), use_threads=False)
             columns = table.slice(start - int(self.bounds[first]), stop - start).columns
             y = None if self._at is None else columns.pop(self._at)
@@ -254,9 +281,9 @@ class ParquetFile(Source):
             for i, column in enumerate(columns):
                 x[:, i] = column.to_numpy()
             if y is None or self._values is None:
-                return _tensor(x), None
+                return tensor(x), None
             codes = self._codes[np.searchsorted(self._values, _label_values(y))]
-            return _tensor(x), torch.as_tensor(codes)
+            return tensor(x), torch.as_tensor(codes)
 
 
 def _no_gap(column: Any) -> bool:
@@ -293,7 +320,7 @@ def open_source(path: str | Path, label: str | None = None) -> Source:
 
 
 @contextlib.contextmanager
-def _reading(path: Path, remedy: str = "") -> Iterator[None]:
+def reading(path: Path, remedy: str = "") -> Iterator[None]:
     """Turn whatever goes wrong with a file's contents into a UsageError that names the file."""
     try:
         yield
@@ -303,10 +330,10 @@ def _reading(path: Path, remedy: str = "") -> Iterator[None]:
         raise UsageError(f"{path}: {error}") from error
     except Exception as error:  # damaged files raise nearly every kind
         remedy = remedy or "it may be cut short or of another format: make it again"
-        raise UsageError(f"{path} cannot be read: {_reason(error)}; {remedy}") from error
+        raise UsageError(f"{path} cannot be read: {reason(error)}; {remedy}") from error
 
 
-def _classes(ys: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+def class_codes(ys: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """The names of the classes in `ys`, and each y as positions among them."""
     arrays = {key: np.ravel(np.asarray(y)) for key, y in ys.items()}
     joined = np.concatenate(list(arrays.values()))
@@ -322,14 +349,14 @@ def _classes(ys: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, np.ndarray]
     return tuple(map(str, names)), dict(zip(arrays, np.split(codes, ends), strict=True))
 
 
-def _label_column(names: list[str], label: str | None) -> int | None:
+def label_column(names: list[str], label: str | None) -> int | None:
     if label is not None and label not in names:
         few = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
         raise UsageError(f"there is no column {label!r}{nearest(label, names)} Columns: {few}")
     return None if label is None else names.index(label)
 
 
-def _not_numeric(name: str, found: str) -> UsageError:
+def not_numeric(name: str, found: str) -> UsageError:
     return UsageError(
         f"column {name!r} is not numeric ({found}); leave it out, turn it into numbers, or name it "
         f"as label={name!r} if it holds class labels"

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import copy
-import functools
+import math
 import multiprocessing
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from pyrovae.sources import ArrayFile, Source, _reading, open_source
-from pyrovae.tensors import (
-    Summary,
-    TensorData,
-    UsageError,
-    _cuts,
-    _is_image,
-    _no_data,
-    _own,
-    _part,
-    _reason,
-    _tensor,
-    _tensor_data,
-    fits,
-    got,
-    in_short,
-)
+from pyrovae.arrays import divisor, may_be_image, no_data, tensor
+from pyrovae.errors import UsageError, got, in_short, reason
+from pyrovae.layouts import Layout, is_array
+from pyrovae.memory import fits
+from pyrovae.serving import Serving
+from pyrovae.sources import ArrayFile, Source, open_source, reading
+from pyrovae.tensors import Batch, Data, TensorData, cuts, own_rows, part_of, tensor_data
 
 __all__ = ["Data", "FileData", "StreamedData", "as_data"]
 
@@ -40,13 +30,13 @@ WINDOW, ROWS = 2**26, 2**16  # bytes and rows that are in memory at once
 MOST = 10_000  # rows that are held out or summarised
 
 
-class FileData:
+class FileData(Data):
     """Data in files that do not fit in memory, read window by window: ``TensorData`` of a file.
 
     One pass puts the blocks of the file in random order, some of them in a window (64 MiB, or
     65,536 data where that is less), and the data within a window in random order: every datum
     is served once. Values are stored, scaled, served and binarised as ``TensorData`` does;
-    "static" draws belong to the datum, whatever the order. NaN is passed through.
+    "static" draws belong to the datum, whatever the order.
 
     Args:
         source: a path (.npy, .parquet, a folder of images), or any :class:`Source`.
@@ -65,47 +55,25 @@ class FileData:
     [[[0.0, 1.0], [2.0, 3.0]], [[4.0, 5.0], [6.0, 7.0]], [[8.0, 9.0]]]
     """
 
-    labels: None = None
-
     def __init__(self, source: Source | str | Path, *, num_workers: int | None = None) -> None:
         self.source = source if isinstance(source, Source) else open_source(source)
         self.num_workers = num_workers
         x, labels = self.source.read(0, min(1, len(self.source)))
-        self._stored = _tensor_data(x, labels=labels)  # one datum, and how all of them are served
-        self._like = self._stored
+        self._stored = self.source.data(x, labels)  # one datum, and what its values mean
+        self.serving = self._stored.serving
         self._static: int | None = None
         self._labelled = False
         self._held = np.empty(0, np.int64)  # rows that are not of these data
 
-    def _with(self, **changes: Any) -> FileData:
-        other = copy.copy(self)
-        other.__dict__.update(changes)
-        return other
-
     @property
     def event_shape(self) -> torch.Size:
         """The shape of one x."""
-        return self._like.event_shape
+        return self._stored.event_shape
 
     @property
-    def device(self) -> torch.device:
-        """Where the data are served."""
-        return self._like.device
-
-    @property
-    def dtype(self) -> torch.dtype | None:
-        """What x is served in; None for the default dtype."""
-        return self._like.dtype
-
-    @property
-    def maximum(self) -> float | None:
-        """The largest value a served x can have: 1 once binarised, None when unknown."""
-        return self._like.maximum
-
-    @property
-    def binarise(self) -> str | None:
-        """None, "dynamic" or "threshold"."""
-        return self._like.binarise
+    def stores_integers(self) -> bool:
+        """Whether x is stored as integers that are neither scaled nor binarised."""
+        return self._static is None and self.serving.keeps_integers(self._stored.tensors[0])
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -121,31 +89,25 @@ class FileData:
         return len(self.source) - len(self._held)
 
     def __repr__(self) -> str:
-        settings = repr(self._like).removeprefix("TensorData(1 x ")
+        like = self._stored._with(serving=self.serving, tensors=self._columns(*self._drawn()))
+        settings = repr(like).removeprefix("TensorData(1 x ")
         return f"FileData({self.source.name}: {len(self):,} x {settings}"
 
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> FileData:
-        """The same data, served on `device`, x in `dtype`."""
-        device = self.device if device is None else torch.device(device)
-        return self._with(_like=self._like._with(_device=device, dtype=dtype or self.dtype))
-
-    def binarised(self, mode: str, seed: int = 0) -> FileData:
+    def binarised(self, mode: str, seed: int = 0) -> Self:
         """The same data, binarised in another way; see :meth:`TensorData.binarised`.
 
         "static" draws are made anew from `seed` and the datum's place whenever it is read. Values
         outside [0, maximum] raise UsageError here if they are in the first datum, or when read.
         """
-        keep = {"_device": self.device, "dtype": self.dtype}
-        like = self._stored._with(**keep).binarised(mode, seed)._with(**keep)
-        return self._with(_like=like, _static=seed if mode == "static" else None)
+        static = mode == "static"
+        meant = replace(self._stored.serving, device=self.device, dtype=self.dtype)
+        meant.check_range(self._stored.tensors[0], mode)
+        if static:
+            meant = replace(meant, divisor=None, maximum=1.0)
+        serving = replace(meant, binarise=None if mode in ("none", "static") else mode)
+        return self._with(serving=serving, _static=seed if static else None)
 
-    def fixed(self, seed: int = 0) -> FileData:
-        """The same data without noise in what is served: dynamic ones become "static"."""
-        return self.binarised("static", seed) if self.binarise == "dynamic" else self
-
-    def with_labels(self) -> FileData:
+    def with_labels(self) -> Self:
         """The data (x, labels), so that a model(x, y) receives the labels."""
         if self._stored.labels is None:
             raise UsageError(
@@ -154,13 +116,13 @@ class FileData:
             )
         return self._with(_labelled=True)
 
-    def split(self, held_out: float, seed: int = 0) -> tuple[FileData, TensorData]:
+    def split(self, held_out: float, seed: int = 0) -> tuple[Self, TensorData]:
         """(train, held): hold out a fraction in (0, 1) or a number of data, 10,000 at most.
 
         The held-out data are a :meth:`sample`, in memory. Raises UsageError when either side
         would be empty.
         """
-        count = min(_part(held_out, len(self)), MOST)
+        count = min(part_of(held_out, len(self)), MOST)
         rows, held = self._some(count, seed)
         return self._with(_held=np.union1d(self._held, rows)), held
 
@@ -172,9 +134,16 @@ class FileData:
         """
         return self._some(min(count, len(self)), seed)[1]
 
-    def summary(self) -> Summary:
-        """What values x has as it is served, of 10,000 data at random or all there are."""
-        return self.sample().summary()
+    def incomplete(self, count: int = 64) -> Batch | None:
+        """At most ``count`` data, entries of each taken away: whether any are missing in the
+        file shows as it is read. None where x is stored as integers."""
+        if not self._stored.tensors[0].is_floating_point():
+            return None
+        few = self.sample(count)
+        return few._with(tensors=tuple(map(_with_gaps, few.tensors)))[:]
+
+    def check_finite(self) -> None:
+        """Infinite entries raise UsageError as they are read."""
 
     def batches(
         self,
@@ -185,15 +154,16 @@ class FileData:
         drop_last: bool = False,
         skip: int = 0,
         share: tuple[int, int] = (0, 1),
-    ) -> Iterator[tuple[Tensor, ...]]:
+    ) -> Iterator[Batch]:
         """One pass in batches ([B, *event], ...); the arguments are those of `TensorData`.
 
         Raises:
             UsageError: no batch can be made, or none fits in memory; as it goes, a damaged file.
         """
         n = len(self)
-        cuts = _cuts(n, batch_size, drop_last, skip, share)
-        if not fits(nbytes := min(batch_size, n) * self._stored[0][0].nbytes, "cpu"):
+        parts = cuts(n, batch_size, drop_last, skip, share)
+        row = math.prod(self.event_shape) * (self.dtype or torch.get_default_dtype()).itemsize
+        if not fits(nbytes := min(batch_size, n) * row, "cpu"):
             raise UsageError(
                 f"a batch of {batch_size:,} data from {self.source.name} takes {nbytes:,} bytes, "
                 f"which do not fit in memory; ask for fewer at once"
@@ -203,11 +173,12 @@ class FileData:
             device = None if generator is None else generator.device
             seed = int(torch.randint(2**63 - 1, (), generator=generator, device=device))
         end = n - n % batch_size if drop_last else n
-        return self._batches(_Pass.of(self, seed, batch_size, end, skip, share), cuts, generator)
+        windows = _Pass.of(self, seed, batch_size, end, skip, share)
+        return self._passing(self._batches(windows, parts, generator))
 
     def _batches(
-        self, windows: _Pass, cuts: Iterator[Any], generator: torch.Generator | None
-    ) -> Iterator[tuple[Tensor, ...]]:
+        self, windows: _Pass, parts: Iterator[Any], generator: torch.Generator | None
+    ) -> Iterator[Batch]:
         needed = windows.needed()
         workers = self.source.workers if self.num_workers is None else self.num_workers
         if multiprocessing.current_process().daemon:  # such a process may start none
@@ -221,25 +192,31 @@ class FileData:
             worker_init_fn=_ignore_interrupts,
             generator=torch.Generator(),  # the global one is not to be drawn from
         )
-        none = self._columns(self._like.tensors[0], self._stored.labels)
+        none = self._columns(*self._drawn())
         rest = tuple(t[:0].to(self.device) for t in none)
         reads = iter(loader)
         try:
-            for _, size, own in cuts:
+            for _, size, own in parts:
                 count = own.stop - own.start
-                parts, rest = [tuple(t[:count] for t in rest)], tuple(t[count:] for t in rest)
-                while missing := count - sum(len(part[0]) for part in parts):
+                read, rest = [tuple(t[:count] for t in rest)], tuple(t[count:] for t in rest)
+                while missing := count - sum(len(part[0]) for part in read):
                     window = next(reads)
                     if isinstance(window, UsageError):
                         raise window
                     window = tuple(t.to(self.device) for t in window)
-                    parts.append(tuple(t[:missing] for t in window))
+                    read.append(tuple(t[:missing] for t in window))
                     rest = tuple(t[missing:] for t in window)
-                parts = [part for part in parts if len(part[0])] or parts[:1]
-                rows = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
-                yield self._like._serve(tuple(rows), generator, size, own)
+                read = [part for part in read if len(part[0])] or read[:1]
+                rows = read[0] if len(read) == 1 else map(torch.cat, zip(*read, strict=True))
+                yield self.serving.batch(tuple(rows), generator, size, own)
         finally:
             del reads  # an error that is kept would keep the workers
+
+    def _drawn(self) -> tuple[Tensor, Tensor | None]:
+        """The first datum as :meth:`_block` gives it, and its label."""
+        x = self._stored.tensors[0]
+        drawn = self._static is not None and not x.is_floating_point()
+        return x.to(torch.uint8) if drawn else x, self._stored.labels
 
     def _columns(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
         return (x, cast(Tensor, labels)) if self._labelled else (x,)
@@ -261,8 +238,8 @@ class FileData:
         blocks = np.sort(order[: max(enough, min(256, 2**30 // block))])
         chosen = np.sort(rng.choice(int(lengths[blocks].sum()), count, replace=False))
         rows, x, labels = self._read(blocks, chosen)
-        like = self._like._with(tensors=self._columns(x, labels), labels=labels)
-        return rows, like.to(self.device)
+        changes = {"tensors": self._columns(x, labels), "labels": labels, "serving": self.serving}
+        return rows, self._stored._with(**changes).to(self.device)
 
     def _read(
         self, blocks: np.ndarray, chosen: np.ndarray
@@ -276,7 +253,7 @@ class FileData:
         which = np.searchsorted(begins, places, "right") - 1
         used, at = np.unique(which, return_index=True)
         rows = np.empty(len(chosen), np.int64)
-        like, labels = self._like.tensors[0], self._stored.labels
+        like, labels = self._drawn()
         x = like.new_empty(len(chosen), *like.shape[1:], device="cpu")
         labels = None if labels is None else labels.new_empty(len(chosen))
         ends = np.append(at, len(chosen))[1:]
@@ -301,15 +278,35 @@ class FileData:
     def _block(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         """Rows as they are stored, or as they would be if "static" draws were stored."""
         x, labels = self.source.read(start, stop)
-        mode = self.binarise if self._static is None else "static"
-        if mode is not None:
-            data = self._stored._with(tensors=(x,))
-            # of the block's place alone, so that a datum keeps its draws
-            entropy = np.random.SeedSequence([(self._static or 0) % 2**64, start])
-            with _reading(Path(self.source.name)):  # values may be out of range
-                data = data.binarised(mode, int(entropy.generate_state(1)[0]))
-            x = data.tensors[0]
+        with reading(Path(self.source.name)):  # values may be out of range
+            if self._static is not None or self.binarise is not None:
+                self._stored.serving.check_range(x, "dynamic")
+            if self._static is not None:
+                # of the block's place alone, so that a datum keeps its draws
+                entropy = np.random.SeedSequence([self._static % 2**64, start])
+                seed = int(entropy.generate_state(1)[0])
+                x = self._stored.serving.static(x, torch.Generator().manual_seed(seed)).to(
+                    self._drawn()[0].dtype
+                )
+            self.serving.check_digits(x)
+            _check_finite(x, start)
         return x, labels
+
+
+def _check_finite(x: Tensor, start: int) -> None:
+    if x.is_floating_point() and bool((bad := x.isinf()).any()):
+        row = int(bad.reshape(len(x), -1).any(1).nonzero()[0])
+        raise UsageError(f"x is infinite in datum {start + row}; drop or fill such data")
+
+
+def _with_gaps(x: Tensor) -> Tensor:
+    """Floats [B, *event], every entry of which is missing in one datum and there in others."""
+    if not x.is_floating_point():
+        return x
+    gaps = x.clone().reshape(len(x), -1)
+    for row, left in enumerate(gaps):
+        left[row % len(left) :: len(gaps)] = torch.nan
+    return gaps.reshape(x.shape)
 
 
 @dataclass(frozen=True)
@@ -377,11 +374,14 @@ def _ignore_interrupts(worker: int) -> None:
 # --- the user's own loader ---------------------------------------------------------------------
 
 
-class StreamedData:
+class StreamedData(Data):
     """Batches of a DataLoader, moved to a device: for data that do not fit in its memory.
 
-    The loader yields x [B, *event] or (x, y, ...), and keeps its own batch size and order.
-    Integers x are served as floats, uint8 images [B, ..., H, W] divided by 255.
+    The loader yields x [B, *event], (x, y, ...), or dicts, lists and trees of such (see
+    :class:`pyrovae.layouts.Layout`), and keeps its own batch size and order. Tensors share their
+    first axis; what is no tensor, such as a PackedSequence, a number or a list of names, is handed
+    on whole. Integers x are served as floats; uint8 images as :func:`pyrovae.arrays.divisor` tells
+    from the first batch, and a later batch that contradicts it is refused.
 
     >>> stream = as_data(DataLoader(TensorDataset(torch.zeros(10, 3)), batch_size=4))
     >>> len(stream), stream.event_shape, [len(x) for (x,) in stream.batches()]
@@ -389,8 +389,7 @@ class StreamedData:
     """
 
     labels: None = None
-    maximum: None = None
-    binarise: None = None
+    own_batches = True
 
     def __init__(
         self,
@@ -398,7 +397,10 @@ class StreamedData:
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.loader, self.device, self.dtype = loader, torch.device(device), dtype
+        self.loader = loader
+        self.serving = Serving(torch.device(device), dtype)
+        self._seen: dict[str, _Form] = {}  # of the first batch; copies share it
+        self._seed: int | None = None
 
     def __len__(self) -> int:
         """The number of data; UsageError when the loader's data set does not tell."""
@@ -413,27 +415,77 @@ class StreamedData:
     def __repr__(self) -> str:
         return f"StreamedData({type(self.loader.dataset).__name__}, {self.device})"
 
-    @functools.cached_property
-    def event_shape(self) -> torch.Size:
-        """The shape of one x, seen in a first batch."""
-        own = self.loader.generator
-        state = None if own is None else own.get_state()
-        with torch.random.fork_rng(devices=[]):  # a look must not change what is drawn later
-            for x, *_ in self.batches():
+    @property
+    def _form(self) -> _Form:
+        """What a first batch shows."""
+        if "first" not in self._seen:
+            own = self.loader.generator
+            state = None if own is None else own.get_state()
+            with torch.random.fork_rng(devices=[]):  # a look must not change what is drawn later
+                if next(self._stored(iter(self.loader)), None) is None:
+                    raise UsageError("there are no data: the DataLoader yields no batch")
                 if own is not None and state is not None:
                     own.set_state(state)
-                return x.shape[1:]
-        raise UsageError("there are no data: the DataLoader yields no batch")
+        return self._seen["first"]
 
-    def fixed(self, seed: int = 0) -> StreamedData:
-        """Itself: what a loader yields is its own affair."""
-        return self
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of one x, seen in a first batch."""
+        return self._form.few[0].shape[1:]
 
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> StreamedData:
-        """The same stream, served on `device`, x in `dtype`."""
-        return StreamedData(self.loader, device or self.device, dtype or self.dtype)
+    @property
+    def layout(self) -> Layout | None:  # type: ignore[override]
+        """How a batch becomes the programs' arguments, seen in a first batch."""
+        return self._form.layout
+
+    @property
+    def stores_integers(self) -> bool:
+        """Whether x comes as integers that are neither scaled nor binarised."""
+        return self._served(self._form).keeps_integers(self._form.few[0])
+
+    def binarised(self, mode: str, seed: int = 0) -> Self:
+        """The same stream, binarised as it is served: "dynamic" or "threshold"; "none" undoes it.
+
+        Raises:
+            UsageError: "static", since a stream does not know a datum again; as batches are
+                served, values outside [0, 1].
+        """
+        if mode == "static":
+            raise UsageError(
+                "a DataLoader's data cannot be binarised once, since a datum is not known again; "
+                "binarise them in the data set, or give tensors or a file"
+            )
+        self.serving.check_range(torch.empty(0), mode)
+        return self._with(serving=replace(self.serving, binarise=None if mode == "none" else mode))
+
+    def fixed(self, seed: int = 0) -> Self:
+        """The same stream, dynamic binarisation drawn from ``seed`` in every pass."""
+        return self if self.binarise != "dynamic" else self._with(_seed=seed)
+
+    def with_labels(self) -> Self:
+        """UsageError: a loader yields its labels itself, beside x."""
+        raise UsageError("a DataLoader has no labels apart: let it yield (x, y)")
+
+    def split(self, held_out: float, seed: int = 0) -> tuple[Data, TensorData]:
+        """UsageError: a stream cannot be split."""
+        raise UsageError(
+            "streamed data cannot be split here; pass the held-out data as validation="
+        )
+
+    def sample(self, count: int = MOST, seed: int = 0) -> TensorData:
+        """The first ``count`` data of a pass, or all there are, in memory."""
+        return self.first(count)
+
+    def incomplete(self, count: int = 64) -> Batch | None:
+        """At most ``count`` data of a first batch, entries of each taken away: whether any are
+        missing shows as they are served. None where all come as integers."""
+        few = [leaf[:count] if isinstance(leaf, Tensor) else leaf for leaf in self._form.few]
+        gaps = [_with_gaps(leaf) if isinstance(leaf, Tensor) else leaf for leaf in few]
+        floating = any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in few)
+        return self._served(self._form).batch(gaps, None) if floating else None
+
+    def check_finite(self) -> None:
+        """Infinite entries raise UsageError as they are served."""
 
     def batches(
         self,
@@ -444,7 +496,7 @@ class StreamedData:
         drop_last: bool = False,
         skip: int = 0,
         share: tuple[int, int] = (0, 1),
-    ) -> Iterator[tuple[Tensor, ...]]:
+    ) -> Iterator[Batch]:
         """One pass over the loader; the arguments are TensorData's.
 
         The loader's own size, order and last batch hold; `skip` takes batches from it, unserved.
@@ -452,33 +504,104 @@ class StreamedData:
         loaded = iter(self.loader)
         for _ in range(skip):
             next(loaded, None)
-        return self._batches(loaded, share)
+        if self._seed is not None:
+            generator = torch.Generator(self.device).manual_seed(self._seed)
+        return self._passing(self._batches(loaded, generator, share))
 
     def _batches(
-        self, loaded: Iterator[Any], share: tuple[int, int]
-    ) -> Iterator[tuple[Tensor, ...]]:
+        self, loaded: Iterator[Any], generator: torch.Generator | None, share: tuple[int, int]
+    ) -> Iterator[Batch]:
+        for stored in self._stored(loaded):
+            size = len(stored[0])
+            own = own_rows(size, share)
+            serving = self._served(self._seen["first"])
+            if serving.binarise is not None:
+                serving.check_range(stored[0], serving.binarise)
+            serving.check_digits(stored[0])
+            yield serving.batch([_shared(s, own, size) for s in stored], generator, size, own)
+
+    def _served(self, form: _Form) -> Serving:
+        maximum = 1.0 if form.divisor else None
+        return replace(self.serving, divisor=form.divisor, maximum=maximum)
+
+    def _stored(self, loaded: Iterator[Any]) -> Iterator[Batch]:
+        """The batches as leaves on the loader's device, each of the form of the first."""
         for batch in _told(loaded):
-            parts = (batch,) if isinstance(batch, Tensor) else batch
-            if not isinstance(parts, tuple | list) or not all(isinstance(p, Tensor) for p in parts):
+            layout, stored = Layout.of(batch, _as_tensor)
+            _check_leaves(batch, stored, self.loader.batch_sampler is None)
+            x = stored[0]
+            form = self._seen.get("first")
+            if form is None:
+                by = divisor(x, _SCALED) if may_be_image(x) else None
+                form = self._seen["first"] = _Form(layout, by, stored)
+            if form.layout != layout or len(form.few) != len(stored):
                 raise UsageError(
-                    f"the DataLoader yields {type(batch).__name__}; a batch is a tensor x or a "
-                    f"tuple of tensors (x, y, ...): give it such a data set or collate_fn"
+                    "the DataLoader yields batches of different structures, the first one "
+                    f"{_in_words(form.few)}, a later one {_in_words(stored)}: let its data set or "
+                    f"collate_fn give all of them alike"
                 )
-            if not parts or len({tuple(p.shape[:1]) for p in parts}) > 1 or not parts[0].dim():
-                shapes = ", ".join(str(list(p.shape)) for p in parts[:5]) or "none"
+            if may_be_image(x) and form.divisor is None and len(x) and int(x.max()) > 1:
                 raise UsageError(
-                    f"the DataLoader yields tensors of shapes {shapes}; a batch is x [B, ...] or "
-                    f"(x, y, ...) that share their first axis: give the loader a batch_size"
+                    f"a first batch of uint8 had values of 0 and 1 alone, a later one has "
+                    f"{int(x.max())}: {_SCALED}"
                 )
-            if what := next((w for p in parts if (w := _no_data(p))), ""):
-                raise UsageError(
-                    f"the DataLoader yields a tensor that is {what}; data are dense real tensors: "
-                    f"convert them in the data set or collate_fn"
-                )
-            own = _own(len(parts[0]), share)
-            x, *others = (part[own].to(self.device, non_blocking=True) for part in parts)
-            image, x = _is_image(x), x.to(self.dtype or torch.get_default_dtype())
-            yield x / 255 if image else x, *others
+            yield stored
+
+
+_SCALED = "let the data set give floats, pixels divided by 255 and other numbers as they are"
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What the first batch of a stream shows of all of them."""
+
+    layout: Layout | None
+    divisor: int | None
+    few: Batch
+
+
+def _in_words(leaves: Batch) -> str:
+    shown = [str(list(s.shape)) if isinstance(s, Tensor) else type(s).__name__ for s in leaves[:5]]
+    return ", ".join(shown) or "none"
+
+
+def _check_leaves(batch: Any, leaves: Batch, single: bool) -> None:
+    """Refuse what is no batch. ``single``: the loader makes no batches of its own."""
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if not leaves or not isinstance(leaves[0], Tensor):
+        raise UsageError(
+            f"the DataLoader yields {type(batch).__name__} without a tensor; a batch is a tensor "
+            f"x, a tuple (x, y, ...) or a dict of tensors: give it such a data set or collate_fn"
+        )
+    numbers = single and any(isinstance(leaf, int | float) for leaf in leaves)
+    if len({tuple(p.shape[:1]) for p in tensors}) > 1 or not tensors[0].dim() or numbers:
+        raise UsageError(
+            f"the DataLoader yields tensors of shapes {_in_words(leaves)}; a batch is x [B, ...] "
+            f"or (x, y, ...) that share their first axis: give the loader a batch_size"
+        )
+    if what := next((w for p in tensors if (w := no_data(p))), ""):
+        raise UsageError(
+            f"the DataLoader yields a tensor that is {what}; data are dense real tensors: "
+            f"convert them in the data set or collate_fn"
+        )
+    if any(bool(p.isinf().any()) for p in tensors if p.is_floating_point()):
+        raise UsageError("the DataLoader yields infinite entries; drop or fill such data")
+
+
+def _shared(leaf: Any, own: slice, size: int) -> Any:
+    """The rows of a leaf that fall to this process; what is no tensor has none."""
+    if isinstance(leaf, Tensor):
+        return leaf[own]
+    if own != slice(0, size) and hasattr(leaf, "__len__") and not isinstance(leaf, str):
+        raise UsageError(
+            f"a batch holds {type(leaf).__name__}, which cannot be shared out among processes: "
+            f"train in one, or give tensors"
+        )
+    return leaf
+
+
+def _as_tensor(leaf: Any) -> Any:
+    return tensor(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
 def _told(loaded: Iterator[Any]) -> Iterator[Any]:
@@ -489,13 +612,10 @@ def _told(loaded: Iterator[Any]) -> Iterator[Any]:
         if isinstance(error, UsageError):
             raise
         raise UsageError(
-            f"the DataLoader fails ({type(error).__name__}: {in_short(_reason(error))}); it must "
+            f"the DataLoader fails ({type(error).__name__}: {in_short(reason(error))}); it must "
             f"give every batch as a tensor x or a tuple of tensors (x, y, ...): look at its data "
             f"set and collate_fn"
         ) from error
-
-
-Data = TensorData | StreamedData | FileData
 
 
 def as_data(
@@ -503,16 +623,21 @@ def as_data(
 ) -> Data:
     """Data from what Python has: moved to `device`, served in `dtype`, when they are given.
 
-    Takes data; a tensor, array or DataFrame x; a tuple (or list of arrays) of those (x, y, ...);
-    a TensorDataset; a map-style Dataset of x or (x, y, ...), which becomes a TensorData where it
-    fits; a memory-mapped array, which is read window by window where it does not; or a
-    DataLoader, which is streamed. uint8 tensors with
-    three axes or more are 8-bit images, x / 255. Raises UsageError for anything else.
+    Takes data; a tensor, array or DataFrame x; a tuple (or list of arrays) of those (x, y, ...),
+    or a dict or a tree of them, whose :attr:`~pyrovae.tensors.Data.layout` says how a batch
+    becomes arguments; a TensorDataset; a map-style Dataset of such items, which becomes a
+    TensorData where it fits; a memory-mapped array, which is read window by window where it does
+    not; or a DataLoader, which is streamed. Masked entries of NumPy arrays and missing ones of
+    pandas become NaN. Of uint8 arrays with three axes or more the values tell whether they are
+    8-bit images, x / 255 (:func:`pyrovae.arrays.divisor`). Raises UsageError for anything else.
 
     >>> as_data((np.zeros((4, 3)), np.arange(4)))
     TensorData(4 x [3] float32, y [], cpu)
-    >>> as_data(torch.zeros(4, 1, 8, 8, dtype=torch.uint8))
-    TensorData(4 x [1, 8, 8] uint8 / 255, cpu)
+    >>> pixels = torch.arange(256).to(torch.uint8).reshape(4, 1, 8, 8)
+    >>> as_data(pixels), as_data(pixels % 2)
+    (TensorData(4 x [1, 8, 8] uint8 / 255, cpu), TensorData(4 x [1, 8, 8] uint8, cpu))
+    >>> as_data({"x": pixels, "mask": torch.ones(4)}).layout.names
+    ('x', 'mask')
     """
     data: Data
     if isinstance(x, Data):
@@ -522,18 +647,17 @@ def as_data(
     elif isinstance(x, DataLoader):
         data = StreamedData(x)
     elif isinstance(x, TensorDataset):
-        data = _tensor_data(*x.tensors)
+        data = tensor_data(*x.tensors)
     elif isinstance(x, Dataset):
         data = _read_dataset(x, device)
     elif isinstance(x, str | Path):
         name = got(str(x))
         raise UsageError(f"{name} is a name, not data; pv.data.load({name}) reads it")
-    elif isinstance(x, tuple) or (
-        isinstance(x, list) and any(getattr(part, "ndim", 0) > 0 for part in x)
-    ):
-        data = _tensor_data(*map(_tensor, x))
+    elif isinstance(x, tuple | dict) or (isinstance(x, list) and any(map(is_array, x))):
+        layout, leaves = Layout.of(x, tensor)
+        data = tensor_data(*leaves)._with(layout=layout)
     else:
-        data = _tensor_data(_tensor(x))
+        data = tensor_data(tensor(x))
     return data if device is None and dtype is None else data.to(device, dtype)
 
 
@@ -550,7 +674,7 @@ def _read_dataset(dataset: Dataset[Any], device: Any) -> TensorData | StreamedDa
             f"{type(dataset).__name__} has a length of {n} and no item 0 "
             f"({type(error).__name__}: {in_short(error)}); its items are those at 0 to {n - 1}"
         ) from error
-    parts = item if isinstance(item, tuple | list) else (item,)
+    parts = pytree.tree_leaves(item)
     for part in parts:
         if not isinstance(part, Tensor | np.ndarray | np.number | int | float):
             raise UsageError(
@@ -563,11 +687,12 @@ def _read_dataset(dataset: Dataset[Any], device: Any) -> TensorData | StreamedDa
     try:
         # Its own generator: a DataLoader draws a seed from the global one otherwise.
         loader = DataLoader(dataset, batch_size=256, generator=torch.Generator())
-        batches = [[batch] if isinstance(batch, Tensor) else batch for batch in loader]
+        layouts, batches = zip(*map(Layout.of, loader), strict=True)
         columns = [torch.cat(rows) for rows in zip(*batches, strict=True)]
     except (RuntimeError, TypeError, ValueError, LookupError) as error:
         raise UsageError(
             f"the items of {type(dataset).__name__} do not form one tensor: "
-            f"{in_short(_reason(error))}; give {n} of them, all of the same shape and type"
+            f"{in_short(reason(error))}; give {n} of them, all of the same shape and type"
         ) from error
-    return _tensor_data(*(_tensor(c.numpy()) if c.dtype == torch.float64 else c for c in columns))
+    found = tensor_data(*(tensor(c.numpy()) if c.dtype == torch.float64 else c for c in columns))
+    return found._with(layout=layouts[0])

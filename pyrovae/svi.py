@@ -14,8 +14,8 @@ from pyro.infer import ELBO
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyrovae.errors import UsageError, got
 from pyrovae.randomness import put_back, states
-from pyrovae.tensors import UsageError, got
 from pyrovae.traces import Args, Pair, parameters
 
 __all__ = ["SVI", "Step"]

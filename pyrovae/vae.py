@@ -9,11 +9,12 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyrovae.errors import UsageError, whole_number
 from pyrovae.guides import Guide
 from pyrovae.likelihoods import Likelihood
 from pyrovae.priors import Prior
 from pyrovae.program import Program
-from pyrovae.tensors import TensorData, UsageError, whole_number
+from pyrovae.tensors import TensorData
 
 __all__ = ["VAE"]
 

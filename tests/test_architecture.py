@@ -16,10 +16,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
-    "signatures", "tensors", "files", "sources", "streams", "randomness", "data", "labels",
-    "components", "networks", "schedules", "distributions", "priors", "likelihoods", "guides",
-    "program", "vae", "traces", "objectives", "svi", "processes", "checkpoints", "runs",
-    "callbacks", "training",
+    "errors", "memory", "summaries", "arrays", "layouts", "serving", "signatures", "tensors",
+    "files", "sources", "streams", "randomness", "data", "labels", "components", "networks",
+    "schedules", "distributions", "supports", "priors", "likelihoods", "guides", "program", "vae",
+    "traces", "objectives", "svi", "processes", "checkpoints", "runs", "callbacks", "training",
     "evaluation", "oracles", "generation", "aggregate", "calibration", "plots", "programs",
     "explorer", "cli",
 ]  # fmt: skip

@@ -145,6 +145,19 @@ def test_network_fits_any_image(
     assert [t.shape for t in decoder(torch.randn(2, 4))] == [(2, *image), (2, 5, *image)]
 
 
+def test_convnet_refuses_channels_last() -> None:
+    for image in ((28, 28, 1), (32, 30, 3), (28, 28, 4)):
+        first = tuple(image[k] for k in (2, 0, 1))
+        for inputs, outputs in ((image, {"loc": (3,)}), ((3,), {"logits": image})):
+            with pytest.raises(
+                pv.UsageError, match=r"channels last.*permute\(0, 3, 1, 2\)"
+            ) as error:
+                networks.ConvNet([4]).build(inputs, outputs)
+            assert str(first) in str(error.value)
+    for image in ((64, 4, 4), (1, 3, 3), (3, 8, 5)):  # small, and not channels last
+        networks.ConvNet([4]).build(image, {"loc": (3,)})
+
+
 def test_convnet_reaches_every_pixel() -> None:
     """No output pixel is constant, no input pixel ignored, at even and odd sizes."""
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -251,8 +252,8 @@ def test_values_out_of_range_cannot_be_binarised() -> None:
     for mode in ("dynamic", "threshold", "static"):
         with pytest.raises(UsageError, match=r"\[-0\.5, 3\], not in \[0, 1\]"):
             TensorData(torch.tensor([-0.5, 3.0])).binarised(mode)
-        with pytest.raises(UsageError, match="nan"):
-            TensorData(torch.tensor([0.5, torch.nan])).binarised(mode)
+        seen = TensorData(torch.tensor([1.0, torch.nan, 0.0])).binarised(mode)[:][0]
+        assert seen[1].isnan() and seen[[0, 2]].tolist() == [1.0, 0.0]  # missing stays missing
     with pytest.raises(UsageError, match="did you mean 'static'"):
         TensorData(torch.zeros(2)).binarised("statics")
 
@@ -260,18 +261,18 @@ def test_values_out_of_range_cannot_be_binarised() -> None:
 def test_check_finite_names_the_first() -> None:
     x = torch.zeros(3000, 40, 40)
     TensorData(x).check_finite()
-    x[2700, 3, 4], x[2800, 0, 0], x[2900] = torch.inf, torch.nan, torch.nan
+    x[2700, 3, 4], x[2800, 0, 0], x[2900] = torch.inf, torch.nan, torch.inf
     with pytest.raises(
-        UsageError, match=r"x has 1602 .*inf, is in datum 2700 at position \[3, 4\]"
+        UsageError, match=r"x has 1601 .*inf, is in datum 2700 at position \[3, 4\]"
     ):
         TensorData(x).check_finite()
     x[100, 5, 6] = -torch.inf  # in an earlier chunk of those looked through
     with pytest.raises(
-        UsageError, match=r"x has 1603 .*-inf, is in datum 100 at position \[5, 6\]"
+        UsageError, match=r"x has 1602 .*-inf, is in datum 100 at position \[5, 6\]"
     ):
         TensorData(x).check_finite()
-    with pytest.raises(UsageError, match=r"y has 1 .*nan, is in datum 1 at position \[\]"):
-        TensorData(torch.zeros(2), torch.tensor([0.0, torch.nan])).check_finite()
+    with pytest.raises(UsageError, match=r"y has 1 .*inf, is in datum 1 at position \[\]"):
+        TensorData(torch.zeros(2), torch.tensor([torch.nan, torch.inf])).check_finite()
     TensorData(images(), divisor=255).check_finite()
 
 
@@ -400,7 +401,7 @@ def test_data_works_inside_a_loader() -> None:
         ((), "no data"),
         (Endless(), "DataLoader"),
         (Fixed(), "empty"),
-        (Fixed({"x": torch.zeros(3)}), "hold dict"),
+        (Fixed({"x": "a"}), "hold str"),
         (Fixed(("a", 1)), "hold str.*ToTensor"),
         (Fixed(torch.zeros(3), torch.zeros(4)), "same shape"),
         (Fixed(*[torch.zeros(3)] * 256, torch.zeros(1)), "same shape"),
@@ -419,8 +420,8 @@ def test_pil_items_need_a_transform() -> None:
 
 
 def test_a_loader_of_other_things_is_refused() -> None:
-    stream = as_data(DataLoader(Fixed({"x": torch.zeros(3)})))
-    with pytest.raises(UsageError, match="yields dict"):
+    stream = as_data(DataLoader(Fixed({"x": "a"})))
+    with pytest.raises(UsageError, match="no tensor: it is a dict of list"):
         next(stream.batches())
     with pytest.raises(UsageError, match="Endless has no length"):
         len(as_data(DataLoader(Endless())))
@@ -980,3 +981,211 @@ def test_importing_is_light() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+# --- what is missing, and what holds no numbers -------------------------------------------------
+
+
+def test_masked_and_nullable_entries_are_missing() -> None:
+    import pandas
+
+    masked = np.ma.masked_array([[1, 999], [3, 4]], mask=[[False, True], [False, False]])
+    frame = pandas.DataFrame({"a": pandas.array([1, 3], "Int64"), "b": [None, 4.0]})
+    nullable = pandas.DataFrame({"a": [1.0, 3.0], "b": pandas.array([None, 4], "Int64")})
+    flags = pandas.DataFrame({"a": [1.0, 3.0], "b": pandas.array([None, True], "boolean")})
+    for given in (masked, masked.astype(float), frame, nullable, flags):
+        x = as_data(given).x
+        assert x[:, 0].tolist() == [1.0, 3.0] and x[0, 1].isnan() and x[1, 1] in (1.0, 4.0)
+        assert as_data(given).summary().missing == 1
+    series = pandas.Series([1, None, 3], dtype="Int64")
+    assert as_data(series).x.isnan().tolist() == [False, True, False]
+    whole = pandas.DataFrame({"a": pandas.array([1, 2**40], "Int64")})
+    assert as_data(whole).integral()[:][0].tolist() == [[1], [2**40]]
+    unmasked = np.ma.masked_array([1, 2], mask=False)
+    assert as_data(unmasked).tensors[0].dtype == torch.int64
+
+
+def test_incomplete_data_show_every_entry_that_is_missing() -> None:
+    x = torch.zeros(500, 3, 2)
+    x[400, 1, 1], x[450, 2, 0], x[2], x[3] = torch.nan, torch.nan, 1.0, 2.0
+    x[10:300, 0, 0] = torch.nan
+    (found,) = TensorData(x).incomplete()
+    assert len(found) == 3 and torch.equal(found.isnan().any(0), x.isnan().any(0))
+    assert TensorData(torch.zeros(3)).incomplete() is None
+    assert TensorData(torch.zeros(3, dtype=torch.int64)).incomplete() is None
+    x, y = TensorData(torch.zeros(4, 2), torch.tensor([0.0, torch.nan, 1.0, 2.0])).incomplete()
+    assert len(x) == 1 and y.isnan().all()
+
+
+def test_what_holds_no_numbers_says_so() -> None:
+    import pandas
+    from scipy import sparse
+
+    for given, said in (
+        (sparse.eye(3, format="csr"), r"sparse.*x\.toarray\(\) \(72 bytes\)"),
+        (sparse.csr_array(np.eye(2)), "sparse"),
+        (np.array(["ann", "bob"]), "strings such as 'ann', 'bob'.*numpy.unique"),
+        (np.array([1.0, None, "a"], object), r"objects \(NoneType, float, str\).*write NaN"),
+        (pandas.DataFrame({"a": [1.0], "city": ["Rome"]}), "column 'city' has dtype.*factorize"),
+        (pandas.Series(["a"], name="kind"), "column 'kind'"),
+        (pandas.DataFrame({"day": pandas.to_datetime(["2026-01-01"])}), "column 'day' .*datetime"),
+        (np.array([2**64 - 1], np.uint64), "more than 64 bits"),
+        ({}, "no tensor: it is a dict of nothing"),
+        ({"x": object()}, "dtype object"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            as_data(given)
+
+
+# --- uint8: the values tell ---------------------------------------------------------------------
+
+
+def test_the_values_of_uint8_tell_what_they_are() -> None:
+    generator = torch.Generator().manual_seed(0)
+    voxels = (torch.rand(50, 8, 8, generator=generator) < 0.3).to(torch.uint8)
+    assert as_data(voxels).divisor is None and torch.equal(as_data(voxels).x, voxels.float())
+    mask = as_data(voxels * 255)
+    assert mask.divisor == 255 and torch.equal(mask.x, voxels.float())
+    counts = torch.poisson(torch.full((50, 4, 4), 6.0), generator=generator).to(torch.uint8)
+    notes = torch.randint(0, 128, (20, 16, 88), generator=generator, dtype=torch.uint8)
+    segments = torch.randint(0, 21, (9, 8, 8), generator=generator, dtype=torch.uint8)
+    ignored = torch.where(voxels[:9] > 0, 255, segments)
+    for other in (counts, notes, segments, ignored, voxels * 2):
+        for given in (other, other.numpy(), (other, torch.zeros(len(other))), {"x": other}):
+            with pytest.raises(UsageError, match=r"divisor=255\) for pixels.*x\.float\(\)"):
+                as_data(given)
+        assert torch.equal(TensorData(other, divisor=255).x, other / 255)
+        assert torch.equal(as_data(other.float()).x, other.float())
+        assert torch.equal(as_data(other.flatten(1)).x, other.float().flatten(1))
+
+
+def test_named_images_are_pixels_whatever_their_values(tmp_path: Path) -> None:
+    dark = torch.randint(0, 9, (70, 28, 28), dtype=torch.uint8)
+    write_mnist(tmp_path / "MNIST" / "raw", dark, dark[:10])
+    splits = load("mnist", tmp_path, download=False)
+    assert splits.train.divisor == 255 and torch.equal(splits.train.x[:, 0], dark / 255)
+
+
+def test_uint8_in_files_is_told_by_its_values(tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).poisson(6.0, (20, 4, 4)).astype(np.uint8)
+    np.save(tmp_path / "x.npy", counts)
+    np.savez(tmp_path / "x.npz", x=counts)
+    for name in ("x.npy", "x.npz"):
+        with pytest.raises(UsageError, match=rf"{name}.*8-bit pixels or other numbers"):
+            load(tmp_path / name)
+    np.save(tmp_path / "x.npy", counts % 2)
+    train = load(tmp_path / "x.npy").train
+    assert train.divisor is None and set(train.x.unique().tolist()) == {0.0, 1.0}
+
+
+# --- integers -----------------------------------------------------------------------------------
+
+
+def test_integers_are_served_as_stored_where_asked() -> None:
+    ids = torch.tensor([[3, 1_700_000_001], [4, 7]])
+    data = TensorData(ids, labels=[0, 1])
+    assert data.stores_integers and not data.serving.integral
+    whole = data.integral()
+    assert torch.equal(whole[:][0], ids) and torch.equal(whole.x, ids)
+    assert whole.x.dtype == torch.int64 and "integral" in repr(whole)
+    for batch in whole.select([1, 0]).to("cpu", torch.float64).batches(2):
+        assert torch.equal(batch[0], ids[[1, 0]])
+    assert torch.equal(whole.split(1)[1][:][0], whole.split(1)[1].tensors[0])
+    for other in (
+        TensorData(torch.zeros(2)),
+        TensorData(ids > 3),
+        TensorData(images(), divisor=255),
+        TensorData(ids[:, :1] % 2).binarised("dynamic"),
+    ):
+        assert not other.stores_integers
+        with pytest.raises(UsageError, match="not stored as integers"):
+            other.integral()
+
+
+def test_no_digit_is_lost_in_silence() -> None:
+    import pandas
+
+    ids = torch.tensor([[1_700_000_001], [7]])
+    data = as_data(ids)
+    for ask in (lambda: data.x, lambda: data[0], lambda: next(data.batches(1)), data.summary):
+        with pytest.raises(UsageError, match=r"as large as 1700000001, and float32.*16,777,216"):
+            ask()
+    assert data.to(dtype=torch.float64).x.tolist() == ids.tolist()
+    assert as_data(torch.tensor([2**40])).x.item() == 2.0**40  # a power of two keeps its digits
+    assert as_data(torch.tensor([-(2**24)])).x.item() == -(2.0**24)
+    with pytest.raises(UsageError, match="-16777217"):
+        _ = as_data(torch.tensor([-(2**24) - 1])).x
+    masked = np.ma.masked_array([2**53 + 1, 1], mask=[False, True])
+    nullable = pandas.DataFrame({"id": pandas.array([2**24 + 1, None], "Int64")})
+    for given in (masked, nullable, nullable["id"]):
+        with pytest.raises(UsageError, match="last digits would be lost in float32"):
+            as_data(given)
+
+
+# --- layouts ------------------------------------------------------------------------------------
+
+
+def calls(data: TensorData, program) -> list:
+    """What a program gets of every batch of two."""
+    layout = data.layout.bound(inspect.signature(program))
+    return [
+        program(*arguments, **named)
+        for arguments, named in map(layout.call, data.select([2, 0, 1]).batches(2))
+    ]
+
+
+def test_a_dict_is_keywords_or_one_argument() -> None:
+    x, y = torch.arange(6.0).reshape(3, 2), torch.arange(3)
+    data = as_data({"y": y, "x": x.numpy()})
+    assert torch.equal(data.x, x) and data.layout.names == ("y", "x") and len(data) == 3
+
+    def by_name(x, y, scale=2.0):
+        return x, y
+
+    def whole(batch):
+        return batch["x"], batch["y"]
+
+    def anything(**batch):
+        return batch["x"], batch["y"]
+
+    for program in (by_name, whole, anything):
+        (x1, y1), (x2, y2) = calls(data, program)
+        assert torch.equal(torch.cat([x1, x2]), x[[2, 0, 1]])
+        assert torch.equal(torch.cat([y1, y2]), y[[2, 0, 1]])
+    for program in (lambda x: x, lambda x, y, z: x, lambda a, b: a, lambda y: y):
+        with pytest.raises(UsageError, match="dict of 'y', 'x', and the program takes"):
+            calls(data, program)
+
+
+def test_a_tree_keeps_its_shape() -> None:
+    x, y, z = torch.randn(3, 2), torch.arange(3), torch.randn(3)
+    for given in ((x, {"y": y, "z": [z, z]}), [x, (y, [z, z])], ({"z": z, "x": x}, z)):
+        data = as_data(given)
+        ((first, second),) = [
+            data.layout.call(batch)[0] for batch in data.batches(3)
+        ]  # a list at the top is a tuple of arguments
+        assert str((first, second)) == str(tuple(given))
+    assert as_data((x, y)).layout is None and as_data([x, y]).layout is None
+    assert as_data((x, [1, 2, 3])).tensors[1].tolist() == [1, 2, 3]
+    assert as_data({"x": [[1.0, 2.0]]}).event_shape == (2,)
+    with pytest.raises(UsageError, match="first axis"):
+        as_data({"x": x, "y": y[:2]})
+
+
+class Dicts(Dataset):
+    """Items {"y", "x"}, as data sets of text have."""
+
+    def __len__(self) -> int:
+        return 300
+
+    def __getitem__(self, index: int):
+        return {"y": index % 10, "x": torch.full((2,), float(index)), "m": np.ones(3) * index}
+
+
+def test_a_dataset_of_dicts_becomes_tensors() -> None:
+    data = as_data(Dicts())
+    assert isinstance(data, TensorData) and data.layout.names == ("y", "x", "m")
+    ((batch,), _) = data.layout.call(data[:])
+    assert batch["y"].tolist() == [i % 10 for i in range(300)]
+    assert batch["x"][:, 1].tolist() == list(range(300)) and batch["m"].dtype == torch.float32
+    assert data.with_arguments(batch["y"]).layout is None

@@ -11,8 +11,9 @@ from torch import Tensor
 
 import pyrovae as pv
 from pyrovae import likelihoods, networks, traces
+from pyrovae.errors import UsageError
 from pyrovae.programs import DeepMarkov
-from pyrovae.tensors import TensorData, UsageError
+from pyrovae.tensors import TensorData
 
 STEPS, FEATURES, LATENT = 4, 2, 2
 LINEAR, SCALE = networks.MLP([]), 0.5

@@ -20,7 +20,8 @@ from torch.distributions import constraints
 import pyrovae as pv
 from pyrovae import components, distributions, likelihoods, networks
 from pyrovae.distributions import eight_bit
-from pyrovae.tensors import Summary, TensorData
+from pyrovae.summaries import Summary
+from pyrovae.tensors import TensorData
 
 SMALL = networks.MLP([8])
 Make = Callable[[], likelihoods.Likelihood]

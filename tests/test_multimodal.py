@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import pyrovae as pv
 from pyrovae import likelihoods, networks, programs
-from pyrovae.tensors import TensorData, UsageError
+from pyrovae.errors import UsageError
+from pyrovae.tensors import TensorData
 
 SIZES, LATENT, SUBSETS = (3, 2, 4), 2, list(itertools.product([True, False], repeat=3))
 LINEAR = networks.MLP([])

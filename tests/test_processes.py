@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from pyrovae import processes
+from pyrovae.errors import UsageError
 from pyrovae.processes import Processes
-from pyrovae.tensors import UsageError
 
 CPU = torch.device("cpu")
 BEGIN = """
 import signal, sys, time, torch, torch.distributed as dist
-from pyrovae import processes, tensors
+from pyrovae import errors, processes
 from pyrovae.processes import Processes
 processes.BEAT, processes.SILENCE, processes.GRACE = 0.2, 3.0, 1.0
 CPU = torch.device("cpu")
@@ -100,7 +100,7 @@ def test_exchange(size: int) -> None:
         p.agree("seed", 2**62)
         try:
             p.agree("batch_size", 64 if p.rank < 1 else 32.5)
-        except tensors.UsageError as error:
+        except errors.UsageError as error:
             assert "process 1 has 32.5, process 0 has 64" in str(error), error
         else:
             raise AssertionError
@@ -173,7 +173,7 @@ def test_the_reason_of_an_error_reaches_the_others() -> None:
     program = """
     with Processes.together(CPU) as p:
         if p.rank == 1:
-            raise tensors.UsageError("no such\\n file")
+            raise errors.UsageError("no such\\n file")
         p.sum([torch.ones(2)])
     """
     for rank, (code, _, err) in enumerate(end(start(program, 3))):

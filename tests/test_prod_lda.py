@@ -11,9 +11,10 @@ from torch import Tensor
 
 import pyrovae as pv
 from pyrovae import networks, traces
+from pyrovae.errors import UsageError
 from pyrovae.programs import ProdLDA
 from pyrovae.programs.prod_lda import coherence
-from pyrovae.tensors import TensorData, UsageError
+from pyrovae.tensors import TensorData
 
 TOPICS, VOCABULARY = 4, 40
 
@@ -74,7 +75,6 @@ def test_log_prob_is_scipys_for_documents_of_any_length() -> None:
     z = torch.randn(3, 5, TOPICS)
     with torch.no_grad():
         logits = pair.normalise(z.softmax(-1) @ pair.beta)
-        shape = traces.Problem.at(pair, (x,)).shape
         found = traces.Problem.at(pair, (x,)).log_density((x,), {"z": z})
     p = logits.softmax(-1).double().numpy()
     counts = x.double().numpy()

@@ -12,7 +12,8 @@ from torch import Tensor
 
 import pyrovae as pv
 from pyrovae import guides, likelihoods, networks, programs
-from pyrovae.tensors import TensorData, UsageError
+from pyrovae.errors import UsageError
+from pyrovae.tensors import TensorData
 
 
 def noisy(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

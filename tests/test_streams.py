@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import subprocess
 import sys
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import pyrovae as pv
 from pyrovae import data, sources, streams
-from pyrovae.data import FileData, TensorData, UsageError, as_data, load
+from pyrovae.data import Data, FileData, TensorData, UsageError, as_data, load
 from pyrovae.sources import ArrayFile, ImageFiles, ParquetFile
 from pyrovae.streams import StreamedData
 
@@ -383,7 +386,7 @@ def test_large_arrays_among_others_are_refused(tmp_path: Path, monkeypatch) -> N
     np.save(tmp_path / "a.npy", np.zeros((10, 3)))
     array = np.load(tmp_path / "a.npy", mmap_mode="r")
     assert len(as_data((array, np.zeros(10))).tensors) == 2
-    monkeypatch.setattr("pyrovae.tensors.fits", lambda nbytes, device: False)
+    monkeypatch.setattr("pyrovae.arrays.fits", lambda nbytes, device: False)
     with pytest.raises(UsageError, match="does not fit in memory; .*give x alone"):
         as_data((array, np.zeros(10)))
 
@@ -597,3 +600,233 @@ def test_fifty_gigabytes_take_less_than_two(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     peak = int(done.stdout.split()[1]) * 1024
     assert peak < 2e9, f"{peak / 1e9:.2f} GB"
+
+
+# --- the same for every kind ---------------------------------------------------------------------
+
+
+KINDS = ("tensor", "file", "loader")
+
+
+def as_kind(kind: str, x: torch.Tensor, folder: Path) -> Data:
+    """The same data in memory, in a file, from a loader."""
+    if kind == "tensor":
+        return as_data(x)
+    if kind == "loader":
+        return as_data(DataLoader(TensorDataset(x), batch_size=32))
+    np.save(folder / "x.npy", x.numpy())
+    return FileData(folder / "x.npy")
+
+
+def linear_pair() -> pv.Pair:
+    """p(x|z) a linear Gaussian of two units, six dimensions; the guide is the prior."""
+    decoder = torch.randn(2, 6, generator=seeded(0)) / 2
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ decoder, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0 * x[:, :2], 1.0).to_event(1))
+
+    return pv.Pair(model, guide)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("first", [0, 70], ids=["from the start", "late"])
+def test_nan_is_missing_in_every_kind(kind: str, first: int, tmp_path: Path) -> None:
+    """The evidence of what is observed, in closed form, wherever the gaps and the data are."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(96, 6, generator=generator)
+    gone = torch.rand(96, 6, generator=generator) < 0.3
+    gone[:first] = False
+    x[gone] = torch.nan
+    pair = linear_pair()
+    found = pv.evaluate(pair, as_kind(kind, x, tmp_path), 5000).log_evidence
+    decoder = torch.randn(2, 6, generator=seeded(0)) / 2
+    covariance = decoder.T @ decoder + torch.eye(6)
+    truth = []
+    for row in x:
+        seen = ~row.isnan()
+        if not seen.any():
+            truth.append(torch.zeros(()))
+            continue
+        fn = dist.MultivariateNormal(torch.zeros(int(seen.sum())), covariance[seen][:, seen])
+        truth.append(fn.log_prob(row[seen]))
+    error = found - torch.stack(truth)
+    assert abs(float(error.mean())) < 0.01 and float(error.abs().max()) < 0.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_of_a_loader_is_used(kind: str, tmp_path: Path) -> None:
+    """Whatever the size of its batches: every datum is imputed, checked, decoded beside."""
+    x = torch.randn(80, 6, generator=seeded(2))
+    gaps = x.clone()
+    gaps[::3, 1] = torch.nan
+    pair, data = linear_pair(), as_kind(kind, gaps, tmp_path)
+    filled = pv.impute(pair, data, num_particles=50)
+    assert filled.shape == (80, 6) and not filled.isnan().any()
+    assert torch.equal(filled[~gaps.isnan()], x[~gaps.isnan()])
+    assert len(pair.some(data)[0]) == 80 and len(pair.some(data, 70)[0]) == 70
+    whole = as_kind(kind, x, tmp_path)
+    check = pv.predictive_check(pair, whole, torch.mean, replicates=2)
+    assert check.observed == pytest.approx(float(x.mean()), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "loader"])
+def test_what_a_program_computes_with_cannot_be_missing(kind: str) -> None:
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Normal(z + x, 1.0), obs=y)
+
+    def guide(x, y):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.where(y.isnan(), 0.0, (y - x) / 2), 0.5**0.5))
+
+    x, y = torch.linspace(-1, 1, 96), torch.linspace(0, 2, 96)
+
+    def serve(*parts):
+        return DataLoader(TensorDataset(*parts), 32) if kind == "loader" else parts
+
+    pair = pv.Pair(model, guide)
+    y[60] = torch.nan
+    found = pv.elbo(pair, serve(x, y))  # the guide is the posterior: exact
+    expected = dist.Normal(x, 2**0.5).log_prob(y.nan_to_num())
+    seen = ~y.isnan()
+    torch.testing.assert_close(found[seen], expected[seen], rtol=0, atol=1e-4)
+    x[70] = torch.nan
+    with pytest.raises(UsageError, match="computes with entries that are missing"):
+        pv.elbo(pair, serve(x, y))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_infinite_entries_and_supports_are_refused_in_every_kind(kind: str, tmp_path: Path) -> None:
+    pair = linear_pair()
+    x = torch.zeros(100, 6)
+    x[90, 2] = torch.inf
+    with pytest.raises(UsageError, match="infinite"):
+        pv.elbo(pair, as_kind(kind, x, tmp_path))
+    x[90, 2] = 0.5
+
+    def binary(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample(
+                "x", dist.Bernoulli(logits=z[..., None] + x.new_zeros(6)).to_event(1), obs=x
+            )
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+
+    with pytest.raises(UsageError, match="Bernoulli takes 0 or 1"):
+        pv.elbo(pv.Pair(binary, guide), as_kind(kind, x, tmp_path))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_binarisation_is_one(kind: str, tmp_path: Path) -> None:
+    x = torch.rand(128, 6, generator=torch.Generator().manual_seed(0))
+    data = as_kind(kind, x, tmp_path)
+    served = torch.cat([b for (b,) in data.binarised("threshold").batches(32)])
+    assert torch.equal(served, (x >= 0.5).float())
+    fixed = data.binarised("dynamic").fixed(3)
+    once, again = (torch.cat([b for (b,) in fixed.batches(32)]) for _ in range(2))
+    assert torch.equal(once, again) and set(once.unique().tolist()) == {0.0, 1.0}
+    assert abs(float(once.mean() - x.mean())) < 4 * (0.25 / x.numel()) ** 0.5
+    assert data.binarised("dynamic").maximum == 1.0 and data.binarised("none").binarise is None
+    x[70, 0] = 3.0
+    with pytest.raises(UsageError, match="cannot be binarised"):
+        list(as_kind(kind, x, tmp_path).binarised("dynamic").batches(32))
+    with pytest.raises(UsageError, match="did you mean 'static'"):
+        data.binarised("statics")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_integers_are_integers_in_every_kind(kind: str, tmp_path: Path) -> None:
+    ids = torch.arange(96).reshape(48, 2) + 2**24
+    data = as_kind(kind, ids, tmp_path)
+    assert data.stores_integers
+    assert torch.equal(torch.cat([b for (b,) in data.integral().batches(32)]), ids)
+    first = data.integral().first(3)
+    assert torch.equal(first[:][0], ids[:3]) and len(data.integral().sample(5)) == 5
+    with pytest.raises(UsageError, match="digits"):
+        list(data.batches(32))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_uint8_that_contradicts_its_beginning_is_refused(kind: str, tmp_path: Path) -> None:
+    flags = torch.zeros(64, 4, 4, dtype=torch.uint8)
+    flags[::2] = 1
+    (x,) = next(as_kind(kind, flags, tmp_path).batches(64))
+    assert torch.equal(x.reshape(-1, 4, 4)[:32], flags[:32].float())
+    flags[50] = 7
+    with pytest.raises(UsageError, match="uint8|0 and 1 alone"):
+        list(as_kind(kind, flags, tmp_path).batches(64))
+
+
+# --- what a loader yields ------------------------------------------------------------------------
+
+
+class Series(Dataset):
+    """Items of a series, its length, its name."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int):
+        return {"name": f"s{index}", "length": index % 3 + 1, "x": torch.full((4, 2), float(index))}
+
+
+def packed(items: list) -> dict:
+    batch = torch.utils.data.default_collate(items)
+    pack = torch.nn.utils.rnn.pack_padded_sequence(
+        batch["x"], batch["length"], batch_first=True, enforce_sorted=False
+    )
+    return {**batch, "packed": pack, "epoch": 3}
+
+
+def test_a_loader_of_dicts_hands_on_what_is_no_tensor() -> None:
+    stream = as_data(DataLoader(Series(), batch_size=4, collate_fn=packed))
+    assert stream.layout.names == ("name", "length", "x", "packed", "epoch")
+    assert stream.event_shape == (4, 2)
+    seen = 0
+    for leaves in stream.batches():
+        assert isinstance(leaves[0], torch.Tensor)
+
+        def program(x, length, name, packed, epoch):
+            assert x.shape[1:] == (4, 2) and packed.data.shape == (int(length.sum()), 2)
+            assert name == [f"s{int(i)}" for i in x[:, 0, 0]] and epoch == 3
+            assert length.tolist() == [int(i) % 3 + 1 for i in x[:, 0, 0]]
+            return len(x)
+
+        arguments, named = stream.layout.bound(inspect.signature(program)).call(leaves)
+        seen += program(*arguments, **named)
+        ((whole,), _) = stream.layout.bound(inspect.signature(lambda batch: None)).call(leaves)
+        assert list(whole) == list(stream.layout.names)
+    assert seen == 10
+    with pytest.raises(UsageError, match="which cannot be shared out among processes"):
+        list(stream.batches(share=(0, 2)))
+    with pytest.raises(UsageError, match="cannot be taken apart"):
+        stream.first(3)
+
+
+def test_batches_of_a_loader_are_alike() -> None:
+    def changing(items: list):
+        x = torch.stack([item["x"] for item in items])
+        return (x, x) if float(x[0, 0, 0]) else {"x": x}
+
+    with pytest.raises(UsageError, match="different structures"):
+        list(as_data(DataLoader(Series(), 4, collate_fn=changing)).batches())
+    with pytest.raises(UsageError, match="give the loader a batch_size"):
+        next(as_data(DataLoader(Numbered(), batch_size=None)).batches())
+
+
+class Numbered(Dataset):
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int):
+        return torch.zeros(3), index

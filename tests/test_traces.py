@@ -59,7 +59,9 @@ def test_slices_equal_the_whole(at_once: int) -> None:
         torch.manual_seed(0)
         whole = traces.Problem.at(bed.pair, bed.args).draw(bed.args, 10)
         torch.manual_seed(0)
-        parts = list(traces.Problem.at(bed.pair, bed.args).like(shape).slices(bed.args, 10, at_once))
+        parts = list(
+            traces.Problem.at(bed.pair, bed.args).like(shape).slices(bed.args, 10, at_once)
+        )
         for read in (lambda t: t.log_weights, lambda t: t.elbo, lambda t: t.total_kl):
             joined = torch.cat([read(part) for part in parts])
             torch.testing.assert_close(joined, read(whole), rtol=1e-5, atol=1e-5)

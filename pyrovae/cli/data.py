@@ -9,7 +9,7 @@ import pyrovae as pv
 
 def standardised(part: Any, train: Any) -> Any:
     """A part of the data in units of the training part."""
-    if isinstance(train, pv.streams.FileData):
+    if not train.in_memory:
         raise pv.UsageError("--standardise needs data in memory: give --stream false")
     return part.standardised(train)
 
@@ -26,7 +26,7 @@ def observed(values: Any, pair: Any) -> Any:
 
 def check_data(vae: Any, data: Any) -> None:
     """Refuse data that the likelihood does not hold before work is done on any."""
-    data.check_finite(missing=True)
+    data.check_finite()
     pair = pv.traces.as_pair(vae)
     few = tuple(t.to(pair.device) for t in data[:2])
     with pair.evaluating():

@@ -109,7 +109,7 @@ def _program(train: Any, splits: Any, options: Namespace, parts: Any) -> tuple[A
 
     torch.manual_seed(options.seed)
     classes = None if splits.classes is None else len(splits.classes)
-    few = train.sample() if isinstance(train, pv.streams.FileData) else train
+    few = train if train.in_memory else train.sample(10_000)
     return program(few, classes, options, parts)
 
 
@@ -117,7 +117,7 @@ def _config(train: Any, binarise: str, options: Namespace, parts: Any) -> dict[s
     """The options that repeat the run, but for those of its program."""
     config = {name: getattr(options, name) for name in all_options() if name not in TRANSIENT}
     # what was held out depends on it, so that it is not left to the memory of another machine
-    streamed = isinstance(train, pv.streams.FileData)
+    streamed = not train.in_memory
     config |= {"binarise": binarise, "stream": str(streamed).lower()}
     for name in ("data", "data_dir"):  # so that the run is repeated from any folder
         given = config[name]
@@ -209,13 +209,12 @@ def _prepared(splits: Any, options: Any, parts: Any) -> tuple[Any, Any, str]:
 
 
 def _missing(data: Any) -> str:
-    if not isinstance(data, pv.data.TensorData):
-        return ""
-    rows = data.incomplete()
-    if not len(rows):
+    if not data.in_memory:
         return ""
     x = data.tensors[0]
-    count = int(x[rows].isnan().sum())
+    count = int(x.isnan().sum())
+    if not count:
+        return ""
     return f"\n{count:,} of {x.numel():,} training entries are missing (NaN), left out"
 
 

@@ -48,9 +48,7 @@ def _describe_run(run: Path, allow: Sequence[str]) -> str:
 
 def _describe_data(options: Any) -> str:
     splits = pv.data.load(options.data, options.data_dir, label=options.label)
-    few = splits.train
-    if isinstance(few, pv.streams.FileData):
-        few = few.sample()
+    few = splits.train.sample(10_000)
     x, seen = few.x, few.summary()
     unknown = x.numel() - int(x.isfinite().sum())
     kinds = {

@@ -17,7 +17,7 @@ from torch.distributions import (
     register_kl,
 )
 
-from pyrovae.tensors import UsageError
+from pyrovae.errors import UsageError
 
 __all__ = [
     "Codes",

@@ -423,6 +423,7 @@ class _EightBit(constraints.Constraint):
     """The numbers k / 255, k = 0 to 255."""
 
     is_discrete = True
+    words = "the 8-bit levels 0, 1/255, ..., 1"
 
     def check(self, value: Tensor) -> Tensor:
         level = value * (LEVELS - 1)

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Annotated, Any
 
+from pyrovae.errors import UsageError
 from pyrovae.explorer.view import View
-from pyrovae.tensors import UsageError
 
 MOST_BYTES = 2**20  # of a request
 MOST_VALUES = 200_000  # of one datum

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from pyrovae import traces
+from pyrovae.errors import UsageError, in_short, whole_number
 from pyrovae.evaluation import evaluate
 from pyrovae.generation import decoder, flat, impute, reconstruct, sample
-from pyrovae.tensors import TensorData, UsageError, in_short, whole_number
+from pyrovae.tensors import TensorData
 
 MOST_POINTS = 2000  # on the map
 CLOUD = 400  # draws of q(z|x) behind an ellipse
@@ -55,9 +56,7 @@ class View:
         self.pair, self.seed = traces.as_pair(pair), seed
         served = self.pair.serve(x)
         count = min(whole_number("points", points), len(served))
-        if not isinstance(served, TensorData):
-            served = TensorData(*self.pair.some(served, count))
-        self.data = served.select(torch.arange(count)).fixed(seed)
+        self.data = served.first(count).fixed(seed)
         self.event_shape = tuple(self.data.event_shape)
         self.labels = None if self.data.labels is None else self.data.labels.cpu()
         self.names = list(names) if names else None

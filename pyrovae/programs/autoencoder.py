@@ -12,11 +12,12 @@ from torch import Tensor
 
 from pyrovae import plots
 from pyrovae.aggregate import fit_codes
+from pyrovae.errors import UsageError, number, whole_number
 from pyrovae.generation import decode
 from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import MLP, Network
 from pyrovae.program import Program
-from pyrovae.tensors import TensorData, UsageError, number, whole_number
+from pyrovae.tensors import TensorData
 from pyrovae.traces import Pair
 from pyrovae.training import fit
 

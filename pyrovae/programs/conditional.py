@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import plots
+from pyrovae.errors import whole_number
 from pyrovae.generation import decode
 from pyrovae.guides import Guide, MeanField
 from pyrovae.labels import OneHot
@@ -17,7 +18,7 @@ from pyrovae.likelihoods import Bernoulli, Likelihood
 from pyrovae.networks import MLP
 from pyrovae.priors import Prior
 from pyrovae.program import Program
-from pyrovae.tensors import TensorData, whole_number
+from pyrovae.tensors import TensorData
 
 DEEP = MLP([400, 400])  # a single layer would add what y says to what z says
 

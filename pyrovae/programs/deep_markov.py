@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyrovae import plots
+from pyrovae.errors import UsageError, flag, nearest, whole_number
 from pyrovae.generation import impute
 from pyrovae.guides import SMALLEST, MeanField
 from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import MLP, Conditional, Network, Shapes
 from pyrovae.program import Program
 from pyrovae.programs.missing_data import supported
-from pyrovae.tensors import TensorData, UsageError, flag, nearest, whole_number
+from pyrovae.tensors import TensorData
 
 NOISES = ("network", "shared")
 

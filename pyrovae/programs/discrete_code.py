@@ -14,12 +14,13 @@ from torch import Tensor
 
 from pyrovae import plots
 from pyrovae.distributions import Relaxed
+from pyrovae.errors import UsageError, nearest, number, whole_number
 from pyrovae.evaluation import log_evidence
 from pyrovae.generation import decode
 from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import MLP, Network
 from pyrovae.program import Program
-from pyrovae.tensors import TensorData, UsageError, nearest, number, whole_number
+from pyrovae.tensors import TensorData
 
 ESTIMATORS = ("enumerate", "relaxed", "score")
 MOST = 1024  # combinations that are summed over

@@ -12,13 +12,14 @@ from sklearn.mixture import GaussianMixture as Mixture
 from torch import Tensor, nn
 
 from pyrovae import plots
+from pyrovae.errors import whole_number
 from pyrovae.evaluation import clustering
 from pyrovae.generation import decode
 from pyrovae.guides import Guide
 from pyrovae.likelihoods import Likelihood
 from pyrovae.program import Program
 from pyrovae.programs.autoencoder import codes
-from pyrovae.tensors import TensorData, whole_number
+from pyrovae.tensors import TensorData
 
 
 class GaussianMixture(Program):

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyrovae import plots
+from pyrovae.errors import UsageError, nearest, whole_number
 from pyrovae.generation import decode
 from pyrovae.guides import MeanField
 from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import MLP, Network
 from pyrovae.priors import Prior
 from pyrovae.program import Program
-from pyrovae.tensors import TensorData, UsageError, nearest, whole_number
+from pyrovae.tensors import TensorData
 
 ORDERS = ("ladder", "bottom-up")
 

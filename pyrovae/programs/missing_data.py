@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import plots
+from pyrovae.errors import UsageError, nearest, whole_number
 from pyrovae.generation import impute
 from pyrovae.guides import Guide
 from pyrovae.likelihoods import Likelihood, StudentT
 from pyrovae.program import Program
-from pyrovae.tensors import TensorData, UsageError, nearest, whole_number
+from pyrovae.tensors import TensorData
 
 ENCODINGS = ("zero", "mask", "learned")
 ENTRIES = 30_000  # how many of the data are hidden from and imputed at most, in rows of them

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyrovae import plots
+from pyrovae.errors import UsageError, number, whole_number
 from pyrovae.generation import reconstruct
 from pyrovae.labels import OneHot
 from pyrovae.likelihoods import Bernoulli, Categorical, Likelihood
 from pyrovae.networks import MLP, Network
 from pyrovae.program import Program
 from pyrovae.programs.missing_data import supported
-from pyrovae.tensors import TensorData, UsageError, number, whole_number
+from pyrovae.tensors import TensorData
 
 
 class Multimodal(Program):

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae import plots
+from pyrovae.errors import UsageError, number, whole_number
 from pyrovae.evaluation import evaluate
 from pyrovae.networks import MLP, Network
 from pyrovae.program import Program
-from pyrovae.tensors import TensorData, UsageError, number, whole_number
+from pyrovae.tensors import TensorData
 
 
 class Counts(dist.Multinomial):

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from pyrovae import plots
+from pyrovae.errors import UsageError, whole_number
 from pyrovae.guides import Guide
 from pyrovae.likelihoods import Likelihood, Normal
 from pyrovae.networks import MLP, Network
 from pyrovae.program import Program
-from pyrovae.tensors import TensorData, UsageError, log_mean_exp, whole_number
+from pyrovae.tensors import TensorData, log_mean_exp
 from pyrovae.traces import as_pair
 
 

@@ -13,6 +13,7 @@ from sklearn.semi_supervised import LabelSpreading
 from torch import Tensor
 
 from pyrovae import plots
+from pyrovae.errors import UsageError, number, whole_number
 from pyrovae.generation import decode
 from pyrovae.guides import Guide
 from pyrovae.labels import OneHot
@@ -20,7 +21,7 @@ from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import MLP, Network
 from pyrovae.program import Program
 from pyrovae.programs.autoencoder import codes
-from pyrovae.tensors import TensorData, UsageError, number, whole_number
+from pyrovae.tensors import TensorData
 from pyrovae.traces import Pair
 from pyrovae.training import fit
 

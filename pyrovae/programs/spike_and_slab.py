@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyrovae import plots
+from pyrovae.errors import UsageError, number, whole_number
 from pyrovae.generation import decode
 from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import MLP, Network
 from pyrovae.program import Program
-from pyrovae.tensors import TensorData, UsageError, number, whole_number
+from pyrovae.tensors import TensorData
 
 
 class SpikeAndSlab(Program):

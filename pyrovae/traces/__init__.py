@@ -9,11 +9,11 @@ plate but the one over the data: what is left is ``[particles, batch]`` for a lo
 """
 
 from pyrovae.traces.faults import adds, first_bad
-from pyrovae.traces.handlers import Refinement, completing, filling, sharing
+from pyrovae.traces.handlers import Refinement, completed, completing, filling, sharing
+from pyrovae.traces.meeting import met
 from pyrovae.traces.pair import Args, Pair, as_pair
 from pyrovae.traces.parameters import parameters, unreached
 from pyrovae.traces.problem import Problem, draw, generate, replaced
-from pyrovae.traces.sites import entries
 from pyrovae.traces.sketches import Sketch, SketchedSite, sketch
 from pyrovae.traces.structure import NoPlate, Structure, check, enumerates, head, rows
 from pyrovae.traces.supports import Supports
@@ -37,14 +37,15 @@ __all__ = [
     "adds",
     "as_pair",
     "check",
+    "completed",
     "completing",
     "draw",
-    "entries",
     "enumerates",
     "filling",
     "first_bad",
     "generate",
     "head",
+    "met",
     "parameters",
     "put",
     "rebuild",

@@ -9,7 +9,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae.tensors import UsageError
+from pyrovae.errors import UsageError
 from pyrovae.traces.pair import Args, Pair
 from pyrovae.traces.sites import run, sites
 from pyrovae.traces.structure import same

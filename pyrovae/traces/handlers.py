@@ -14,38 +14,109 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import transform_to
 
-from pyrovae.distributions import PerColumn, eight_bit
-from pyrovae.tensors import UsageError
+from pyrovae import supports
+from pyrovae.errors import UsageError
+from pyrovae.tensors import Data
 from pyrovae.traces.pair import Args, Pair, Program
 from pyrovae.traces.sites import FAILURES, sites
 from pyrovae.traces.structure import SHARE, SHARED_BY, Structure
 from pyrovae.traces.terms import independent, rebuild
 
 
+def completed(pair: Pair, data: Data) -> tuple[Pair, Data]:
+    """The pair and the data, in which NaN means missing: see :func:`completing`.
+
+    Raises:
+        UsageError: an argument with missing entries that the model computes with; as they are
+            served, of data that are not in memory.
+    """
+    gaps = data.incomplete()
+    if gaps is None:
+        return pair, data
+    if data.in_memory:
+        return completing(pair, gaps), data
+    masked, conditions = _completing(pair, gaps)  # whether any are missing is not known yet
+
+    def refuse(batch: Args) -> None:
+        if any(bool(batch[k].isnan().any()) for k in conditions):
+            raise UsageError(_CONDITION)
+
+    return masked, data.checked(refuse) if conditions else data
+
+
 def completing(pair: Pair, args: Args) -> Pair:
     """The pair for a batch in which NaN means missing.
 
-    Missing entries are masked out of the observed sites. A guide that gives finite values on a
-    batch with NaN knows what to do with them; another one is given zeros in their place.
+    Missing entries are masked out of the observed sites. A guide that gives finite values where
+    an argument has NaN knows what to do with them; another one is given zeros in their place.
+
+    Raises:
+        UsageError: an argument with missing entries that the model computes with.
     """
-    incomplete = [a for a in args if a.is_floating_point() and bool(a.isnan().any())]
+    masked, conditions = _completing(pair, args)
+    if conditions:
+        raise UsageError(_CONDITION)
+    return masked
+
+
+_CONDITION = (
+    "the model computes with entries that are missing (NaN), and only those that are observed can "
+    "be left out: fill them where they are a condition, or drop such data"
+)
+
+
+def _completing(pair: Pair, args: Args) -> tuple[Pair, set[int]]:
+    """The pair, and the arguments whose missing entries make the model's densities NaN."""
+    incomplete = {k for k, a in enumerate(args) if _floating(a) and bool(a.isnan().any())}
     if not incomplete:
-        return pair
-    rows = torch.cat([a.isnan().reshape(len(a), -1) for a in incomplete], 1).any(1).nonzero()[:5, 0]
-    few = tuple(a[rows] for a in args)
-    guide = pair.guide
+        return pair, set()
+    gone = torch.cat([args[k].isnan().reshape(len(args[k]), -1) for k in incomplete], 1)
+    rows = gone.any(1).nonzero()[:64, 0]
+    some = tuple(a[rows] if isinstance(a, Tensor) else a for a in args)
+    guide, model = pair.guide, _MasksMissing()(pair.model)
+
+    def bears(program: Program, gaps: set[int]) -> bool:
+        given = (some[k] if k in gaps else a for k, a in enumerate(few))
+        found = sites(poutine.trace(program).get_trace(*given)).values()
+        return all(
+            not bool(s["fn"].log_prob(s["value"]).isnan().any())
+            if s["is_observed"]
+            else bool(s["value"].isfinite().all())
+            for s in found
+        )
+
+    unable, conditions = incomplete, set[int]()
+    with pair.evaluating(), pyro.validation_enabled():
+        try:
+            few = tuple(map(_filled, some))
+            unable = {k for k in incomplete if not bears(guide, {k})}
+            few = tuple(_known(a) if k in incomplete else a for k, a in enumerate(some))
+            if bears(model, set()):  # else the data are at fault
+                conditions = {k for k in incomplete if not bears(model, {k})}
+        except FAILURES:
+            pass  # check says what is wrong with the programs
 
     def filled(*batch: Any) -> Any:
-        return guide(*(b.nan_to_num(0.0) if b.is_floating_point() else b for b in batch))
+        return guide(*(_filled(b) if k in unable else b for k, b in enumerate(batch)))
 
-    try:
-        with pair.evaluating(), pyro.validation_enabled(False):
-            drawn = sites(poutine.trace(guide).get_trace(*few)).values()
-            able = all(bool(s["value"].isfinite().all()) for s in drawn)
-    except FAILURES:
-        able = False  # check says what is wrong with the programs
-    kind = "missing" if able else "missing, filled"
-    return pair.running(_MasksMissing()(pair.model), guide if able else filled, kind)
+    kind = f"missing, filled {sorted(unable)}"
+    return pair.running(model, filled if unable else guide, kind), conditions
+
+
+def _floating(argument: Any) -> bool:
+    return isinstance(argument, Tensor) and argument.is_floating_point()
+
+
+def _known(argument: Tensor) -> Tensor:
+    """An argument, missing entries replaced by what other data have there."""
+    flat = argument.reshape(len(argument), -1)
+    known = ~flat.isnan()
+    usual = flat.gather(0, known.int().argmax(0, keepdim=True)).nan_to_num(0.0)
+    return torch.where(known, flat, usual).reshape(argument.shape)
+
+
+def _filled(argument: Any) -> Any:
+    return argument.nan_to_num(0.0) if _floating(argument) else argument
 
 
 class _MasksMissing(Messenger):
@@ -119,28 +190,14 @@ class _FillsMissing(Messenger):
                 msg["value"] = torch.where(value.isnan(), msg["fn"].sample().to(value), value)
 
 
-def _inside(fn: Any, like: Tensor) -> Any:
+def _inside(fn: Any, like: Tensor) -> Tensor:
     """Values within the support, to stand where the mask is: constants where they are known."""
-    found = _constant(fn.support)
+    found = supports.inside(supports.bare(fn), like)
     if found is not None:
-        return torch.as_tensor(found, dtype=like.dtype, device=like.device)
+        return found
     with pyro.validation_enabled(False), torch.no_grad():
-        return fn.sample()
-
-
-def _constant(support: Any) -> Any:
-    kinds = torch.distributions.constraints
-    if isinstance(support, PerColumn):
-        columns = [_constant(column) for column in support.cseq]
-        return None if None in columns else columns
-    if support in (kinds.real, kinds.boolean, eight_bit):
-        return 0.0
-    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
-    if not isinstance(low, int | float):
-        return None
-    if support.is_discrete:
-        return float(low)
-    return (low + high) / 2 if isinstance(high, int | float) else low + 1.0
+        drawn: Tensor = fn.sample()
+        return drawn
 
 
 class Refinement(Messenger):

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import UninitializedTensorMixin
 
+from pyrovae.errors import UsageError, got
 from pyrovae.streams import Data, as_data
-from pyrovae.tensors import UsageError, got
 from pyrovae.traces.reach import MEMORY, Reach
 
 Program: TypeAlias = Callable[..., Any]
@@ -272,7 +272,7 @@ class Pair:
         Raises:
             UsageError: none of them is known.
         """
-        if like is not None:
+        if like is not None and all(isinstance(a, Tensor) for a in like):
             self.memory.example = tuple(a[:FEW].detach().cpu() for a in like)
         if self.memory.example is None and hasattr(self.owner, "example_data"):
             self.memory.example = self.owner.example_data()
@@ -306,8 +306,7 @@ class Pair:
         """At most ``n`` of the data ``x``, as the programs take them."""
         data = self.serve(x)
         n = len(data) if n is None else min(n, len(data))
-        batch = next(iter(data.batches(n)))
-        return tuple(a[:n] for a in batch)
+        return data.first(n)[:]
 
     def fill(self, tensors: Mapping[str, Tensor], source: str = "") -> None:
         """Put saved values in; those of ``pyro.param`` and of modules that are yet to be made,

@@ -6,7 +6,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.tensors import UsageError
+from pyrovae.errors import UsageError
 from pyrovae.traces.pair import Args, Pair, _list
 from pyrovae.traces.sites import log_prob, run, sites
 

@@ -11,7 +11,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyrovae.tensors import UsageError
+from pyrovae.errors import UsageError
 from pyrovae.traces.pair import Args, Pair, Program, _list
 from pyrovae.traces.sites import FAILURES, Sites, draws, replay, run, sites, within
 from pyrovae.traces.structure import (
@@ -72,7 +72,7 @@ def _tied(pair: Pair, args: Args, found: Structure) -> bool:
     """Whether a datum's terms are others when some of the data are taken away and the rest turned
     round: one graph, a parameter per datum, a plate that takes all of them."""
     count = rows(args)
-    if count < 2:
+    if count < 2 or not all(isinstance(a, Tensor) for a in args):
         return False
     order = torch.arange(count - 1, -1, -2, device=args[0].device)
     model, guide = (dict(sites(t)) for t in run(pair, args))

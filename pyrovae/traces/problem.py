@@ -13,9 +13,9 @@ from pyro import poutine
 from pyro.infer import infer_discrete
 from torch import Tensor
 
-from pyrovae.streams import Data
-from pyrovae.tensors import TensorData, UsageError, in_short, whole_number
-from pyrovae.traces.handlers import completing
+from pyrovae.errors import UsageError, in_short, whole_number
+from pyrovae.tensors import Data, TensorData
+from pyrovae.traces.meeting import met
 from pyrovae.traces.pair import Args, Pair, as_pair
 from pyrovae.traces.probing import observe
 from pyrovae.traces.sites import (
@@ -80,8 +80,7 @@ class Problem:
                 over the data, or several.
         """
         program = as_pair(pair)
-        data = program.serve(x).fixed(seed)
-        program = _completed(program, data)
+        program, data = met(program, program.serve(x).fixed(seed))
         last: UsageError | None = None
         for count in _sizes(len(data)):
             few = next(iter(data.batches(count)))
@@ -95,12 +94,12 @@ class Problem:
                 shape = seen(program, few, plate)
             found = cls(program, shape, data, plate, shape.tied or count == len(data) > FIRST)
             program.example(few)
-            if checked and isinstance(data, TensorData):
+            if checked:
                 with program.evaluating():
-                    Supports(program, few).check(data)
+                    found.data = Supports(program, few).check(data)
             return found
         assert last is not None
-        if checked and isinstance(data, TensorData):  # where the data are the reason, say so
+        if checked and data.in_memory:  # where the data are the reason, say so
             with program.evaluating():
                 Supports(program, next(iter(data.batches(min(len(data), FIRST))))).check(data)
         raise last
@@ -399,6 +398,13 @@ class Problem:
         """Which entries of which argument each observed site observes."""
         return Wiring.seen(self.pair, batch, self.shape)
 
+    def observed(self, batch: Args) -> Tensor:
+        """What the one observed site observes of a batch, ``[batch, ...]``, on the CPU."""
+        with self.pair.scope(), pyro.validation_enabled(False), torch.no_grad():
+            site = sites(run(self.pair, batch)[0])[self.shape.observed[0]]
+        value: Tensor = site["infer"].get("_observed", site["value"])
+        return value.movedim(self.shape.dim - site["fn"].event_dim, 0).cpu()
+
     def log_density(self, batch: Args, latents: Mapping[str, Tensor]) -> Tensor:
         """log p(x, z) of the local sites at given latents ``[particles, batch, ...]``:
         ``[particles, batch]``, with gradients if they are enabled."""
@@ -422,6 +428,7 @@ class _Batch(TensorData):
 
     def __init__(self, args: Args) -> None:
         self.args = args
+        self.in_memory = True
 
     def __len__(self) -> int:
         return rows(self.args)
@@ -446,14 +453,6 @@ def seen(pair: Pair, args: Args, plate: str | None = None) -> Structure:
 def _sizes(count: int) -> list[int]:
     """How many data a pair is first run on: many, all, then few."""
     return list(dict.fromkeys(min(n, count) for n in (FIRST, count, *FEWER)))
-
-
-def _completed(program: Pair, data: Data) -> Pair:
-    if isinstance(data, TensorData):
-        missing = data.incomplete()
-        if len(missing):
-            return completing(program, data[missing[:5]])
-    return program
 
 
 def _whole(found: Traces, batch: Args) -> Traces:

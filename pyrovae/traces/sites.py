@@ -12,6 +12,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
+from pyrovae.supports import entries
 from pyrovae.traces.pair import Args, Pair, Program
 
 # what programs raise at a batch that they are not made for
@@ -81,13 +82,6 @@ def draws(guide: Sites) -> Sites:
 def within(site: Any, plate: str) -> bool:
     """Whether a site lies in a plate."""
     return any(frame.name == plate for frame in site["cond_indep_stack"])
-
-
-def entries(fn: Any) -> Any:
-    """The distribution of single entries."""
-    while isinstance(fn, dist.Independent | dist.MaskedDistribution):
-        fn = fn.base_dist
-    return fn
 
 
 def is_factor(site: Any) -> bool:

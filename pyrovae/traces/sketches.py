@@ -13,9 +13,10 @@ from pyro.infer.inspect import TrackProvenance
 from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
 from torch import Tensor
 
-from pyrovae.tensors import UsageError, in_short, whole_number
+from pyrovae.errors import UsageError, in_short, whole_number
+from pyrovae.supports import entries
 from pyrovae.traces.pair import Args, Pair, Program, as_pair
-from pyrovae.traces.sites import FAILURES, entries, in_particles, is_factor, sites
+from pyrovae.traces.sites import FAILURES, in_particles, is_factor, sites
 
 DRAWS = "draws"  # the plate of particles, as it is shown
 

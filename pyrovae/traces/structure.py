@@ -13,7 +13,8 @@ import torch
 from pyro.util import check_site_shape
 from torch import Tensor
 
-from pyrovae.tensors import UsageError, in_short
+from pyrovae.errors import UsageError, in_short
+from pyrovae.supports import entries
 from pyrovae.traces.pair import Args, Pair, _list
 from pyrovae.traces.sites import (
     FAILURES,
@@ -21,7 +22,6 @@ from pyrovae.traces.sites import (
     Sites,
     argument,
     draws,
-    entries,
     is_factor,
     run,
     sites,

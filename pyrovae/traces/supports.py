@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pyro
-import torch
 from torch import Tensor
 
+from pyrovae import supports
 from pyrovae.distributions import Columns
+from pyrovae.errors import UsageError
 from pyrovae.likelihoods import advice
-from pyrovae.tensors import Summary, TensorData, UsageError
+from pyrovae.summaries import Summary
+from pyrovae.supports import entries
+from pyrovae.tensors import Data, TensorData
 from pyrovae.traces.pair import Args, Pair
-from pyrovae.traces.sites import FAILURES, argument, entries, run, sites
+from pyrovae.traces.sites import FAILURES, argument, run, sites
 
 
 class Supports:
@@ -24,7 +27,7 @@ class Supports:
 
     def __init__(self, pair: Pair, args: Args) -> None:
         self.covered = True
-        self.found: list[tuple[Any, int, Any]] = []
+        self.found: list[tuple[Any, int, Any, tuple[float, ...]]] = []
         observing: list[Any] = []
         try:
             with pyro.validation_enabled(False), pair.scope():
@@ -34,33 +37,45 @@ class Supports:
         for site in observing:
             where = argument(site, args)
             if site["is_observed"] and where is not None:
-                support = site["fn"].support
-                while hasattr(support, "base_constraint"):
-                    support = support.base_constraint
-                self.found.append((site, where, support))
+                support = supports.bare(site["fn"])
+                edges = supports.dividing_edges(site["fn"], site["value"])
+                self.found.append((site, where, support, edges))
             else:
                 self.covered = self.covered and not site["is_observed"]
 
-    def check(self, data: TensorData) -> bool:
-        """Whether all the data could be checked.
+    def check(self, data: Data) -> Data:
+        """The same data, checked: now where they are in memory, else as they are served.
 
         Raises:
             UsageError: data outside a support, with their range and what would fit.
         """
-        for site, where, support in self.found:
-            generator = torch.Generator(data.device).manual_seed(0)
-            for batch in data.batches(1024, generator=generator):
-                value = batch[where]
-                try:
-                    inside = support.check(value)
-                except RuntimeError:
-                    self.covered = False
-                    break  # a support that differs from datum to datum is checked as it is used
-                if inside.shape == value.shape:
-                    inside = inside | value.isnan()  # what is missing lies in every support
-                if not bool(inside.all()):
-                    raise UsageError(_outside(site, support, value, inside, data.summary()))
-        return self.covered
+        return data.checked(lambda batch: self.inspect(batch, data if data.in_memory else None))
+
+    def inspect(self, batch: Args, data: Data | None = None) -> None:
+        """Refuse a batch, of these ``data``, with entries outside a support."""
+        for site, where, support, edges in self.found:
+            value = batch[where]
+            try:
+                inside = support.check(value)
+            except (RuntimeError, AttributeError):  # or none is declared
+                self.covered = False
+                continue  # a support that differs from datum to datum is checked as it is used
+            if inside.shape == value.shape:
+                inside = inside | value.isnan()  # what is missing lies in every support
+            if not bool(inside.all()):
+                seen = (TensorData(batch[0]) if data is None else data).summary()
+                raise UsageError(_outside(site, support, value, inside, seen))
+            for edge in edges:
+                if count := int((value == edge).sum()):
+                    raise UsageError(
+                        f"{count} entries are {edge:g}, where the density of site "
+                        f"{site['name']!r}, a {type(entries(site['fn'])).__name__}, is 0 or "
+                        f"infinite: move them off the edge if they are rounded (clamp), write NaN "
+                        f"if they are missing, or choose a distribution that holds them"
+                    )
+
+
+PADDING = -100  # torch's ignore_index
 
 
 def _outside(site: Any, support: Any, value: Tensor, inside: Tensor, seen: Summary) -> str:
@@ -78,7 +93,7 @@ def _outside(site: Any, support: Any, value: Tensor, inside: Tensor, seen: Summa
     low, high = float(known.min()), float(known.max())
     words = (
         f"the data do not lie in the support of site {site['name']!r}: {type(fn).__name__} takes "
-        f"{_in_words(support)}, the data{where} range from {low:.4g} to {high:.4g}"
+        f"{supports.in_words(support)}, the data{where} range from {low:.4g} to {high:.4g}"
     )
     names = [name for name in advice(seen) if name not in ("Mixed", "Normal", type(fn).__name__)]
     fitting = f"{', '.join([*names, 'or'])} " * bool(names) + (
@@ -86,6 +101,11 @@ def _outside(site: Any, support: Any, value: Tensor, inside: Tensor, seen: Summa
         if where
         else "Normal, for any real numbers (--likelihood Normal); pyrovae info --data says why each"
     )
+    if low == PADDING and bool(getattr(support, "is_discrete", False)):
+        return (
+            f"{words}. {PADDING} marks padding for PyTorch's losses and is no value: write NaN "
+            f"there, which is missing (x.float().masked_fill(x == {PADDING}, float('nan')))"
+        )
     if low >= 0 and high <= 1 and not seen.binary:
         return (
             f"{words} with values between, such as grey pixels. Binarise them "
@@ -93,20 +113,3 @@ def _outside(site: Any, support: Any, value: Tensor, inside: Tensor, seen: Summa
             f"them: {fitting}"
         )
     return f"{words}. Choose a likelihood that holds them{where and ' there'}: {fitting}"
-
-
-_SUPPORTS = {
-    "Boolean()": "0 or 1",
-    "Real()": "real numbers",
-    "GreaterThan(lower_bound=0.0)": "positive numbers",
-    "EightBit()": "the 8-bit levels 0, 1/255, ..., 1",
-    "IntegerGreaterThan(lower_bound=0)": "whole numbers from 0 on",
-}
-
-
-def _in_words(support: Any) -> str:
-    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
-    if isinstance(high, int | float):
-        kind = "whole numbers from" if support.is_discrete else "numbers from"
-        return f"{kind} {low:g} to {high:g}"
-    return _SUPPORTS.get(str(support), str(support))

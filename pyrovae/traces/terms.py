@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 import pyrovae.distributions  # noqa: F401  (registers closed-form divergences)
-from pyrovae.tensors import UsageError
+from pyrovae.errors import UsageError
+from pyrovae.supports import discrete
 from pyrovae.traces.enumeration import contracted
 from pyrovae.traces.sites import PARTICLES, Sites, draws, log_prob, sites, within
 from pyrovae.traces.structure import Structure
@@ -317,17 +318,9 @@ def _site(site: Any, log_prob: Tensor, shape: Structure) -> Site:
         is_observed=site["is_observed"],
         is_global=not local,
         event_shape=tuple(fn.event_shape),
-        is_discrete=is_discrete(site),
+        is_discrete=discrete(fn, site["value"]),
         mean=mean,
     )
-
-
-def is_discrete(site: Any) -> bool:
-    """Whether a site's values are; where no support is declared, their type tells."""
-    try:
-        return bool(site["fn"].support.is_discrete)
-    except (NotImplementedError, AttributeError):
-        return not site["value"].is_floating_point()
 
 
 def _averaged(site: Site, weights: Tensor | None) -> Site:

@@ -11,7 +11,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae.tensors import UsageError
+from pyrovae.errors import UsageError
 from pyrovae.traces.pair import Args, Pair
 from pyrovae.traces.sites import FAILURES, Sites, argument, run, sites, within
 from pyrovae.traces.structure import Structure, is_data, rows

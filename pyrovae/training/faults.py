@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from pyrovae.errors import UsageError, in_short
 from pyrovae.svi import Snapshot
-from pyrovae.tensors import UsageError, in_short
 from pyrovae.traces import Args
 from pyrovae.training.observed import Observed
 from pyrovae.training.state import Place

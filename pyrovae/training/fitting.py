@@ -14,19 +14,19 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
-from pyrovae import runs
+from pyrovae import runs, traces
 from pyrovae.callbacks import Callback, EachEpoch, History, Progress
+from pyrovae.errors import UsageError, got, in_short
 from pyrovae.processes import Processes, local_device
 from pyrovae.randomness import own_randomness
 from pyrovae.schedules import Schedule
 from pyrovae.signatures import checked
-from pyrovae.streams import Data, StreamedData, as_data
-from pyrovae.tensors import TensorData, UsageError, got, in_short
+from pyrovae.streams import Data, as_data
 from pyrovae.traces import Args, Pair, as_pair
 from pyrovae.training import identity
 from pyrovae.training.keeping import Keeper
 from pyrovae.training.measure import Measure, watched_of
-from pyrovae.training.observed import Observed, always_alike, completed
+from pyrovae.training.observed import Observed, always_alike
 from pyrovae.training.recovery import Recovery
 from pyrovae.training.session import Session
 from pyrovae.training.settings import Count, Flag, Positive, Seed, Share, Whole
@@ -266,6 +266,7 @@ def _session(
         with checkpoint_of_this_run():
             program.fill(state.weights.named, "the checkpoint")
     observed = Observed(program, data, held_out, few)
+    data, held_out = observed.data, observed.held_out
     steps = Steps(observed, recipe, processes, len(data))
     steps.expect(epochs * math.ceil(len(data) / batch_size), bar.say)
     _check_leaves(observed, processes)
@@ -310,8 +311,7 @@ def _begin(
 
 def _first_data(data: Data, batch_size: int, processes: Processes) -> Args:
     """The first batch, the same whenever it is asked for."""
-    if isinstance(data, TensorData):
-        data.check_finite(missing=True)
+    data.check_finite()
     for name, value in (("data", len(data)), ("batch_size", batch_size)):
         processes.agree(name, value)
     few = next(iter(data.batches(batch_size, generator=always_alike(data.device))), ())
@@ -347,7 +347,12 @@ def _served(
     data = as_data(program.serve(data), device=device)
     if held_out is not None:
         held_out = as_data(program.serve(held_out), device=device)
-    program = completed(program, data, held_out)
+    program.begin()
+    whole = program
+    program, data = traces.met(whole, data)
+    if held_out is not None:
+        other, held_out = traces.met(whole, held_out)
+        program = other if program is whole else program
     # binarised once, so that validation curves compare the same data
     return program, data, None if held_out is None else held_out.fixed(seed)
 
@@ -362,7 +367,7 @@ def _check_together(
         )
     if keep_best and held_out is None:
         raise UsageError("keep_best needs validation data: give validation=0.1, say")
-    if isinstance(data, TensorData) and batch_size > len(data):
+    if not data.own_batches and batch_size > len(data):
         raise UsageError(
             f"batch_size {batch_size} is larger than the {len(data)} training data; use "
             f"batch_size={len(data)} or less"
@@ -374,15 +379,11 @@ def _parts(data: Data, validation: Any, seed: int) -> tuple[Data, Data | None]:
     if isinstance(validation, numbers.Real) and not isinstance(validation, bool):
         if not validation:
             return data, None
-        if isinstance(data, StreamedData):
-            raise UsageError(
-                "streamed data cannot be split here; pass the held-out data as validation="
-            )
         return data.split(cast(float, validation), seed)
     if validation is None:
         return data, None
     held_out = as_data(validation)
-    if not (isinstance(data, StreamedData) or isinstance(held_out, StreamedData)):
+    if not (data.own_batches or held_out.own_batches):
         ours, theirs = (list(part.event_shape) for part in (data, held_out))
         if ours != theirs:
             raise UsageError(

@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae import traces
 from pyrovae.components import describe
+from pyrovae.errors import UsageError, in_short
 from pyrovae.streams import Data
 from pyrovae.svi import Snapshot
-from pyrovae.tensors import TensorData, UsageError, in_short
+from pyrovae.tensors import TensorData
 from pyrovae.traces import Args, Pair
 
 __all__ = ["check", "of_data", "of_pair"]
@@ -36,7 +37,7 @@ def check(own: Identity, begun: Mapping[str, str]) -> None:
     >>> check({"lr": "0.1", "pair.prior": "Laplace"}, {"lr": "0.1"})
     >>> check({"lr": "0.1"}, {"lr": "0.2"})
     Traceback (most recent call last):
-    pyrovae.tensors.UsageError: this is not the run that was begun: lr was 0.2, is now 0.1. ...
+    pyrovae.errors.UsageError: this is not the run that was begun: lr was 0.2, is now 0.1. ...
     """
     changed = list(_changes(own, begun))
     if changed:
@@ -70,13 +71,13 @@ def of_data(
 ) -> Identity:
     """How many data there are, and what the first ones come to; if it is asked for the ``whole``,
     a checksum of those in memory too, which are all or those watched of a file."""
-    first = few[0].detach().double().nansum() if isinstance(data, TensorData) else 0.0
+    first = few[0].detach().double().nansum() if data.in_memory else 0.0
     found = {
         "data": f"{len(data)} data (sum of the first {float(first):.6g})",
         "validation": "none" if held_out is None else f"{len(held_out)} data",
     }
     for name, part in (("data", watched), ("validation", held_out)):
-        if whole and isinstance(part, TensorData):
+        if whole and part.in_memory:
             found[f"checksum of the {name}"] = f"{_checksum(part):08x}"
             found[f"binarisation of the {name}"] = part.binarise or "none"
     return found

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from pyrovae.checkpoints import Checkpoints, Memory, from_bytes, to_bytes
+from pyrovae.errors import UsageError
 from pyrovae.processes import Processes
 from pyrovae.runs import Folder
-from pyrovae.tensors import UsageError
 from pyrovae.training.state import State, checkpoint_of_this_run
 
 __all__ = ["Keeper"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from pyrovae.processes import Processes
-from pyrovae.streams import Data, FileData
+from pyrovae.streams import Data
 from pyrovae.traces import Args
 from pyrovae.training.faults import refuse_other_shapes
 from pyrovae.training.observed import Observed, always_alike
@@ -19,7 +19,7 @@ WATCHED = 1000  # training data whose terms are measured after an epoch
 def watched_of(data: Data, seed: int) -> Data:
     """The data to train on that are watched: at random in a file, whose first rows may be of one
     kind."""
-    return data.sample(WATCHED, seed) if isinstance(data, FileData) else data
+    return data if data.in_memory or data.own_batches else data.sample(WATCHED, seed)
 
 
 class Measure:

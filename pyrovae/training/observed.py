@@ -9,20 +9,12 @@ import torch
 from torch import Tensor
 
 from pyrovae import traces
+from pyrovae.errors import UsageError
 from pyrovae.streams import Data
-from pyrovae.tensors import TensorData, UsageError
 from pyrovae.traces import Args, Pair
 from pyrovae.training.state import Weights
 
-__all__ = ["Observed", "always_alike", "completed", "refuse_closed_form"]
-
-
-def completed(program: Pair, *parts: Data | None) -> Pair:
-    """The pair, as it takes data in which NaN is missing where there are such data."""
-    for part in parts:
-        if isinstance(part, TensorData) and len(missing := part.incomplete()):
-            return traces.completing(program, part.select(missing[:5])[:])
-    return program
+__all__ = ["Observed", "always_alike", "refuse_closed_form"]
 
 
 def always_alike(device: torch.device) -> torch.Generator:
@@ -40,6 +32,7 @@ class Observed:
         few: the first data.
 
     Attributes:
+        data, held_out: the same, each datum held against the supports as it is used.
         problem: the pair on these data; None where they are not understood, with a warning.
         structure: what was seen of it.
         enumerates: whether a discrete site asks to be summed out.
@@ -56,11 +49,11 @@ class Observed:
         program.example(few)
         with program.evaluating():
             self._supports = traces.Supports(program, few)
-            if isinstance(data, TensorData):
-                self._supports.check(data)
-            if isinstance(held_out, TensorData):
-                held_out.check_finite(missing=True)
-                self._supports.check(held_out)
+            self.data = self._supports.check(data)
+            self.held_out = held_out
+            if held_out is not None:
+                held_out.check_finite()
+                self.held_out = self._supports.check(held_out)
             self.enumerates = traces.enumerates(*traces.check(program, few))
         size, total = len(few[0]), len(data)
         self.tied, self.problem = False, None
@@ -95,10 +88,6 @@ class Observed:
     @property
     def covered(self) -> bool:
         return self._supports.covered
-
-    def check(self, batch: Args) -> None:
-        """Refuse data outside a support."""
-        self._supports.check(TensorData(*batch))
 
     def additive(self) -> bool:
         """Whether the loss of a batch is the sum of its parts' losses, or their mean; by this

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
-from pyrovae.tensors import UsageError, flag, number, whole_number
+from pyrovae.errors import UsageError, flag, number, whole_number
 
 __all__ = ["Count", "Flag", "Positive", "Seed", "Share", "Whole"]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.checkpoints import check_alike
-from pyrovae.tensors import UsageError
+from pyrovae.errors import UsageError
 
 __all__ = ["Best", "Place", "State", "Weights", "checkpoint_of_this_run"]
 

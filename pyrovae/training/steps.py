@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from pyrovae.checkpoints import check_alike, copied
+from pyrovae.errors import UsageError, got, in_short
 from pyrovae.objectives import BetaELBO, Objective
 from pyrovae.processes import Processes
 from pyrovae.schedules import Schedule
 from pyrovae.svi import Step, fused_step
-from pyrovae.tensors import UsageError, got, in_short
 from pyrovae.traces import Args
 from pyrovae.training.observed import Observed, refuse_closed_form
 

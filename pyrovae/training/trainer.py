@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pyrovae.callbacks import Progress
 from pyrovae.svi import Snapshot
-from pyrovae.tensors import TensorData
 from pyrovae.training.faults import BadStep, enough_memory, examine, explained
 from pyrovae.training.keeping import Keeper
 from pyrovae.training.recovery import Recovery
@@ -119,8 +118,6 @@ class Trainer:
         observed, steps = session.observed, session.steps
         # every datum is validated once, the distributions as training begins; from then on the
         # loss is watched
-        if place.epoch == 1 and not isinstance(session.data, TensorData) and len(batch[0]):
-            observed.check(batch)
         validating = place.step < VALIDATED or (place.epoch == 1 and not observed.covered)
         before = Snapshot(observed.program) if self.recovery.careful else None
         with explained(observed, batch, place):

@@ -1,0 +1,179 @@
+"""Tensors of real numbers from whatever Python holds numbers in, and what is none, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae.errors import UsageError, got, in_short
+from pyrovae.memory import fits
+
+LEVELS, UNUSED = 256, 64  # of 8 bits; neighbouring levels that images may leave unused
+
+
+def tensor(value: Any) -> Tensor:
+    """A tensor of real numbers from anything NumPy takes, float64 arrays in the default dtype.
+
+    What a NumPy mask hides and pandas calls missing becomes NaN; integers stay integers.
+
+    Raises:
+        UsageError: what holds no real numbers, with the way to make them of it.
+
+    >>> tensor(np.ma.masked_array([1.0, 999.0], mask=[False, True]))
+    tensor([1., nan])
+    """
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.memmap) and not fits(value.nbytes, "cpu"):
+        raise UsageError(
+            f"a memory-mapped array of {value.nbytes:,} bytes does not fit in memory; it can be "
+            f"streamed where it is all of the data: give x alone"
+        )
+    if hasattr(value, "toarray") and hasattr(value, "nnz"):
+        nbytes = 8 * int(np.prod(value.shape))
+        raise UsageError(
+            f"x is {got(value)}, sparse, and data are dense: give x.toarray() "
+            f"({nbytes:,} bytes), or a DataLoader whose collate_fn makes each batch dense"
+        )
+    try:
+        values = _table(value) if hasattr(value, "iloc") else np.asanyarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(
+            f"the data are not one rectangular array: {in_short(error)}; give a tensor or an "
+            f"array of numbers"
+        ) from error
+    if values.dtype.kind not in "biuf":
+        raise UsageError(_no_numbers(values))
+    if isinstance(values, np.ma.MaskedArray):
+        if np.ma.is_masked(values):
+            _check_digits(values.compressed())
+            values = np.ma.filled(values.astype(np.float64), np.nan)
+        values = np.ma.getdata(values)
+    return _native(np.asarray(values))
+
+
+def _native(values: np.ndarray) -> Tensor:
+    """Numbers in a dtype, order and memory that torch knows."""
+    if values.dtype.kind == "u" and values.dtype.itemsize > 1:
+        if values.size and values.max() > np.iinfo(np.int64).max:
+            raise UsageError(
+                f"x has a value of {values.max():,}, more than 64 bits with a sign hold; give "
+                f"floats, or subtract what all of them have in common"
+            )
+        values = values.astype(np.int64)
+    elif values.dtype.itemsize > 8:
+        values = values.astype(np.float64)
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    found = torch.from_numpy(np.require(values, requirements=["C", "W"]))
+    return found.to(torch.get_default_dtype()) if found.dtype == torch.float64 else found
+
+
+def _table(frame: Any) -> np.ndarray:
+    """The numbers of a pandas DataFrame or Series, its missing entries NaN."""
+    columns = list(frame.dtypes.items()) if frame.ndim == 2 else [(frame.name, frame.dtype)]
+    wrong = [(n, d) for n, d in columns if getattr(d, "kind", "O") not in "biuf"]
+    if wrong:
+        name, kind = wrong[0]
+        raise UsageError(
+            f"column {name!r} has dtype {kind}, not numbers; leave it out, or turn it into "
+            f"numbers: pandas.factorize for names, pandas.to_numeric for numbers kept as text"
+        )
+    if bool(frame.isna().to_numpy().any()):
+        for at, (_, kind) in enumerate(columns):
+            if kind.kind in "iu":
+                column = frame.iloc[:, at] if frame.ndim == 2 else frame
+                _check_digits(column.dropna().to_numpy(dtype=np.int64))
+        found: np.ndarray = frame.to_numpy(dtype=np.float64, na_value=np.nan)
+        return found
+    whole = all(d.kind in "biu" for _, d in columns)
+    kept = np.asarray(frame)  # of one dtype, where there is one
+    if kept.dtype.kind in "biuf":
+        return kept
+    made: np.ndarray = frame.to_numpy(dtype=np.int64 if whole else np.float64)
+    return made
+
+
+def _check_digits(known: np.ndarray) -> None:
+    """Refuse integers beside missing ones, for which they become floats, that lose digits."""
+    dtype = np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
+    if known.dtype.kind in "iu" and bool((known.astype(dtype).astype(known.dtype) != known).any()):
+        raise UsageError(
+            f"x has missing entries beside integers as large as {np.abs(known).max()}, whose last "
+            f"digits would be lost in {np.dtype(dtype).name}: number them anew "
+            f"(numpy.unique(x, return_inverse=True)), or convert them to floats yourself"
+        )
+
+
+def _no_numbers(values: np.ndarray) -> str:
+    """What an array holds instead of real numbers, and what to do."""
+    words = f"the data have dtype {values.dtype}, not real numbers"
+    if values.dtype.kind in "US":
+        few = ", ".join(map(repr, values.ravel()[:2].tolist()))
+        return (
+            f"{words} but strings such as {in_short(few, 60)}; turn names into numbers "
+            f"(numpy.unique(x, return_inverse=True)), or give them as labels if they are classes"
+        )
+    if values.dtype.kind == "O":
+        kinds = sorted({type(one).__name__ for one in values.ravel()[:1000].tolist()})
+        return (
+            f"{words} but Python objects ({', '.join(kinds[:5])}); write NaN for what is missing "
+            f"and convert the rest with array.astype('float32')"
+        )
+    return f"{words}; convert them, for example with array.astype('float32')"
+
+
+def no_data(tensor: Tensor) -> str:
+    """What keeps a tensor from being data, if something does."""
+    kinds = {
+        "complex": tensor.is_complex(),
+        "nested": tensor.is_nested,
+        "sparse": tensor.layout != torch.strided,
+        "quantised": tensor.is_quantized,
+        "on the meta device, which holds no values": tensor.is_meta,
+    }
+    return next((kind for kind, holds in kinds.items() if holds), "")
+
+
+def may_be_image(x: Tensor) -> bool:
+    """Whether only the values tell 8-bit pixels from other numbers: uint8 with three axes."""
+    return x.dtype == torch.uint8 and x.ndim >= 3
+
+
+def divisor(x: Tensor, remedy: str = "") -> int | None:
+    """What uint8 values are to be divided by: 255 for 8-bit images, None for other numbers.
+
+    A dtype is no meaning, so the values decide. 0 and 1 alone are taken as they are. Values all
+    over 0 to 255 (no 64 neighbouring levels unused), or 0 and 255 alone, are pixels.
+
+    Raises:
+        UsageError: values that may be either.
+
+    >>> divisor(torch.arange(256).to(torch.uint8)), divisor(torch.ones(2, dtype=torch.uint8))
+    (255, None)
+    """
+    seen = torch.zeros(LEVELS, dtype=torch.bool)
+    for part in x.reshape(-1).split(2**20):
+        seen |= torch.bincount(part.int(), minlength=LEVELS).cpu() > 0
+        levels = seen.nonzero()[:, 0]
+        ends = torch.cat([levels.new_zeros(1), levels, levels.new_full((1,), LEVELS - 1)])
+        if int(ends.diff().max()) <= UNUSED:
+            return LEVELS - 1
+    found = set(levels.tolist()) if x.numel() else {0}
+    if found <= {0, 1}:
+        return None
+    if found <= {0, LEVELS - 1}:
+        return LEVELS - 1
+    raise UsageError(
+        f"x is uint8 of shape {list(x.shape)} with values from {min(found)} to {max(found)}, "
+        f"which may be 8-bit pixels or other numbers: "
+        + (
+            remedy
+            or "give pv.data.TensorData(x, divisor=255) for pixels, x / 255, or x.float() "
+            "for the values as they are"
+        )
+    )

@@ -1,0 +1,90 @@
+"""How a pair takes data: as the arguments of its programs, integers or floats, gaps left out."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from pyrovae.errors import UsageError
+from pyrovae.layouts import Layout
+from pyrovae.tensors import Data
+from pyrovae.traces.handlers import completed
+from pyrovae.traces.pair import Args, Pair, Program
+from pyrovae.traces.structure import check
+
+__all__ = ["met"]
+
+SIZES = (64, 5)  # data that a pair is tried on
+
+
+def met(pair: Pair, data: Data) -> tuple[Pair, Data]:
+    """The pair as it takes the flat batches of these data, and the data as it takes them.
+
+    A dict at the top of a batch is given by keyword where both programs have such parameters, else
+    whole. Integers that are stored stay integers where the programs run on them. NaN is missing.
+
+    Raises:
+        UsageError: programs that take such batches in no way.
+    """
+    pair = _laid_out(pair, data)
+    if data.stores_integers and _takes_integers(pair, data):
+        data = data.integral()
+    return completed(pair, data)
+
+
+def _laid_out(pair: Pair, data: Data) -> Pair:
+    layout = data.layout
+    count = 1 if layout is not None else len(_peek(data))
+    if layout is None and (count == 1 or _binds(pair.model, count)):
+        return pair
+
+    def arranged(program: Program) -> Program:
+        if layout is None:  # one argument that is a list
+            return lambda *leaves: program(list(leaves))
+        bound = layout.bound(_signature(program))
+        whole = not bound.names and not _binds(program, _width(bound, data)) and _binds(program, 1)
+
+        def run(*leaves: Any) -> Any:
+            arguments, named = bound.call(leaves)
+            return program(list(arguments)) if whole else program(*arguments, **named)
+
+        return run
+
+    return pair.running(arranged(pair.model), arranged(pair.guide), f"laid out {layout}")
+
+
+def _peek(data: Data) -> Args:
+    return next(iter(data.batches(1)))
+
+
+def _width(layout: Layout, data: Data) -> int:
+    return len(layout.call(_peek(data))[0])
+
+
+def _signature(program: Program) -> inspect.Signature:
+    try:
+        return inspect.signature(program)
+    except (TypeError, ValueError):
+        return inspect.signature(lambda *batch, **named: None)
+
+
+def _binds(program: Program, count: int) -> bool:
+    """Whether a program takes so many arguments; where that is not known, it does."""
+    try:
+        _signature(program).bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
+
+
+def _takes_integers(pair: Pair, data: Data) -> bool:
+    """Whether both programs run on the integers that are stored."""
+    whole = data.integral()
+    with pair.evaluating():
+        for count in (*SIZES, len(data)):
+            try:
+                check(pair, next(iter(whole.batches(min(count, len(data))))))
+            except UsageError:
+                continue
+            return True
+    return False
