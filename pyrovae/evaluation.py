@@ -468,6 +468,12 @@ def gap(
     shape.refuse_points()
     if shape.enumerated or not shape.broadcasts:
         raise UsageError("the gap report needs latents that are drawn, in a pair that broadcasts")
+    if shape.scored:
+        raise UsageError(
+            f"the gap report refines each datum's q by its gradient, and the draws of "
+            f"{', '.join(shape.scored)} have none (they are not reparameterised); pv.evaluate "
+            f"measures ELBO and log evidence without refining"
+        )
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     size = max(1, CHUNK // (4 * shape.row_bytes * max(refine_particles, num_particles)))
     with problem.pair.evaluating():
@@ -485,6 +491,9 @@ def gap(
             refinement.restart(num_particles, noise=False)
             evidence = log_mean_exp(refined.draw(batch, num_particles).log_weights)
             better = end >= start  # a refinement that its own particles misled is not one
+            if not bool(better.all()):
+                own = log_mean_exp(problem.draw(batch, num_particles).log_weights)
+                evidence = torch.where(better, evidence, own)
             parts.append((start.cpu(), torch.where(better, end, start).cpu(), evidence.cpu()))
     return Gap(*(torch.cat(column) for column in zip(*parts, strict=True)))
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions import biject_to
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from pyrovae.errors import UsageError
 from pyrovae.evaluation import CHUNK
+from pyrovae.supports import bare, entries
 from pyrovae.traces import Args, Problem
 
 __all__ = ["exact_log_evidence"]
@@ -51,19 +55,19 @@ def exact_log_evidence(pair: Any, x: Any, *, points: int = 120, plate: str | Non
     results = []
     with problem.pair.evaluating():
         for rows in problem.batches(16):
-            sizes = _sizes(problem, rows)
+            latents = _latents(problem, rows)
             batch = _double(rows)
             with _in_double():
-                exact = _quadratic(problem, batch, sizes)
+                exact = _quadratic(problem, batch, latents)
             if exact is None:
-                if sum(math.prod(s) for s in sizes.values()) > 2:
+                if sum(latent.dims for latent in latents.values()) > 2:
+                    sizes = {n: list(latent.size) for n, latent in latents.items()}
                     raise UsageError(
-                        f"the pair is not linear-Gaussian and its latents "
-                        f"{ {n: list(s) for n, s in sizes.items()} } have more than two "
-                        f"dimensions; use pv.log_evidence, which estimates by sampling"
+                        f"the pair is not linear-Gaussian and its latents {sizes} have more than "
+                        f"two dimensions; use pv.log_evidence, which estimates by sampling"
                     )
                 with _in_double():
-                    exact = _quadrature(problem, batch, sizes, points)
+                    exact = _quadrature(problem, batch, latents, points)
             results.append(exact.cpu())
     return torch.cat(results)
 
@@ -97,32 +101,69 @@ def _in_double() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _sizes(problem: Problem, batch: Args) -> dict[str, tuple[int, ...]]:
+@dataclass(frozen=True)
+class _Latent:
+    """A latent as real numbers: their shape, and how they become its values."""
+
+    size: tuple[int, ...]
+    transform: Any
+
+    @property
+    def dims(self) -> int:
+        return math.prod(self.size)
+
+
+def _latents(problem: Problem, batch: Args) -> dict[str, _Latent]:
     drawn = problem.draw(batch)
-    shape = drawn.shape
-    latents = {name: drawn.guide[name] for name in shape.latents}
-    discrete = [name for name, site in latents.items() if site.is_discrete]
-    if discrete or shape.enumerated or not latents:
+    sites = {name: drawn.guide[name] for name in drawn.shape.latents}
+    discrete = [name for name, site in sites.items() if site.is_discrete]
+    if discrete or drawn.shape.enumerated or not sites:
         raise UsageError(
             f"exact evidence integrates continuous latents; "
-            f"{', '.join((*discrete, *shape.enumerated)) or 'none'} here is not one"
+            f"{', '.join((*discrete, *drawn.shape.enumerated)) or 'none'} here is not one"
         )
-    return {name: tuple(site.value.shape[2:]) for name, site in latents.items()}
-
-
-def _density(problem: Problem, batch: Args, sizes: dict[str, tuple[int, ...]], u: Tensor) -> Tensor:
-    """log p(x, z) at the stacked latents ``u`` ``[points, batch, dims]``."""
-    parts = u.split([math.prod(size) for size in sizes.values()], -1)
-    latents = {
-        name: part.reshape(*u.shape[:2], *size)
-        for (name, size), part in zip(sizes.items(), parts, strict=True)
+    return {
+        name: _latent(name, drawn.model[name].fn, tuple(site.value.shape[2:]))
+        for name, site in sites.items()
     }
-    return problem.log_density(batch, latents)
 
 
-def _quadratic(problem: Problem, batch: Args, sizes: dict[str, tuple[int, ...]]) -> Tensor | None:
+def _latent(name: str, prior: Any, shape: tuple[int, ...]) -> _Latent:
+    """A latent with its support mapped to all real numbers.
+
+    Raises:
+        UsageError: a support that is no stretch of them, such as a circle or a sphere.
+    """
+    fn = entries(prior)
+    try:
+        support = None if isinstance(fn, dist.VonMises) else bare(prior)
+        transform = biject_to(support)
+        size = tuple(transform.inverse_shape(shape))
+    except (NotImplementedError, AttributeError, ValueError, TypeError) as error:
+        raise UsageError(
+            f"the latent {name!r} is a {type(fn).__name__}, whose support is not mapped to real "
+            f"numbers here (a circle, a sphere, or none that is declared), so that there is no "
+            f"grid to integrate on; use pv.log_evidence, which estimates by sampling"
+        ) from error
+    return _Latent(size, transform)
+
+
+def _density(problem: Problem, batch: Args, latents: dict[str, _Latent], u: Tensor) -> Tensor:
+    """log p(x, z) + log |dz/du| at the stacked real latents ``u`` ``[points, batch, dims]``."""
+    values, change = {}, torch.zeros(u.shape[:2]).to(u)
+    for (name, latent), part in zip(
+        latents.items(), u.split([latent.dims for latent in latents.values()], -1), strict=True
+    ):
+        free = part.reshape(*u.shape[:2], *latent.size)
+        values[name] = latent.transform(free)
+        jacobian = latent.transform.log_abs_det_jacobian(free, values[name])
+        change = change + jacobian.reshape(*u.shape[:2], -1).sum(-1)
+    return problem.log_density(batch, values) + change
+
+
+def _quadratic(problem: Problem, batch: Args, latents: dict[str, _Latent]) -> Tensor | None:
     """The Gaussian integral, or None where log p(x, z) is not quadratic in z."""
-    dims, n = sum(math.prod(size) for size in sizes.values()), len(batch[0])
+    dims, n = sum(latent.dims for latent in latents.values()), len(batch[0])
     like = next((t for t in batch if t.is_floating_point()), torch.zeros(()))
     # the origin, the unit vectors, and two points to check on: a quadratic's gradient is linear
     generator = torch.Generator().manual_seed(0)
@@ -131,7 +172,7 @@ def _quadratic(problem: Problem, batch: Args, sizes: dict[str, tuple[int, ...]])
     u = u[:, None].repeat(1, n, 1)
     with torch.enable_grad():
         u.requires_grad_()
-        value = _density(problem, batch, sizes, u)
+        value = _density(problem, batch, latents, u)
         if not value.requires_grad:
             return None
         (gradient,) = torch.autograd.grad(value.sum(), u)
@@ -150,10 +191,8 @@ def _quadratic(problem: Problem, batch: Args, sizes: dict[str, tuple[int, ...]])
     return c + 0.5 * (b * solved).sum(-1) - 0.5 * log_det
 
 
-def _quadrature(
-    problem: Problem, batch: Args, sizes: dict[str, tuple[int, ...]], points: int
-) -> Tensor:
-    dims, n = sum(math.prod(size) for size in sizes.values()), len(batch[0])
+def _quadrature(problem: Problem, batch: Args, latents: dict[str, _Latent], points: int) -> Tensor:
+    dims, n = sum(latent.dims for latent in latents.values()), len(batch[0])
     like = next((t for t in batch if t.is_floating_point()), torch.zeros(()))
     low, high = (torch.full((n, dims), bound).to(like) for bound in (-12.0, 12.0))
     unit = torch.linspace(0, 1, points).to(like)
@@ -162,7 +201,7 @@ def _quadrature(
     for _ in range(4):
         u = low + grid * (high - low)
         rows = max(1, CHUNK // (problem.shape.row_bytes * n))
-        log_f = torch.cat([_density(problem, batch, sizes, part) for part in u.split(rows)])
+        log_f = torch.cat([_density(problem, batch, latents, part) for part in u.split(rows)])
         volume = ((high - low).double() / (points - 1)).log().sum(-1)
         inside = (log_f > log_f.max(0).values - FAR)[..., None]
         step = (high - low) / (points - 1)

@@ -18,7 +18,7 @@ from pyrovae import supports
 from pyrovae.errors import UsageError
 from pyrovae.tensors import Data
 from pyrovae.traces.pair import Args, Pair, Program
-from pyrovae.traces.sites import FAILURES, sites
+from pyrovae.traces.sites import FAILURES, PARTICLES, sites
 from pyrovae.traces.structure import SHARE, SHARED_BY, Structure
 from pyrovae.traces.terms import independent, rebuild
 
@@ -77,7 +77,10 @@ def _completing(pair: Pair, args: Args) -> tuple[Pair, set[int]]:
 
     def bears(program: Program, gaps: set[int]) -> bool:
         given = (some[k] if k in gaps else a for k, a in enumerate(few))
-        found = sites(poutine.trace(program).get_trace(*given)).values()
+        try:
+            found = sites(poutine.trace(program).get_trace(*given)).values()
+        except FAILURES:  # check says what is wrong with programs that never run
+            return False
         return all(
             not bool(s["fn"].log_prob(s["value"]).isnan().any())
             if s["is_observed"]
@@ -86,15 +89,12 @@ def _completing(pair: Pair, args: Args) -> tuple[Pair, set[int]]:
         )
 
     unable, conditions = incomplete, set[int]()
-    with pair.evaluating(), pyro.validation_enabled():
-        try:
-            few = tuple(map(_filled, some))
-            unable = {k for k in incomplete if not bears(guide, {k})}
-            few = tuple(_known(a) if k in incomplete else a for k, a in enumerate(some))
-            if bears(model, set()):  # else the data are at fault
-                conditions = {k for k in incomplete if not bears(model, {k})}
-        except FAILURES:
-            pass  # check says what is wrong with the programs
+    with pair.evaluating(), pyro.validation_enabled():  # some samplers never end at NaN
+        few = tuple(map(_filled, some))
+        unable = {k for k in incomplete if not bears(guide, {k})}
+        few = tuple(_known(a) if k in incomplete else a for k, a in enumerate(some))
+        if bears(model, set()):  # else the data are at fault
+            conditions = {k for k in incomplete if not bears(model, {k})}
 
     def filled(*batch: Any) -> Any:
         return guide(*(_filled(b) if k in unable else b for k, b in enumerate(batch)))
@@ -246,7 +246,9 @@ class Refinement(Messenger):
             raise UsageError(
                 f"the guide's site {name!r} cannot be refined per datum: {error}"
             ) from error
-        if self.noise and self.particles > 1:
+        plates = {f.name for f in msg["cond_indep_stack"] if f.vectorized}
+        apart = plates <= {self.shape.plate, PARTICLES}  # of an inner plate, each has noise
+        if self.noise and self.particles > 1 and apart:
             msg["value"] = self._matched(name, fn)
             msg["done"] = msg["value"] is not None
 
