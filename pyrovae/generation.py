@@ -15,7 +15,7 @@ from pyrovae.errors import UsageError, got, nearest, whole_number
 from pyrovae.evaluation import CHUNK, evaluate
 from pyrovae.memory import fits
 from pyrovae.supports import entries, voted
-from pyrovae.traces import Args, Pair, Problem, as_pair, filling
+from pyrovae.traces import Args, Problem, as_pair, filling
 
 __all__ = [
     "decode",
@@ -134,16 +134,15 @@ class _Given:
     def of(cls, pair: Any, like: Any) -> _Given:
         """Data that were given; without any, the shapes that the pair knows."""
         program = as_pair(pair)
-        rows = program.example() if like is None else program.some(like)
+        given = program.example() if like is None else like
         try:
-            problem = Problem.of(program, rows, checked=False)
+            problem = Problem.of(program, given, checked=False)
         except UsageError:
             if like is not None:
                 raise
             # what stands for the data need not lie in the support
-            rows = traces.replaced(program, rows)
-            problem = Problem.of(program, rows, checked=False)
-        return cls(problem, rows)
+            problem = Problem.of(program, traces.replaced(program, given), checked=False)
+        return cls(problem, problem.data.first(len(problem.data))[:])
 
     def generated(
         self,
@@ -175,7 +174,9 @@ class _Given:
                     k: (v if k in shared else _filled_up(v[start:stop], last - start))
                     for k, v in latents.items()
                 }
-                known = {k: v.to(problem.pair.device) for k, v in known.items()}
+                known = {
+                    k: problem.shape.native(k, v.to(problem.pair.device)) for k, v in known.items()
+                }
                 sites = problem.generate(
                     _taken(self.rows, start, last), known, draw=draw or parents == "drawn"
                 )
@@ -301,7 +302,7 @@ def interpolate(pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "lin
         raise UsageError(
             f"a and b must hold as many data, got {len(one.data)} and {len(other.data)}"
         )
-    both = [problem.pair.some(problem.data) for problem in (one, other)]
+    both = [problem.data.first(len(problem.data))[:] for problem in (one, other)]
     n = steps * len(one.data)
     _check_room(n, both[0])
     t = torch.linspace(0, 1, steps)
@@ -366,7 +367,7 @@ def traverse(
         dims = [d for d in order if bool(active[d])] or order[:1]
     if not dims or any(not 0 <= d < units.shape[1] for d in dims):
         raise UsageError(f"dims names the units 0 to {units.shape[1] - 1}, got {list(dims)}")
-    one = problem.pair.some(problem.data, 1)
+    one = problem.data.first(1)[:]
     _check_room(len(dims) * whole_number("steps", steps), one)
     values = torch.linspace(-span, span, steps)
     latents = units[0].repeat(len(dims), steps, 1)
@@ -406,25 +407,23 @@ def impute(
     >>> impute(VAE((4,), 2), torch.tensor([[1.0, float("nan"), 0.0, 1.0]])).isnan().any()
     tensor(False)
     """
-    program = as_pair(pair)
-    data = program.serve(x)
-    whole = data.first(len(data))[:]
+    problem = Problem.of(pair, x, seed)
+    whole = problem.data.first(len(problem.data))[:]
     broken = _incomplete(whole)
     if not len(broken):
         first = whole[0].cpu()
         return first.expand(draws, *first.shape) if draws else first
-    rows = tuple(a[broken] for a in whole)
-    problem = Problem.of(program, rows, seed)
     problem.shape.refuse_points()
     problem.shape.refuse_globals()
+    rows = tuple(a[broken] for a in whole)
     wires = _wires(problem, rows)
-    size = max(1, CHUNK // (problem.shape.row_bytes * num_particles))
+    size = problem.most(max(1, CHUNK // (problem.shape.row_bytes * num_particles)))
     parts = []
     with problem.pair.evaluating():
         torch.manual_seed(seed)
-        for start in range(0, len(broken), problem.most(size)):
-            batch = tuple(a[start : start + problem.most(size)] for a in rows)
-            parts.append(_filled(program, problem, batch, wires, draws, num_particles))
+        for start in range(0, len(broken), size):
+            batch = tuple(a[start : start + size] for a in rows)
+            parts.append(_filled(problem, batch, wires, draws, num_particles))
     filled = []
     for k, arguments in enumerate(zip(*parts, strict=True)):
         value = whole[k].expand(draws, *whole[k].shape).clone() if draws else whole[k].clone()
@@ -460,7 +459,6 @@ def _wires(problem: Problem, rows: Args) -> Sequence[traces.Wire]:
 
 
 def _filled(
-    program: Pair,
     problem: Problem,
     batch: Args,
     wires: Sequence[traces.Wire],
@@ -476,7 +474,7 @@ def _filled(
         chosen = torch.multinomial(weights.T, draws, replacement=True).T
         rows = (chosen * size + torch.arange(size, device=chosen.device)).flatten()
         latents = {n: v.index_select(problem.axes[n], rows) for n, v in latents.items()}
-    model, each, votes = filling(program), [], {}
+    model, each, votes = filling(problem.pair), [], {}
     for repeated, part in problem.turns(batch, count, latents):
         sites = traces.generate(model, repeated, problem.discrete(repeated, part), draw=False)
         made = [a.clone() for a in repeated]
@@ -540,7 +538,8 @@ def _drawn(problem: Problem, args: Args) -> dict[str, Tensor]:
     """A draw of every latent given the data, seeded."""
     with problem.pair.evaluating():
         torch.manual_seed(0)
-        return problem.latents(args)
+        drawn = problem.latents(args)
+    return {name: problem.shape.by_datum(name, value) for name, value in drawn.items()}
 
 
 def _linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:

@@ -54,9 +54,8 @@ class View:
         seed: int = 0,
     ) -> None:
         self.pair, self.seed = traces.as_pair(pair), seed
-        served = self.pair.serve(x)
-        count = min(whole_number("points", points), len(served))
-        self.data = served.first(count).fixed(seed)
+        served = traces.Problem.of(self.pair, x, seed).data
+        self.data = served.first(min(whole_number("points", points), len(served)))
         self.event_shape = tuple(self.data.event_shape)
         self.labels = None if self.data.labels is None else self.data.labels.cpu()
         self.names = list(names) if names else None

@@ -181,13 +181,15 @@ def filling(pair: Pair) -> Pair:
 
 
 class _FillsMissing(Messenger):
+    """Outside of :class:`_MasksMissing`, which keeps what it found."""
+
     def _pyro_sample(self, msg: Any) -> None:
-        value = msg["value"]
-        if not msg["is_observed"] or not isinstance(value, Tensor):
+        given = msg["infer"].get("_observed", msg["value"])
+        if not msg["is_observed"] or not isinstance(given, Tensor):
             return
-        if value.is_floating_point() and bool(value.isnan().any()):
+        if given.is_floating_point() and bool(given.isnan().any()):
             with pyro.validation_enabled(False):
-                msg["value"] = torch.where(value.isnan(), msg["fn"].sample().to(value), value)
+                msg["value"] = torch.where(given.isnan(), msg["fn"].sample().to(given), given)
 
 
 def _inside(fn: Any, like: Tensor) -> Tensor:

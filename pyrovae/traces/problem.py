@@ -398,12 +398,32 @@ class Problem:
         """Which entries of which argument each observed site observes."""
         return Wiring.seen(self.pair, batch, self.shape)
 
-    def observed(self, batch: Args) -> Tensor:
-        """What the one observed site observes of a batch, ``[batch, ...]``, on the CPU."""
-        with self.pair.scope(), pyro.validation_enabled(False), torch.no_grad():
-            site = sites(run(self.pair, batch)[0])[self.shape.observed[0]]
-        value: Tensor = site["infer"].get("_observed", site["value"])
-        return value.movedim(self.shape.dim - site["fn"].event_dim, 0).cpu()
+    def replicate(self, batch: Args, values: Mapping[str, Tensor] | None = None) -> Tensor:
+        """What is observed of a batch ``[batch, ...]``, or values of the observed sites
+        ``[batch, ...]`` in its place: of one site as the site has it, of several that observe
+        parts of one argument as the argument has it."""
+        if len(self.shape.observed) == 1:
+            (name,) = self.shape.observed
+            if values is not None:
+                return values[name]
+            with self.pair.scope(), pyro.validation_enabled(False), torch.no_grad():
+                site = sites(run(self.pair, batch)[0])[name]
+            seen: Tensor = site["infer"].get("_observed", site["value"])
+            return seen.movedim(self.shape.dim - site["fn"].event_dim, 0).cpu()
+        with self.pair.evaluating():
+            wiring = self.wiring(batch)
+        arguments = {wire.argument for wire in wiring.wires}
+        if wiring.lost or len(arguments) != 1:
+            raise UsageError(
+                f"a predictive check takes a statistic of what one argument holds; the sites "
+                f"{list(self.shape.observed)} observe several, or none as it is"
+            )
+        native = {
+            wire.site: values[wire.site].movedim(0, wire.axis)
+            for wire in wiring.wires
+            if values is not None
+        }
+        return wiring.filled(batch, native)[arguments.pop()].cpu()
 
     def log_density(self, batch: Args, latents: Mapping[str, Tensor]) -> Tensor:
         """log p(x, z) of the local sites at given latents ``[particles, batch, ...]``:
@@ -498,13 +518,24 @@ def generate(
 def _drawing() -> Iterator[None]:
     try:
         yield
-    except NotImplementedError as error:
+    except UsageError:
+        raise
+    except (ValueError, RuntimeError, TypeError, LookupError) as error:
+        if isinstance(error, NotImplementedError):
+            raise _undrawable(error) from error
         raise UsageError(
-            f"the model cannot be drawn from: {in_short(error)}. A flat prior "
-            f"(dist.ImproperUniform), as an autoencoder has, says nothing of z; draw from a "
-            f"density fitted to the codes instead: pv.fit_codes(pair, x).sample(n), pyrovae sample "
-            f"RUN --density mixture"
+            f"the model does not run at these latents: {in_short(error)}; they must lie in their "
+            f"sites' support and be of their shapes (a unit of a simplex, say, cannot be moved "
+            f"alone)"
         ) from error
+
+
+def _undrawable(error: Exception) -> UsageError:
+    return UsageError(
+        f"the model cannot be drawn from: {in_short(error)}. A flat prior (dist.ImproperUniform), "
+        f"as an autoencoder has, says nothing of z; draw from a density fitted to the codes "
+        f"instead: pv.fit_codes(pair, x).sample(n), pyrovae sample RUN --density mixture"
+    )
 
 
 def simulate(

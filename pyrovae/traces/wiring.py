@@ -93,7 +93,7 @@ def put(into: Tensor, wire: Wire, value: Tensor) -> None:
     if wire.entries is None:
         into.copy_(value.reshape(into.shape))
         return
-    by_datum = value.movedim(wire.axis, 0).flatten(1)
+    by_datum = value.movedim(wire.axis, 0).reshape(len(into), -1)
     flat = into.reshape(len(into), -1).clone()
     flat[:, wire.entries.flatten().to(flat.device)] = by_datum.to(flat.dtype)
     into.copy_(flat.reshape(into.shape))

@@ -77,7 +77,7 @@ def of_data(
         "validation": "none" if held_out is None else f"{len(held_out)} data",
     }
     for name, part in (("data", watched), ("validation", held_out)):
-        if whole and part.in_memory:
+        if whole and part is not None and part.in_memory:
             found[f"checksum of the {name}"] = f"{_checksum(part):08x}"
             found[f"binarisation of the {name}"] = part.binarise or "none"
     return found
