@@ -291,6 +291,11 @@ class Snapshot:
         return all(torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-6) for a, b in both)
 
 
+def laid_out(like: Tensor, value: Tensor) -> Tensor:
+    """A tensor in the memory layout of another one: fused kernels go through both as they lie."""
+    return value if value.stride() == like.stride() else torch.empty_like(like).copy_(value)
+
+
 def fused_step(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
     """``optimizer.step``; of a fused Adam its kernel alone, without the bookkeeping around it,
     which takes as long as the kernel for networks of this size."""
@@ -319,7 +324,7 @@ def fused_step(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
                 torch._foreach_add_(steps, 1)
                 torch._fused_adam_(
                     leaves,
-                    cast(list[Tensor], [p.grad for p in leaves]),
+                    [laid_out(p, cast(Tensor, p.grad)) for p in leaves],
                     means,
                     squares,
                     [],

@@ -272,7 +272,9 @@ class Pair:
         Raises:
             UsageError: none of them is known.
         """
-        if like is not None and all(isinstance(a, Tensor) for a in like):
+        if like is not None:
+            if not all(isinstance(a, Tensor) for a in like):
+                return like  # what cannot be taken apart is not kept
             self.memory.example = tuple(a[:FEW].detach().cpu() for a in like)
         if self.memory.example is None and hasattr(self.owner, "example_data"):
             self.memory.example = self.owner.example_data()
@@ -402,7 +404,20 @@ def as_pair(pair: Any) -> Pair:
 def _code(program: Any) -> Any:
     """What tells a program apart: its code, or the object that it is."""
     code = getattr(getattr(program, "__func__", program), "__code__", None)
-    return program if code is None else code
+    return _Itself(program) if code is None else code
+
+
+@dataclass(frozen=True, eq=False)
+class _Itself:
+    """An object as a key: it may say that it equals others, or that it cannot be one."""
+
+    value: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
 
 
 def _remembered(model: Program, guide: Program, new: _Memory) -> _Memory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -380,25 +381,22 @@ def _closed_form(q: Any, p: Any) -> Tensor | None:
 
 
 def _by_dimension(q: Any, p: Any, closed: bool) -> Tensor | None:
-    """KL of each coordinate, where both distributions factorise over one event dimension."""
-    bases = []
-    for site in (q, p):
-        fn = site["fn"]
-        if site.get("opaque") or not (
-            isinstance(fn, dist.Independent) and fn.reinterpreted_batch_ndims == 1
-        ):
-            return None
-        bases.append(fn.base_dist)
-    if q["mask"] is not None or bases[0].event_dim or bases[1].event_dim:
+    """KL of each coordinate, where both distributions factorise over one event dimension, or are
+    of one number."""
+    fns = [site["fn"] for site in (q, p)]
+    events = {independent(fn) for fn in fns}
+    bases = [fn.base_dist if independent(fn) else fn for fn in fns]
+    if q.get("opaque") or p.get("opaque") or q["mask"] is not None:
         return None
+    if len(events) > 1 or max(events) > 1 or any(base.event_dim for base in bases):
+        return None
+    kl: Tensor | None = None
     if closed:
-        try:
-            kl: Tensor = kl_divergence(*bases)
-            return kl
-        except NotImplementedError:
-            pass
-    difference: Tensor = bases[0].log_prob(q["value"]) - bases[1].log_prob(q["value"])
-    return difference
+        with contextlib.suppress(NotImplementedError):
+            kl = kl_divergence(*bases)
+    if kl is None:
+        kl = bases[0].log_prob(q["value"]) - bases[1].log_prob(q["value"])
+    return kl if events == {1} else kl[..., None]
 
 
 def _enumeration_weights(

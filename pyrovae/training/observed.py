@@ -61,8 +61,9 @@ class Observed:
             self.problem = traces.Problem.at(program, few)
             self.tied = self.problem.shape.tied
         except UsageError as error:
-            warnings.warn(f"no reconstruction and KL while training: {error}", stacklevel=4)
             self.tied = isinstance(error, traces.NoPlate)
+            if not self.tied:
+                warnings.warn(f"no reconstruction and KL while training: {error}", stacklevel=4)
         if self.tied and size < total:
             raise UsageError(
                 f"these programs are tied to their rows' places (one graph or series, a parameter "

@@ -19,7 +19,7 @@ from pyrovae.errors import UsageError, got, in_short
 from pyrovae.objectives import BetaELBO, Objective
 from pyrovae.processes import Processes
 from pyrovae.schedules import Schedule
-from pyrovae.svi import Step, fused_step
+from pyrovae.svi import Step, fused_step, laid_out
 from pyrovae.traces import Args
 from pyrovae.training.observed import Observed, refuse_closed_form
 
@@ -227,6 +227,10 @@ class Steps:
                 if isinstance(value, bool | str | list | None) and value != theirs[name]:
                     raise ValueError(f"{name} of the optimiser is {theirs[name]!s:.100}")
         self.optimizer.load_state_dict(state)
+        for leaf, kept in self.optimizer.state.items():
+            for name, value in kept.items():
+                if isinstance(value, Tensor) and value.shape == leaf.shape:
+                    kept[name] = laid_out(leaf, value)
 
 
 def _described(loss: Any) -> str:
