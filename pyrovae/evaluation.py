@@ -503,6 +503,8 @@ def _climb(refined: Problem, batch: Args, refinement: traces.Refinement, steps: 
     particles = refinement.particles
     first = refined.draw(batch, particles).elbo.mean(0).sum()
     shifts = list(refinement.shifts.values())
+    if not shifts:
+        raise UsageError("the pair draws no local latent, so there is no gap to report")
     if any(not s.requires_grad for s in shifts) or not first.requires_grad:
         raise UsageError("the guide's latents have no pathwise gradient, so nothing to refine by")
     optimizer = torch.optim.LBFGS(

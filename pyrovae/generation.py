@@ -207,10 +207,11 @@ def encode(pair: Any, x: Any, *, seed: int = 0) -> Values:
     >>> encode(VAE((4,), 2), torch.ones(10, 4)).shape
     torch.Size([10, 2])
     """
-    return _unwrap(_codes(Problem.of(pair, x, seed), seed))
+    return _unwrap(codes_of(Problem.of(pair, x, seed), seed))
 
 
-def _codes(problem: Problem, seed: int = 0) -> dict[str, Tensor]:
+def codes_of(problem: Problem, seed: int = 0) -> dict[str, Tensor]:
+    """The codes of all data by site, as :func:`encode` gives them."""
     parts = []
     with problem.pair.evaluating():
         torch.manual_seed(seed)
@@ -297,7 +298,7 @@ def interpolate(pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "lin
         )
     ends = _ends(pair, a, b)
     single, one, other = ends
-    start, end = _codes(one), _codes(other)
+    start, end = codes_of(one), codes_of(other)
     if len(one.data) != len(other.data):
         raise UsageError(
             f"a and b must hold as many data, got {len(one.data)} and {len(other.data)}"
@@ -352,13 +353,13 @@ def traverse(
         Decoded data ``[units, steps, *event_shape]``, the units, and the values ``[steps]``.
     """
     problem = Problem.of(pair, x)
-    found = evaluate(pair, problem.data, num_particles=1)
-    if len(found.codes) != 1:
+    found, every = evaluate(pair, problem.data, num_particles=1), codes_of(problem)
+    if len(every) != 1:
         raise UsageError(
             f"traverse varies the units of one latent; this pair has "
-            f"{ {n: list(c.shape[1:]) for n, c in found.codes.items()} }"
+            f"{ {n: list(c.shape[1:]) for n, c in every.items()} }"
         )
-    ((name, codes),) = found.codes.items()
+    ((name, codes),) = every.items()
     units = codes.reshape(len(codes), -1)
     if dims is None:
         information = found.kl_dimensions.get(name, units.var(0, correction=0)).flatten()
@@ -430,6 +431,11 @@ def impute(
         new = torch.cat([a.to(value) for a in arguments], dim=int(draws > 0))
         value[(slice(None), broken) if draws else broken] = new
         filled.append(value.cpu())
+    if any(bool(value.isnan().any()) for value in filled if value.is_floating_point()):
+        raise UsageError(
+            "some missing entries are observed by no site, or depend on others that are missing in "
+            "a way that the model computes itself, so that nothing says how they are distributed"
+        )
     observed = sorted({w.argument for w in wires if whole[w.argument].is_floating_point()})
     return filled[observed[0]] if len(observed) == 1 else tuple(filled[k] for k in observed)
 
@@ -514,7 +520,7 @@ def neighbours(pair: Any, x: Any, among: Any, k: int = 5) -> tuple[Tensor, Tenso
         Indices into ``among`` ``[N, k]`` and Euclidean distances of the posterior means
         ``[N, k]``, nearest first.
     """
-    ours, theirs = (flat(_codes(Problem.of(pair, t))) for t in (x, among))
+    ours, theirs = (flat(codes_of(Problem.of(pair, t))) for t in (x, among))
     if not 1 <= k <= len(theirs):
         raise UsageError(f"k must be from 1 to the {len(theirs)} data to choose from, got {k}")
     found = torch.cdist(ours, theirs).topk(k, largest=False)

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.distributions import transform_to
 
 from pyrovae import supports
-from pyrovae.errors import UsageError
+from pyrovae.errors import UsageError, in_short
+from pyrovae.supports import entries
 from pyrovae.tensors import Data
 from pyrovae.traces.pair import Args, Pair, Program
-from pyrovae.traces.sites import FAILURES, PARTICLES, sites
+from pyrovae.traces.sites import FAILURES, PARTICLES, is_deterministic, is_factor, sites
 from pyrovae.traces.structure import SHARE, SHARED_BY, Structure
 from pyrovae.traces.terms import independent, rebuild
 
@@ -180,6 +181,14 @@ def filling(pair: Pair) -> Pair:
     return pair.running(_FillsMissing()(pair.model), pair.guide, "filling")
 
 
+class Drawing(Messenger):
+    """Data are drawn; what is computed, and what is only scored, stays."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and not is_factor(msg) and not is_deterministic(msg):
+            msg["is_observed"], msg["value"], msg["done"] = False, None, False
+
+
 class _FillsMissing(Messenger):
     """Outside of :class:`_MasksMissing`, which keeps what it found."""
 
@@ -227,7 +236,10 @@ class Refinement(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         name, fn = msg["name"], msg["fn"]
-        if name not in self.shape.latents or name in self.shape.globals or msg["is_observed"]:
+        refined = (*self.shape.latents, *self.shape.auxiliary)
+        if name not in refined or name in self.shape.globals or msg["is_observed"]:
+            return
+        if isinstance(entries(fn), dist.Delta):  # it follows what it was computed from
             return
         extra = independent(fn)
 
@@ -246,7 +258,7 @@ class Refinement(Messenger):
             msg["fn"] = fn = rebuild(fn, change)
         except NotImplementedError as error:
             raise UsageError(
-                f"the guide's site {name!r} cannot be refined per datum: {error}"
+                f"the guide's site {name!r} cannot be refined per datum: {in_short(error)}"
             ) from error
         plates = {f.name for f in msg["cond_indep_stack"] if f.vectorized}
         apart = plates <= {self.shape.plate, PARTICLES}  # of an inner plate, each has noise

@@ -36,6 +36,7 @@ class _Memory:
         seen: what observed runs showed, by the shapes and types of the data.
         entered: modules that were called while the programs ran.
         reach: names of what the programs hold.
+        refused: parameters that stand in Pyro's own store too, with another value.
         outer: Pyro's own parameters while this pair's are in their place; None while they are not.
         here: whether Pyro's own store is this pair's.
         trained: whether its parameters are its own affair: trained, or loaded.
@@ -48,6 +49,7 @@ class _Memory:
     seen: dict[Any, Any] = field(default_factory=dict)
     entered: weakref.WeakSet[nn.Module] = field(default_factory=weakref.WeakSet)
     reach: Reach | None = None
+    refused: set[str] = field(default_factory=set)
     outer: Mapping[str, Tensor] | None = None
     here: bool = False
     trained: bool = False
@@ -65,13 +67,24 @@ class _Declarations(Messenger):
         super().__init__()
         self.pair, self.memory = pair, pair.memory
         self.known: set[str] = set()
+        self.conflicts: list[str] = []
+
+    def refuse(self) -> None:
+        """Raise where a value would be the initial one, and Pyro's own store has another."""
+        if self.conflicts:
+            raise UsageError(
+                f"the parameter {self.conflicts[0]!r} stands in Pyro's own store, where an SVI may "
+                f"have trained it, and not yet in this pair's: its value here would be the initial "
+                f"one. pv.Pair.here(model, guide) takes Pyro's store as it is; for a pair that "
+                f"begins anew call pyro.clear_param_store() first"
+            )
 
     def _pyro_param(self, msg: Any) -> None:
         given = msg["args"][1] if len(msg["args"]) > 1 else None
         if isinstance(given, nn.Parameter):  # of a module (pyro.module), which keeps it
             self.known.add(msg["name"])
             msg["value"], msg["done"] = given, True
-        elif msg["name"] in pyro.get_param_store():
+        elif msg["name"] in pyro.get_param_store() and msg["name"] not in self.memory.refused:
             self.known.add(msg["name"])
 
     def _pyro_post_param(self, msg: Any) -> None:
@@ -89,16 +102,13 @@ class _Declarations(Messenger):
         if saved is not None:
             _put(name, own, saved)
             msg["value"] = pyro.get_param_store()[name]
-        elif elsewhere is not None and elsewhere is not own and not memory.trained:
-            del pyro.get_param_store()[name]  # it is no more there for having been asked for
-            raise UsageError(
-                f"the parameter {name!r} stands in Pyro's own store, where an SVI may have trained "
-                f"it, and not yet in this pair's: its value here would be the initial one. "
-                f"pv.Pair.here(model, guide) takes Pyro's store as it is; for a pair that begins "
-                f"anew call pyro.clear_param_store() first"
-            )
         elif not memory.trained:
             memory.initial[name] = own, own._version
+            if elsewhere is not None and not torch.equal(own, elsewhere):
+                memory.refused.add(name)
+                self.conflicts.append(name)
+            else:
+                memory.refused.discard(name)
 
 
 def _put(name: str, own: Tensor, saved: Tensor) -> None:
@@ -187,10 +197,11 @@ class Pair:
             return
         outer = store.get_state()
         memory.outer = outer["params"]
+        declared = _Declarations(self)
         try:
             store.clear()
             store.set_state(memory.store)  # type: ignore[arg-type]
-            with _Declarations(self):
+            with declared:
                 yield
         finally:
             memory.store = store.get_state()  # type: ignore[assignment]
@@ -199,6 +210,7 @@ class Pair:
             memory.outer = None
             if memory.pending:
                 self._settle()
+        declared.refuse()
 
     def _settle(self) -> None:
         """Give modules that have been made meanwhile their saved values."""

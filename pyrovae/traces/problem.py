@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyrovae.errors import UsageError, in_short, whole_number
 from pyrovae.tensors import Data, TensorData
+from pyrovae.traces.handlers import Drawing
 from pyrovae.traces.meeting import met
 from pyrovae.traces.pair import Args, Pair, as_pair
 from pyrovae.traces.probing import observe
@@ -59,6 +60,7 @@ class Problem:
     ) -> None:
         self.pair, self.shape, self.data = pair, shape, data
         self.plate, self.whole = plate, whole
+        self.blind = False  # whether a distribution of the guide knows no mean
         self.axes: dict[str, int] = {}  # where the data lie in each latent, from the right
 
     @classmethod
@@ -133,7 +135,10 @@ class Problem:
         """How many data the programs take in one run, if as many as are asked for."""
         if self.whole:
             return len(self.data)
-        return max(1, asked if self.shape.size is None else min(asked, self.shape.size))
+        # as many as a plate has are taken for all of them in their order (Pyro's subsampled
+        # parameters), so one fewer
+        limit = asked if self.shape.size is None else min(asked, self.shape.size - 1)
+        return max(1, limit)
 
     def most(self, asked: int) -> int:
         """The same, of those that there are."""
@@ -265,22 +270,29 @@ class Problem:
     # --- latents and data of the batch ------------------------------------------------------------
 
     def codes(self, batch: Args) -> dict[str, Tensor]:
-        """The mean of q(z|x) of every local continuous latent, ``[batch, ...]``; of a guide whose
-        distributions know no mean, that of draws."""
+        """The mean of q(z|x) of every local continuous latent, ``[batch, ...]``; where it is that
+        of draws, as of a latent that depends on others or of a distribution that knows no mean,
+        averaged over them."""
         if self.shape.enumerated:  # averaged over their values
             return self._codes(self.draw(batch).guide)
-        with self.pair.scope():
-            guide = self._guide(batch)
-            found = self._codes(guide)
-            blind = [n for n in found if guide[n].mean is None and n not in self.shape.points]
-            if blind:
-                many = self._guide(batch, CODES) if self.shape.broadcasts else None
-                several = [many] if many else [self._guide(batch) for _ in range(CODES // 4)]
-                for name in blind:
-                    found[name] = torch.cat([each[name].value for each in several]).mean(0)
+        with self.pair.scope(), _said(batch):
+            found = self._codes(self._guide(batch))
+            if self._varies(batch, found):
+                if self.shape.broadcasts:
+                    return self._codes(self._guide(batch, CODES))
+                several = [self._codes(self._guide(batch)) for _ in range(CODES // 4)]
+                return {n: torch.stack([each[n] for each in several]).mean(0) for n in found}
         return found
 
+    def _varies(self, batch: Args, found: Mapping[str, Tensor]) -> bool:
+        """Whether another run gives other codes, where that may be."""
+        if len(self.shape.latents) + len(self.shape.auxiliary) == 1 and not self.blind:
+            return False
+        again = self._codes(self._guide(batch))
+        return any(not torch.equal(found[n], again[n]) for n in found if n in again)
+
     def _codes(self, guide: Mapping[str, Site]) -> dict[str, Tensor]:
+        self.blind = any(s.mean is None for s in guide.values())
         local = [guide[n] for n in self.shape.latents if n in guide and not guide[n].is_global]
         return {
             s.name: (s.value if s.mean is None else s.mean).mean(0)
@@ -324,7 +336,7 @@ class Problem:
         drawn = self.summing([n for n in self.shape.enumerated if n not in self.shape.latents])
         shape, parts, values = drawn.shape, [], dict[str, list[Tensor]]()
         at_once = count if shape.broadcasts else 1
-        with self.pair.scope():
+        with self.pair.scope(), _said(batch):
             for _ in range(count // at_once):
                 if weigh:
                     model_trace, guide_trace = drawn._traced(batch, at_once, shape)
@@ -507,7 +519,7 @@ def generate(
 ) -> dict[str, tuple[Any, Tensor]]:
     """As :meth:`Problem.generate`, of a pair that need not have a guide."""
     with pair.scope(), _drawing():
-        model = poutine.uncondition(pair.model) if draw else pair.model
+        model = Drawing()(pair.model) if draw else pair.model
         if latents:
             model = poutine.condition(model, data=dict(latents))
         found = sites(poutine.trace(model).get_trace(*args))
@@ -548,7 +560,7 @@ def simulate(
         UsageError: a site that observes something else than entries of an argument.
     """
     with pair.scope(), pyro.validation_enabled(False), _drawing():
-        drawn = sites(poutine.trace(poutine.uncondition(pair.model)).get_trace(*args))
+        drawn = sites(poutine.trace(Drawing()(pair.model)).get_trace(*args))
     values = {n: s["value"] for n, s in drawn.items() if n in wiring.names}
     return {name: drawn[name]["value"] for name in latents}, wiring.filled(args, values)
 
@@ -557,7 +569,7 @@ def replaced(pair: Pair, args: Args) -> Args:
     """A batch with draws of the model in the place of what it observes as it is."""
     with pair.evaluating(), pyro.validation_enabled(False), _drawing():
         given = sites(poutine.trace(pair.model).get_trace(*args))
-        drawn = sites(poutine.trace(poutine.uncondition(pair.model)).get_trace(*args))
+        drawn = sites(poutine.trace(Drawing()(pair.model)).get_trace(*args))
     new = list(args)
     for name, site in given.items():
         where = argument(site, args) if is_data(site) else None

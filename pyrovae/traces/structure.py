@@ -22,6 +22,7 @@ from pyrovae.traces.sites import (
     Sites,
     argument,
     draws,
+    is_deterministic,
     is_factor,
     run,
     sites,
@@ -216,7 +217,7 @@ def _check_names(model: Sites, guide: Sites) -> None:
 
 def is_data(site: Any) -> bool:
     """Whether a site observes data: a factor and a ``pyro.deterministic`` only look so."""
-    return site["is_observed"] and not is_factor(site) and not site["infer"].get("_deterministic")
+    return site["is_observed"] and not is_factor(site) and not is_deterministic(site)
 
 
 def enumerates(model_trace: Any, guide_trace: Any) -> bool:

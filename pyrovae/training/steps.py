@@ -46,7 +46,8 @@ class Recipe:
         """The loss, or the one that fits the pair; refused where it would be wrong."""
         found = observed.structure
         if self.loss is None and observed.enumerates:
-            if found is not None and found.enumerated and not found.contracted:
+            plain = found is not None and not found.contracted and not found.scaled
+            if found is not None and found.enumerated and plain:
                 return BetaELBO()  # sums them out, and its steps can be compiled
             return TraceEnum_ELBO(max_plate_nesting=math.inf if found is None else found.nesting)
         if isinstance(self.loss, TraceMeanField_ELBO) and found is not None:

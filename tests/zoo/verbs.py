@@ -495,8 +495,9 @@ def explore(case: Case, path: Path) -> None:
     subject, pair = paired(case)
     view = View(pair, subject.data)
     by_hand = hand_codes(case)
-    codes = torch.cat([by_hand[n].mean.flatten(1) for n in view.sites], 1)
-    sd = torch.cat([by_hand[n].sd.flatten(1) for n in view.sites], 1)
+    rows = len(view.data)
+    codes = torch.cat([by_hand[n].mean.reshape(rows, -1) for n in view.sites], 1)
+    sd = torch.cat([by_hand[n].sd.reshape(rows, -1) for n in view.sites], 1)
     assert len(view.about()["units"]) == codes.shape[1], f"units of {list(view.sites)}"
     near(view.codes, codes, sd * math.sqrt(1 / 16), "codes")
     assert all(math.isfinite(v) for v in view.decode(view.codes[0].tolist())["x"][0])
