@@ -374,7 +374,8 @@ def traverse(
     latents = units[0].repeat(len(dims), steps, 1)
     for row, dim in enumerate(dims):
         latents[row, :, dim] = values
-    rest = {k: v for k, v in _drawn(problem, one).items() if k in problem.shape.globals}
+    shared = problem.shape.globals
+    rest = {k: v for k, v in _drawn(problem, one).items() if k in shared} if shared else {}
     varied = latents.reshape(-1, *codes.shape[1:])
     out = _Given(problem, one).generated(len(varied), {name: varied, **rest})
     images = next(iter(out.values()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, cast
 
 import pyro
@@ -13,6 +13,7 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten
 
 from pyrovae.errors import UsageError, got
 from pyrovae.randomness import put_back, states
@@ -109,7 +110,9 @@ class Step:
         if validating or self.why_not:
             return self.by_handlers(batch, validating)
         self.count += 1
-        key = tuple((a.shape, a.dtype, a.device) if isinstance(a, Tensor) else a for a in batch)
+        leaves, spec = tree_flatten(batch)
+        kinds = (_kind(leaf) for leaf in leaves)
+        key = (*kinds, None if len(leaves) == len(batch) else str(spec))
         graph = self.graphs.get(key)
         if graph is None:
             if len(self.graphs) >= SHAPES:
@@ -269,6 +272,13 @@ class Step:
             bool((a - b).abs().max() <= relative * (1e-6 + torch.maximum(b.abs().max(), top / 10)))
             for a, b in both
         )
+
+
+def _kind(leaf: Any) -> Any:
+    """What a graph is made for: of a tensor its shape and type, of anything else itself."""
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.dtype, leaf.device
+    return leaf if isinstance(leaf, Hashable) else id(leaf)
 
 
 class Snapshot:

@@ -80,14 +80,14 @@ def _completing(pair: Pair, args: Args) -> tuple[Pair, set[int]]:
         given = (some[k] if k in gaps else a for k, a in enumerate(few))
         try:
             found = sites(poutine.trace(program).get_trace(*given)).values()
+            return all(
+                not bool(s["fn"].log_prob(s["value"]).isnan().any())
+                if s["is_observed"]
+                else bool(s["value"].isfinite().all())
+                for s in found
+            )
         except FAILURES:  # check says what is wrong with programs that never run
             return False
-        return all(
-            not bool(s["fn"].log_prob(s["value"]).isnan().any())
-            if s["is_observed"]
-            else bool(s["value"].isfinite().all())
-            for s in found
-        )
 
     unable, conditions = incomplete, set[int]()
     with pair.evaluating(), pyro.validation_enabled():  # some samplers never end at NaN

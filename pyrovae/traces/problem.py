@@ -14,6 +14,7 @@ from pyro.infer import infer_discrete
 from torch import Tensor
 
 from pyrovae.errors import UsageError, in_short, whole_number
+from pyrovae.randomness import put_back, states
 from pyrovae.tensors import Data, TensorData
 from pyrovae.traces.handlers import Drawing
 from pyrovae.traces.meeting import met
@@ -194,39 +195,33 @@ class Problem:
 
     def _run(self, batch: Args, particles: int) -> Traces:
         shape = self.shape
+        before = None if torch.is_grad_enabled() else states()
         traced = self._traced(batch, particles, shape)
-        if signature(*map(sites, traced)) != shape.signature:  # other sites than were seen
-            shape = self._anew(batch, traced, particles)
-            if particles > 1:
-                if not shape.broadcasts:
-                    other = self.like(shape)
-                    return joined([other._run(batch, 1) for _ in range(particles)])
-                traced = self._traced(batch, particles, shape)
-        found = _whole(measure(*traced, shape, particles), batch)
+        if (found := signature(*map(sites, traced))) != shape.signature:  # others than were seen
+            shape = self._anew(batch, found)
+            if before is not None:  # the same noise as where they were seen at first
+                put_back(before)
+            other = self.like(shape)
+            if particles > 1 and not shape.broadcasts:
+                return joined([other._run(batch, 1) for _ in range(particles)])
+            traced = self._traced(batch, particles, shape)
+            if signature(*map(sites, traced)) != shape.signature:
+                shape = _at_hand(self, batch, traced, shape)
+        found_terms = _whole(measure(*traced, shape, particles), batch)
         if shape.enumerated:
-            return found
-        return dataclasses.replace(found, rerun=self._again(batch, traced[1], shape, particles))
+            return found_terms
+        again = self._again(batch, traced[1], shape, particles)
+        return dataclasses.replace(found_terms, rerun=again)
+
+    def _anew(self, batch: Args, found: tuple[Any, ...]) -> Structure:
+        """The structure of batches of this kind that have such sites."""
+        kept, key = self.pair.memory.seen, (self.pair.code, self.plate, found)
+        if key not in kept:
+            kept[key] = observe(self.pair, batch, self.plate)
+        return kept[key]
 
     def _traced(self, batch: Args, particles: int, shape: Structure) -> tuple[Any, Any]:
         return run(self.pair, batch, particles, shape.nesting, shape.enumerated)
-
-    def _anew(self, batch: Args, traced: tuple[Any, Any], particles: int) -> Structure:
-        """The structure of a run with sites of its own."""
-        if particles > 1 or self.shape.enumerated:
-            return seen(self.pair, batch, self.plate)
-        model, guide = map(sites, traced)
-        over = plate_over(self.pair, batch, model, guide, self.plate or self.shape.plate)
-        found = structure(model, guide, over, plates_of(model, guide))
-        if found.enumerated:
-            return seen(self.pair, batch, self.plate)
-        return dataclasses.replace(
-            found,
-            size=found.size or self.shape.size,
-            tied=self.shape.tied,
-            broadcasts=self.shape.broadcasts,
-            row_bytes=self.shape.row_bytes,
-            points=tuple(n for n in self.shape.points if n in found.latents),
-        )
 
     def _again(
         self, batch: Args, guide_trace: Any, shape: Structure, particles: int
@@ -262,7 +257,7 @@ class Problem:
             _, model = self._in_particles(stop - start, shape)
             model_trace = replay(model, part, batch)
             if signature(sites(model_trace), sites(part)) != shape.signature:
-                other = self.like(seen(self.pair, batch, self.plate))
+                other = self.like(self._anew(batch, signature(sites(model_trace), sites(part))))
                 yield from other.slices(batch, num_particles - start, at_once)
                 return
             yield _whole(measure(model_trace, part, shape, stop - start), batch)
@@ -480,6 +475,21 @@ def seen(pair: Pair, args: Args, plate: str | None = None) -> Structure:
     if key not in kept or pair.memory.pending:
         kept[key] = observe(pair, args, plate)
     return kept[key]
+
+
+def _at_hand(problem: Problem, batch: Args, traced: tuple[Any, Any], known: Structure) -> Structure:
+    """The structure of a run whose sites are its own, as where their number is drawn."""
+    model, guide = map(sites, traced)
+    over = plate_over(problem.pair, batch, model, guide, problem.plate or known.plate)
+    found = structure(model, guide, over, plates_of(model, guide))
+    return dataclasses.replace(
+        found,
+        size=found.size or known.size,
+        tied=known.tied,
+        broadcasts=known.broadcasts,
+        row_bytes=known.row_bytes,
+        points=tuple(n for n in known.points if n in found.latents),
+    )
 
 
 def _sizes(count: int) -> list[int]:

@@ -257,6 +257,7 @@ def _divergences(
     """KL of each latent and of its dimensions: closed form where valid, else at the particle."""
     kl: dict[str, Tensor] = {}
     kl_dimensions: dict[str, Tensor] = {}
+    summed = set(shape.enumerated) - guide.keys()
     for name in (*shape.latents, *shape.auxiliary):
         kl[name] = log_q[name] - log_p.get(name, torch.zeros(()))
         if name not in shape.latents:
@@ -264,7 +265,9 @@ def _divergences(
         local, q, p = within(guide[name], shape.plate), guide[name], model[name]
         closed = name in shape.closed_form and name not in shape.enumerated
         exact = _closed_form(q, p) if closed else None
-        if exact is not None:
+        # the weights of what the model alone sums out depend on the draw: its prior given such a
+        # value has no closed form to be averaged with them
+        if exact is not None and not (summed and exact.dim() > shape.nesting + 1):
             kl[name] = _reduce(exact, local, shape)
         per_dimension = _by_dimension(q, p, closed) if local and shape.nesting == 1 else None
         if per_dimension is not None:
