@@ -181,6 +181,12 @@ class _Given:
                     _taken(self.rows, start, last), known, draw=draw or parents == "drawn"
                 )
                 made = _observed(sites, problem, mean=not draw)
+                if parts and made.keys() != parts[0].keys():
+                    raise UsageError(
+                        f"the model observes {list(made)} in one batch and {list(parts[0])} in "
+                        f"another (series of other lengths, say), which no table can hold: ask for "
+                        f"data of one length"
+                    )
                 parts.append({name: value[: stop - start] for name, value in made.items()})
         return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 

@@ -234,6 +234,12 @@ class View:
         with problem.pair.evaluating():
             torch.manual_seed(self.seed)
             drawn = problem.summing([]).draw(problem.pair.some(problem.data, 1), CLOUD)
+        gone = [n for n in self.sites if n not in drawn.guide]
+        if gone:
+            raise UsageError(
+                f"this datum has no {', '.join(gone)}, which others have (as a shorter series), so "
+                f"it has no place on their map: explore data of one length"
+            )
         z = _flat({n: drawn.guide[n].value[:, 0] for n in self.sites})
         place = (z - self.centre) @ self.rows.T
         numbers = {

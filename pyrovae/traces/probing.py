@@ -151,7 +151,7 @@ def _in_particles(pair: Pair, args: Args, found: Structure) -> Structure:
             if not all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in pairs):
                 raise ValueError("particles influence each other")
         if size > 2 and not found.tied:  # lest the batch's size pass for another, as channels
-            measure(*run(pair, head(args, size - 1), 2, found.nesting, found.enumerated), found, 2)
+            run(pair, head(args, size - 1), 2, found.nesting, found.enumerated)
         # what a particle more takes: a prior made of a guide's answers has costs of its own
         with _Allocations() as more:
             measure(*run(pair, args, 4, found.nesting, found.enumerated), found, 4)

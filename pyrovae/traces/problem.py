@@ -166,7 +166,7 @@ class Problem:
             validating = True
             for batch in self.data.batches(size):
                 # the data have been checked by now, the programs are on their first chunk
-                with pyro.validation_enabled(validating), _said(batch):
+                with pyro.validation_enabled(validating), said(batch):
                     parts = [p.light() for p in self.slices(batch, num_particles, at_once)]
                 validating = False
                 yield batch, parts
@@ -269,8 +269,9 @@ class Problem:
         of draws, as of a latent that depends on others or of a distribution that knows no mean,
         averaged over them."""
         if self.shape.enumerated:  # averaged over their values
-            return self._codes(self.draw(batch).guide)
-        with self.pair.scope(), _said(batch):
+            several = len(self.shape.latents) > 1 or self.blind
+            return self._codes(self.draw(batch, CODES // 4 if several else 1).guide)
+        with self.pair.scope(), said(batch):
             found = self._codes(self._guide(batch))
             if self._varies(batch, found):
                 if self.shape.broadcasts:
@@ -331,7 +332,7 @@ class Problem:
         drawn = self.summing([n for n in self.shape.enumerated if n not in self.shape.latents])
         shape, parts, values = drawn.shape, [], dict[str, list[Tensor]]()
         at_once = count if shape.broadcasts else 1
-        with self.pair.scope(), _said(batch):
+        with self.pair.scope(), said(batch):
             for _ in range(count // at_once):
                 if weigh:
                     model_trace, guide_trace = drawn._traced(batch, at_once, shape)
@@ -439,8 +440,14 @@ class Problem:
         model = poutine.condition(self.pair.model, data=dict(latents))
         if self.shape.nesting > 1:
             raise UsageError("exact evidence needs latents in the plate over the data alone")
-        with self.pair.scope():
+        if not self.shape.broadcasts and particles > 1:
+            each = ({n: v[k : k + 1] for n, v in latents.items()} for k in range(particles))
+            return torch.cat([self.log_density(batch, one) for one in each])
+        if not self.shape.broadcasts:
+            model = poutine.condition(self.pair.model, data={n: v[0] for n, v in latents.items()})
+        with self.pair.scope(), said(batch):
             program = in_particles(model, particles, self.shape.nesting)
+            program = program if self.shape.broadcasts else model
             found = sites(poutine.trace(program).get_trace(*batch))
         terms = [
             term(s, self.shape)
@@ -509,13 +516,13 @@ def _whole(found: Traces, batch: Args) -> Traces:
 
 
 @contextmanager
-def _said(batch: Args) -> Iterator[None]:
+def said(batch: Args) -> Iterator[None]:
     """What Pyro or torch raises at a batch, as one sentence."""
     try:
         yield
-    except UsageError:
-        raise
     except FAILURES as error:
+        if isinstance(error, UsageError):  # Pyro adds to its words
+            raise UsageError(in_short(error, 2000)) from error
         shapes = ", ".join(str(tuple(a.shape)) for a in batch if isinstance(a, Tensor))
         raise UsageError(
             f"the pair does not run on a batch of shape {shapes}: {in_short(error)}; it did on "
@@ -540,9 +547,9 @@ def generate(
 def _drawing() -> Iterator[None]:
     try:
         yield
-    except UsageError:
-        raise
     except (ValueError, RuntimeError, TypeError, LookupError) as error:
+        if isinstance(error, UsageError):
+            raise UsageError(in_short(error, 2000)) from error
         if isinstance(error, NotImplementedError):
             raise _undrawable(error) from error
         raise UsageError(

@@ -392,7 +392,12 @@ def data_plate(pair: Pair, args: Args, model: Sites, guide: Sites, name: str | N
             f"batch ({size} here); the plates are "
             f"{_list([f'{p.name} of size {p.size}' for p in found.values()])}. Put the "
             f"observed site in pyro.plate('data', len(x))"
-            + (", or name the plate over the data with plate=" if around else "")
+            + (
+                ", or name the plate over the data with plate="
+                if around
+                else "; of programs that are one graph or series, whose rows have no terms of "
+                "their own, pyro.infer.Trace_ELBO().loss(model, guide, *data) measures the whole"
+            )
         )
     return around[0]
 

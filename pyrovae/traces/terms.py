@@ -495,6 +495,11 @@ def rebuild(fn: Any, change: Callable[[str, Any, Tensor], Tensor]) -> Any:
     """
     if isinstance(fn, dist.Independent):
         return rebuild(fn.base_dist, change).to_event(fn.reinterpreted_batch_ndims)
+    if isinstance(fn, dist.MaskedDistribution):
+        return rebuild(fn.base_dist, change).mask(fn._mask)
+    if isinstance(fn, dist.LogNormal):  # given by the parameters of its base
+        base = rebuild(fn.base_dist, change)
+        return dist.LogNormal(base.loc, base.scale, validate_args=False)
     given = [n for n in fn.arg_constraints if isinstance(vars(fn).get(n), Tensor)]
     for names in (("logits", "probs"), ("scale_tril", "covariance_matrix", "precision_matrix")):
         # torch caches the other forms of a parameter once they are asked for; one is enough
