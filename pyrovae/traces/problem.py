@@ -30,7 +30,7 @@ from pyrovae.traces.sites import (
     run,
     sites,
 )
-from pyrovae.traces.structure import Structure, is_data, rows, signature, structure
+from pyrovae.traces.structure import Structure, head, is_data, rows, signature, structure
 from pyrovae.traces.structure import data_plate as plate_over
 from pyrovae.traces.structure import plates as plates_of
 from pyrovae.traces.supports import Supports
@@ -98,8 +98,9 @@ class Problem:
             found = cls(program, shape, data, plate, shape.tied or count == len(data) > FIRST)
             program.example(few)
             if checked:
+                some = few if found.whole else head(few, FEWER[0])  # for the sites' supports
                 with program.evaluating():
-                    found.data = Supports(program, few).check(data)
+                    found.data = Supports(program, some).check(data)
             return found
         assert last is not None
         if checked and data.in_memory:  # where the data are the reason, say so
