@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyro
@@ -179,6 +180,19 @@ def filling(pair: Pair) -> Pair:
     """The pair whose model draws what is missing (NaN) of what it observes, entry by entry, so that
     sites that depend on it have parents."""
     return pair.running(_FillsMissing()(pair.model), pair.guide, "filling")
+
+
+class Unmasked(Messenger):
+    """Discrete sites that are summed out keep their whole distribution where a mask says that the
+    data are silent, as in the bound."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.names:
+            msg["mask"] = None
 
 
 class Drawing(Messenger):

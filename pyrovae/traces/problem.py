@@ -16,7 +16,7 @@ from torch import Tensor
 from pyrovae.errors import UsageError, in_short, whole_number
 from pyrovae.randomness import put_back, states
 from pyrovae.tensors import Data, TensorData
-from pyrovae.traces.handlers import Drawing
+from pyrovae.traces.handlers import Drawing, Unmasked
 from pyrovae.traces.meeting import met
 from pyrovae.traces.pair import Args, Pair, as_pair
 from pyrovae.traces.probing import observe
@@ -367,7 +367,7 @@ class Problem:
         if not left:
             return dict(given)
         with self.pair.scope():
-            model = poutine.condition(self.pair.model, data=dict(given))
+            model = Unmasked(left)(poutine.condition(self.pair.model, data=dict(given)))
             model = poutine.infer_config(
                 model, lambda s: {"enumerate": "parallel"} if s["name"] in left else {}
             )
