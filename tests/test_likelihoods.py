@@ -50,7 +50,7 @@ def grid(fn: Any) -> tuple[Tensor, Tensor]:
     s = torch.linspace(-22, 22, 400_001, dtype=torch.float64)
     if support is constraints.real:
         points, slope = s.sinh(), s.cosh()
-    elif support is constraints.positive:
+    elif getattr(support, "lower_bound", None) == 0 and not hasattr(support, "upper_bound"):
         points, slope = s.exp(), s.exp()
     else:
         points = torch.linspace(0, 1, 400_001, dtype=torch.float64)
