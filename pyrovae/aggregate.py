@@ -140,7 +140,7 @@ def fit_codes(
             local = [n for n in shape.latents if not drawn.guide[n].is_global]
             if len(local) != 1 or drawn.guide[local[0]].is_discrete:
                 raise UsageError(
-                    f"a density is fitted to one continuous latent; this pair has "
+                    f"a density is fitted to one continuous latent vector; this pair has "
                     f"{list(shape.latents)}"
                 )
             value = drawn.guide[local[0]].value[0]

@@ -359,13 +359,13 @@ def traverse(
         Decoded data ``[units, steps, *event_shape]``, the units, and the values ``[steps]``.
     """
     problem = Problem.of(pair, x)
-    found, every = evaluate(pair, problem.data, num_particles=1), codes_of(problem)
-    if len(every) != 1:
+    found = evaluate(pair, problem.data, num_particles=1)
+    if len(found.codes) != 1:
         raise UsageError(
-            f"traverse varies the units of one latent; this pair has "
-            f"{ {n: list(c.shape[1:]) for n, c in every.items()} }"
+            f"traverse varies the units of one latent vector; this pair has "
+            f"{ {n: list(c.shape[1:]) for n, c in found.codes.items()} }"
         )
-    ((name, codes),) = every.items()
+    ((name, codes),) = codes_of(problem).items()
     units = codes.reshape(len(codes), -1)
     if dims is None:
         information = found.kl_dimensions.get(name, units.var(0, correction=0)).flatten()
@@ -487,9 +487,13 @@ def _filled(
         chosen = torch.multinomial(weights.T, draws, replacement=True).T
         rows = (chosen * size + torch.arange(size, device=chosen.device)).flatten()
         latents = {n: v.index_select(problem.axes[n], rows) for n, v in latents.items()}
-    model, each, votes = filling(problem.pair), [], {}
+    each, votes = [], {}
     for repeated, part in problem.turns(batch, count, latents):
-        sites = traces.generate(model, repeated, problem.discrete(repeated, part), draw=False)
+        floats = {k: a for k, a in enumerate(repeated) if a.is_floating_point()}
+        gone = {w.site: w.of(floats[w.argument].isnan()) for w in wires if w.argument in floats}
+        known = tuple(a.nan_to_num(0.0) if k in floats else a for k, a in enumerate(repeated))
+        drawn = problem.discrete(repeated, part)
+        sites = traces.generate(filling(problem.pair, gone), known, drawn, draw=False)
         made = [a.clone() for a in repeated]
         for wire in wires:
             fn, value = sites[wire.site]

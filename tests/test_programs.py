@@ -489,6 +489,9 @@ def _impute(program: Program, data: TensorData, path: Path) -> None:
     x = x.clone()
     x.view(3, -1)[:, 0] = torch.nan
     filled = pv.impute(program, (x, *others) if others else x, num_particles=20)
+    if isinstance(filled, tuple):  # x, and what else is observed and may have gaps
+        filled, *rest = filled
+        assert all(map(torch.equal, rest, others))
     _finite(filled)
     assert torch.equal(filled[~x.isnan()], x[~x.isnan()])
 

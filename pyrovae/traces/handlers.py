@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -87,7 +87,9 @@ def _completing(pair: Pair, args: Args) -> tuple[Pair, set[int]]:
                 else bool(s["value"].isfinite().all())
                 for s in found
             )
-        except FAILURES:  # check says what is wrong with programs that never run
+        except FAILURES as error:  # check says what is wrong with programs that never run
+            if isinstance(error, UsageError) and program is model:
+                raise UsageError(in_short(error, 2000)) from error
             return False
 
     unable, conditions = incomplete, set[int]()
@@ -176,10 +178,10 @@ class _Shares(Messenger):
         msg["infer"] = {**msg["infer"], SHARE: self.share, SHARED_BY: self.total}
 
 
-def filling(pair: Pair) -> Pair:
-    """The pair whose model draws what is missing (NaN) of what it observes, entry by entry, so that
-    sites that depend on it have parents."""
-    return pair.running(_FillsMissing()(pair.model), pair.guide, "filling")
+def filling(pair: Pair, missing: Mapping[str, Tensor]) -> Pair:
+    """The pair whose model draws what is missing of what its sites observe, entry by entry, so that
+    sites that depend on it have parents; ``missing`` marks it, as each site has it."""
+    return pair.running(_FillsMissing(missing)(pair.model), pair.guide, "filling")
 
 
 class Unmasked(Messenger):
@@ -204,15 +206,16 @@ class Drawing(Messenger):
 
 
 class _FillsMissing(Messenger):
-    """Outside of :class:`_MasksMissing`, which keeps what it found."""
+    def __init__(self, missing: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.missing = missing
 
     def _pyro_sample(self, msg: Any) -> None:
-        given = msg["infer"].get("_observed", msg["value"])
-        if not msg["is_observed"] or not isinstance(given, Tensor):
-            return
-        if given.is_floating_point() and bool(given.isnan().any()):
+        gone, value = self.missing.get(msg["name"]), msg["value"]
+        if gone is not None and msg["is_observed"]:
             with pyro.validation_enabled(False):
-                msg["value"] = torch.where(given.isnan(), msg["fn"].sample().to(given), given)
+                drawn = msg["fn"].sample().to(value)
+            msg["value"] = torch.where(gone.reshape(value.shape), drawn, value)
 
 
 def _inside(fn: Any, like: Tensor) -> Tensor:

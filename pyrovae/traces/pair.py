@@ -98,9 +98,14 @@ class _Declarations(Messenger):
 
     def _declared(self, name: str, msg: Any) -> None:
         own, memory = msg["value"].unconstrained(), self.memory
-        saved, elsewhere = memory.pending.pop(name, None), (memory.outer or {}).get(name)
+        saved, elsewhere = memory.pending.get(name), (memory.outer or {}).get(name)
         if saved is not None:
-            _put(name, own, saved)
+            try:
+                _put(name, own, saved)
+            except UsageError:
+                del pyro.get_param_store()[name]  # asked again, it is refused again
+                raise
+            del memory.pending[name]
             msg["value"] = pyro.get_param_store()[name]
         elif not memory.trained:
             memory.initial[name] = own, own._version
@@ -331,7 +336,8 @@ class Pair:
         """
         own = self.tensors()
         lazy = {n for n, t in own.items() if isinstance(t, UninitializedTensorMixin)}
-        missing = [name for name in own if name not in tensors]
+        known = {id(own[name]) for name in own if name in tensors}  # by another of its names
+        missing = [n for n, t in own.items() if n not in tensors and id(t) not in known]
         wrong = [
             f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
             for name in own
@@ -346,7 +352,8 @@ class Pair:
                 f"when it was saved"
             )
         for name, value in own.items():
-            _put(name, value, tensors[name])
+            if name in tensors:
+                _put(name, value, tensors[name])
         self.memory.pending.update(left)
         self.memory.trained = True
 

@@ -6,12 +6,14 @@ import dataclasses
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae.errors import UsageError
+from pyrovae.supports import entries
 from pyrovae.traces.pair import Args, Pair, Program, _list
 from pyrovae.traces.sites import FAILURES, Sites, draws, replay, run, sites, within
 from pyrovae.traces.structure import (
@@ -124,7 +126,9 @@ def _rows_of(site: Any, found: Structure, order: Tensor | None) -> Tensor:
 
 
 def _measured(model: Sites, guide: Sites, found: Structure) -> list[Tensor]:
-    return [term(s, found) for each in (model, draws(guide)) for s in each.values()]
+    """The terms of a run; a Delta's says whether two computations have the same last digit."""
+    every = [s for each in (model, draws(guide)) for s in each.values()]
+    return [term(s, found) for s in every if not isinstance(entries(s["fn"]), dist.Delta)]
 
 
 def _refuse_pending(pair: Pair) -> None:

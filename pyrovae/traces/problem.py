@@ -83,10 +83,14 @@ class Problem:
                 over the data, or several.
         """
         program = as_pair(pair)
-        program, data = met(program, program.serve(x).fixed(seed))
+        data = program.serve(x).fixed(seed)
+        data.check_finite()
+        with torch.random.fork_rng(devices=[]):  # a loader draws from the global state
+            program, data = met(program, data)
         last: UsageError | None = None
         for count in _sizes(len(data)):
-            few = next(iter(data.batches(count)))
+            with torch.random.fork_rng(devices=[]):
+                few = next(iter(data.batches(count)))
             try:
                 shape = seen(program, few, plate)
             except UsageError as error:

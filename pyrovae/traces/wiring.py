@@ -34,6 +34,13 @@ class Wire:
     entries: Tensor | None
     axis: int
 
+    def of(self, values: Tensor) -> Tensor:
+        """An argument's values as the site observes them."""
+        if self.entries is None:
+            return values
+        flat = values.reshape(len(values), -1)[:, self.entries.flatten().to(values.device)]
+        return flat.reshape(len(values), *self.entries.shape).movedim(0, self.axis)
+
 
 @dataclass(frozen=True)
 class Wiring:
