@@ -344,11 +344,15 @@ def test_a_run_of_version_0_1_0_goes_on(tmp_path: Path, name: str) -> None:
     (weights, rows), (theirs, their_rows) = map(
         results, (tmp_path / name, tmp_path / f"{name}-whole")
     )
-    assert weights.keys() == theirs.keys() and len(rows) == len(their_rows) == 4
-    saved = pv.load(tmp_path / f"{name}-whole", into=None if name == "vae" else make())
-    assert torch.isfinite(pv.elbo(saved, X)).all()
-    for key, value in weights.items():  # another machine rounds otherwise
-        torch.testing.assert_close(value, theirs[key], rtol=1e-4, atol=1e-5)
+    assert weights.keys() >= theirs.keys() and len(rows) == len(their_rows) == 4
+    if name == "vae":
+        saved = pv.load(tmp_path / f"{name}-whole")
+        assert torch.isfinite(pv.elbo(saved, X)).all()
+    else:  # weights that version 0.1.0 had no name for are in no file of its: said, not made up
+        with pytest.raises(pv.UsageError, match=r"missing \[hidden\.0\.weight, hidden\.0\.bias\]"):
+            pv.load(tmp_path / f"{name}-whole", into=make())
+    for key, value in theirs.items():  # another machine rounds otherwise
+        torch.testing.assert_close(weights[key], value, rtol=1e-4, atol=1e-5)
     for row, other in zip(rows, their_rows, strict=True):
         assert row.keys() == other.keys()
         assert all(float(row[k]) == pytest.approx(float(other[k]), rel=1e-3) for k in row)

@@ -12,7 +12,7 @@ from pyrovae.traces.faults import adds, first_bad
 from pyrovae.traces.handlers import Refinement, completed, completing, filling, sharing
 from pyrovae.traces.meeting import met
 from pyrovae.traces.pair import Args, Pair, as_pair
-from pyrovae.traces.parameters import parameters, unreached
+from pyrovae.traces.parameters import in_graph_order, parameters, unreached
 from pyrovae.traces.problem import Problem, draw, generate, replaced, said
 from pyrovae.traces.sketches import Sketch, SketchedSite, sketch
 from pyrovae.traces.structure import NoPlate, Structure, check, enumerates, head, rows
@@ -45,6 +45,7 @@ __all__ = [
     "first_bad",
     "generate",
     "head",
+    "in_graph_order",
     "met",
     "parameters",
     "put",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
+
 from pyrovae.errors import UsageError
 from pyrovae.layouts import Layout
 from pyrovae.tensors import Data
@@ -26,10 +28,11 @@ def met(pair: Pair, data: Data) -> tuple[Pair, Data]:
     Raises:
         UsageError: programs that take such batches in no way.
     """
-    pair = _laid_out(pair, data)
-    if data.stores_integers and _takes_integers(pair, data):
-        data = data.integral()
-    return completed(pair, data)
+    with torch.random.fork_rng(devices=[]):  # a loader draws from the global state
+        pair = _laid_out(pair, data)
+        if data.stores_integers and _runs(pair, data.integral()):
+            data = data.integral()
+        return completed(pair, data)
 
 
 def _laid_out(pair: Pair, data: Data) -> Pair:
@@ -50,7 +53,10 @@ def _laid_out(pair: Pair, data: Data) -> Pair:
 
         return run
 
-    return pair.running(arranged(pair.model), arranged(pair.guide), f"laid out {layout}")
+    arranged_pair = pair.running(arranged(pair.model), arranged(pair.guide), f"laid out {layout}")
+    if layout is None and not _runs(arranged_pair, data):
+        return pair  # as it was given, which says how many arguments there are
+    return arranged_pair
 
 
 def _peek(data: Data) -> Args:
@@ -77,13 +83,12 @@ def _binds(program: Program, count: int) -> bool:
     return True
 
 
-def _takes_integers(pair: Pair, data: Data) -> bool:
-    """Whether both programs run on the integers that are stored."""
-    whole = data.integral()
+def _runs(pair: Pair, data: Data) -> bool:
+    """Whether both programs run on some of the data as they are served."""
     with pair.evaluating():
         for count in (*SIZES, len(data)):
             try:
-                check(pair, next(iter(whole.batches(min(count, len(data))))))
+                check(pair, next(iter(data.batches(min(count, len(data))))))
             except UsageError:
                 continue
             return True

@@ -10,7 +10,7 @@ from pyrovae.errors import UsageError
 from pyrovae.traces.pair import Args, Pair, _list
 from pyrovae.traces.sites import log_prob, run, sites
 
-__all__ = ["parameters", "unreached"]
+__all__ = ["in_graph_order", "parameters", "unreached"]
 
 
 def parameters(pair: Pair, args: Args) -> dict[str, Tensor]:
@@ -23,13 +23,7 @@ def parameters(pair: Pair, args: Args) -> dict[str, Tensor]:
     Raises:
         UsageError: no parameter at all; one that no name leads to, which no file could hold.
     """
-    with pair.evaluating(), torch.enable_grad():  # evaluating, lest buffers move
-        with poutine.trace(param_only=True) as shown:
-            traced = run(pair, args)
-        found = [site for trace in traced for site in sites(trace).values()]
-        total = sum((log_prob(s).sum() for s in found), start=torch.zeros(()))
-        hidden = {id(t) for name, t in pair.params.items() if name not in shown.trace.nodes}
-    leaves = [leaf for leaf in _leaves(total) if id(leaf) not in hidden]
+    leaves = _reached(pair, args)
     if not leaves:
         raise UsageError(
             "neither program depends on a parameter, so there is nothing to train: use an "
@@ -46,6 +40,22 @@ def parameters(pair: Pair, args: Args) -> dict[str, Tensor]:
         )
     order = {key: k for k, key in enumerate(names)}
     return {names[id(leaf)]: leaf for leaf in sorted(leaves, key=lambda t: order[id(t)])}
+
+
+def in_graph_order(pair: Pair, args: Args) -> list[str]:
+    """The names of the leaves as the autograd graph comes to them."""
+    names = {id(tensor): name for name, tensor in pair.tensors().items()}
+    return [names[id(leaf)] for leaf in _reached(pair, args)]
+
+
+def _reached(pair: Pair, args: Args) -> list[Tensor]:
+    with pair.evaluating(), torch.enable_grad():  # evaluating, lest buffers move
+        with poutine.trace(param_only=True) as shown:
+            traced = run(pair, args)
+        found = [site for trace in traced for site in sites(trace).values()]
+        total = sum((log_prob(s).sum() for s in found), start=torch.zeros(()))
+        hidden = {id(t) for name, t in pair.params.items() if name not in shown.trace.nodes}
+    return [leaf for leaf in _leaves(total) if id(leaf) not in hidden]
 
 
 def _leaves(total: Tensor) -> list[Tensor]:

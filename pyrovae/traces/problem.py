@@ -85,8 +85,7 @@ class Problem:
         program = as_pair(pair)
         data = program.serve(x).fixed(seed)
         data.check_finite()
-        with torch.random.fork_rng(devices=[]):  # a loader draws from the global state
-            program, data = met(program, data)
+        program, data = met(program, data)
         last: UsageError | None = None
         for count in _sizes(len(data)):
             with torch.random.fork_rng(devices=[]):

@@ -16,7 +16,9 @@ from pyrovae.supports import entries
 from pyrovae.traces.pair import Args, Pair, Program
 
 # what programs raise at a batch that they are not made for
-FAILURES = (ValueError, RuntimeError, TypeError, LookupError, AssertionError, NotImplementedError)
+FAILURES = (
+    ValueError, RuntimeError, TypeError, LookupError, AttributeError, AssertionError,
+)  # fmt: skip
 PARTICLES = "_particles"
 
 Sites: TypeAlias = dict[str, dict[str, Any]]

@@ -86,7 +86,7 @@ def explained(observed: Observed, batch: Args, place: Place) -> Iterator[None]:
         raise UsageError(in_short(error, 2000)) from error  # Pyro adds to its words
     except ValueError as error:  # Pyro's, at what a distribution does not take
         site = ""
-        with contextlib.suppress(RuntimeError, TypeError, LookupError):
+        with contextlib.suppress(RuntimeError, TypeError, LookupError, ValueError):
             site = observed.fault(batch)
         if site:
             raise BadStep(f"at step {step} (epoch {place.epoch}), {site}") from error

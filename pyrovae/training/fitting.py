@@ -31,7 +31,7 @@ from pyrovae.training.recovery import Recovery
 from pyrovae.training.session import Session
 from pyrovae.training.settings import Count, Flag, Positive, Seed, Share, Whole
 from pyrovae.training.signals import Signals, end_program
-from pyrovae.training.state import Place, State, checkpoint_of_this_run
+from pyrovae.training.state import Place, State, checkpoint_of_this_run, named
 from pyrovae.training.steps import Optimizer, Recipe, Steps
 from pyrovae.training.trainer import Trainer
 
@@ -264,6 +264,7 @@ def _session(
     if state is not None:  # what the programs declare when they first run gets its value
         identity.check(known, state.identity)
         with checkpoint_of_this_run():
+            state = named(state, program, few)
             program.fill(state.weights.named, "the checkpoint")
     observed = Observed(program, data, held_out, few)
     data, held_out = observed.data, observed.held_out

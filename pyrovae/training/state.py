@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae import traces
 from pyrovae.checkpoints import check_alike
 from pyrovae.errors import UsageError
+from pyrovae.traces import Args, Pair
 
-__all__ = ["Best", "Place", "State", "Weights", "checkpoint_of_this_run"]
+__all__ = ["Best", "Place", "State", "Weights", "checkpoint_of_this_run", "named"]
 
 
 @dataclass
@@ -144,6 +146,30 @@ class State:
         counts = (self.place.step, self.place.epoch - 1, self.place.batches, self.place.data)
         if min(counts) < 0 or not self.random:
             raise ValueError(f"it stands at {self.place}")
+
+
+def named(state: State, program: Pair, few: Args) -> State:
+    """The state with a name for every leaf. Version 0.1.0 had none for what no name led to: such
+    leaves stood last, as the graph comes to them, and were numbered with the others."""
+    if not state.weights.strays:
+        return state
+    now = list(traces.parameters(program, few))
+    before = [n for n in state.weights.named if n in now]
+    before += [n for n in traces.in_graph_order(program, few) if n not in before]
+
+    def of_names(weights: Weights) -> Weights:
+        new = {n: f"parameter_{k}" for k, n in enumerate(before) if n not in weights.named}
+        return Weights(weights.named | {n: weights.strays[old] for n, old in new.items()}, {})
+
+    kept = state.optimizer["state"]
+    order = [before.index(name) for name in now]
+    return dataclasses.replace(
+        state,
+        weights=of_names(state.weights),
+        average=state.average and [state.average[k] for k in order],
+        best=state.best and Best(state.best.epoch, of_names(state.best.weights)),
+        optimizer={**state.optimizer, "state": {i: kept[k] for i, k in enumerate(order)}},
+    )
 
 
 def _from_0_1_0(tree: Mapping[str, Any]) -> dict[str, Any]:
