@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
@@ -233,7 +234,7 @@ def flow(
     import zuko.flows
 
     torch.distributions.Distribution.set_default_validate_args(validates)
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     if kind == "spline":
         bins = 8
         options["univariate"] = zuko.transforms.MonotonicRQSTransform
@@ -278,7 +279,7 @@ class Conditional(nn.Module, Component, ABC):
         """Name and shape of every parameter that the network must give."""
 
     @abstractmethod
-    def distribution(self, *parameters: Any, **named: Any) -> Any:
+    def distribution(self, *parameters: Any, **named: Any) -> dist.TorchDistribution:
         """The distribution with the network's outputs ``[*batch, *shape]`` as its parameters, in
         the order of :meth:`parameter_shapes`; event shape ``event_shape``."""
 
@@ -287,7 +288,7 @@ class Conditional(nn.Module, Component, ABC):
         all data share."""
         self.event_shape = tuple(event_shape)
 
-    def forward(self, *contexts: Tensor) -> Any:
+    def forward(self, *contexts: Tensor) -> dist.TorchDistribution:
         """The distribution given the context or contexts, event shape ``event_shape``."""
         return self.distribution(*self.outputs(*contexts))
 
@@ -332,7 +333,7 @@ class Conditional(nn.Module, Component, ABC):
         flat = [c.reshape(*b, -1) for (c, _), b in zip(both, batches, strict=True)]
         return torch.cat([t.expand(*batch, t.shape[-1]) for t in flat], -1)
 
-    def _named(self, out: Any) -> tuple[Tensor, ...]:
+    def _named(self, out: Tensor | Mapping[str, Tensor] | Sequence[Tensor]) -> tuple[Tensor, ...]:
         if isinstance(out, Mapping):
             out = [out[name] for name in self.shapes]
         parts = (out,) if isinstance(out, Tensor) else tuple(out)
