@@ -18,6 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -56,7 +57,7 @@ class Component:
     command line, config files and saved models need to know of a class.
     """
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         """The constructor's arguments, by name."""
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         parameters = inspect.signature(type(self)).parameters.values()
@@ -67,7 +68,7 @@ class Component:
         return f"{type(self).__name__}({arguments})"
 
 
-def describe(value: Any) -> Any:
+def describe(value: object) -> Any:
     """A component as plain data: ``{"class_path": ..., "init_args": {...}}``.
 
     Raises:
@@ -114,7 +115,7 @@ def classes(part: str) -> dict[str, type]:
     }
 
 
-def find(part: str | None, name: Any, allow: Sequence[str] = ()) -> Any:
+def find(part: str | None, name: object, allow: Sequence[str] = ()) -> Any:
     """A class of a part (None: of any) by its name or full path.
 
     Args:
@@ -171,7 +172,7 @@ class Slot:
         return self.default is inspect.Parameter.empty
 
 
-def slots(cls: Any) -> dict[str, Slot]:
+def slots(cls: type) -> dict[str, Slot]:
     """The arguments of a component's constructor."""
     return dict(_slots(cls))
 
@@ -258,12 +259,12 @@ def _yaml(text: str) -> Any:
 _READ: dict[Any, Callable[[str], Any]] = {int: int, float: _number}
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 500 else f"{text[:500]}..."
 
 
-def _plain(kind: Any) -> bool:
+def _plain(kind: object) -> bool:
     """Whether it is made of numbers and text: of other types a text would have to name classes."""
     if get_origin(kind) in (list, tuple, dict, Sequence, Mapping, Union, UnionType):
         return all(part is ... or _plain(part) for part in get_args(kind))
@@ -305,7 +306,7 @@ def construct(
     return _construct(given, part, where, default, tuple(allow))
 
 
-def _measure(given: Any, where: str) -> None:
+def _measure(given: object, where: str) -> None:
     """Refuse what would take the stack or minutes to build."""
     level, count = [given], 0
     for _ in range(DEPTH):
@@ -323,7 +324,9 @@ def _measure(given: Any, where: str) -> None:
     raise UsageError(f"{where} has more than {VALUES:,} values or {DEPTH} levels")
 
 
-def _construct(given: Any, part: str | None, where: str, default: Any, allow: Any) -> Any:
+def _construct(
+    given: Any, part: str | None, where: str, default: Any, allow: tuple[str, ...]
+) -> Any:
     given = {"class_path": given} if isinstance(given, str) else given or {}
     init = (given.get("init_args") or {}) if isinstance(given, Mapping) else None
     if not isinstance(init, Mapping) or set(given) - {"class_path", "init_args"}:
@@ -359,7 +362,7 @@ def _construct(given: Any, part: str | None, where: str, default: Any, allow: An
     return cls(**arguments)
 
 
-def _several(given: Any, where: str) -> list[Any]:
+def _several(given: object, where: str) -> list[object]:
     """A list, or the text of one."""
     with suppress(ValueError):
         value = _yaml(given) if isinstance(given, str) else given
@@ -388,7 +391,13 @@ class Bounded(TorchDispatchMode):
         self.elements, self.operations = elements, operations
         self.words = f"{what}: over {elements:,} elements or {operations:,} operations"
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         self.operations -= 1
         if not func._schema.is_mutable:
@@ -398,11 +407,11 @@ class Bounded(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def _made(func: Any, args: Any, kwargs: Any) -> int:
+def _made(func: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]) -> int:
     """How many elements an operation gives."""
     given = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
 
-    def empty(value: Any) -> Any:
+    def empty(value: object) -> object:
         return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
 
     args, kwargs = tree_map(empty, (args, kwargs))

@@ -17,13 +17,14 @@ import itertools
 import math
 import os
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from pyrovae.arrays import tensor
@@ -79,7 +80,7 @@ class Splits:
 
 
 # torchvision's class, and the arguments of its training and its test part
-_TORCHVISION: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+_TORCHVISION: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
     "mnist": ("MNIST", {"train": True}, {"train": False}),
     "fashion-mnist": ("FashionMNIST", {"train": True}, {"train": False}),
     "kmnist": ("KMNIST", {"train": True}, {"train": False}),
@@ -94,7 +95,7 @@ _TORCHVISION: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "celeba": ("CelebA", {"split": "train"}, {"split": "test"}),
 }
 # sets decoded one by one: Omniglot as ink on 28 x 28, CelebA's faces cropped to 64 x 64
-_DECODED: dict[str, Callable[[Any], np.ndarray]] = {
+_DECODED: dict[str, Callable[[Image], np.ndarray]] = {
     "omniglot": lambda image: 255 - np.asarray(image.resize((28, 28), resample=2)),
     "celeba": lambda image: np.asarray(image.crop((15, 35, 163, 183)).resize((64, 64), resample=2)),
 }
@@ -218,7 +219,7 @@ def _load_torchvision(name: str, data_dir: str | Path | None, download: bool) ->
         f"or digits"
     )
 
-    def open_part(arguments: dict[str, Any]) -> Any:
+    def open_part(arguments: dict[str, object]) -> Any:
         make = functools.partial(
             getattr(sets, kind), root=root, transform=_DECODED.get(name), **arguments
         )
@@ -264,12 +265,12 @@ def _from_torchvision(source: Any, name: str) -> tuple[TensorData, tuple[str, ..
     return _images(x, y), classes
 
 
-def _images(x: Any, labels: Any = None) -> TensorData:
+def _images(x: object, labels: Any = None) -> TensorData:
     """8-bit images in any layout as [N, C, H, W]."""
     return TensorData(arranged(tensor(x)), labels=labels, divisor=255, maximum=1.0)
 
 
-def _from_file(x: Any, labels: Any = None) -> TensorData:
+def _from_file(x: object, labels: Any = None) -> TensorData:
     """TensorData of what a file holds: uint8 arrays in any layout as [N, C, H, W]."""
     return tensor_data(arranged(tensor(x)), labels=labels)
 
@@ -300,7 +301,7 @@ def _from_sources(path: Path, label: str | None, seed: int, stream: bool | str) 
     return replace(_splits(path, [train], classes, seed, ", streamed"), columns=columns)
 
 
-def _from_arrays(path: Path, arrays: dict[str, Any], seed: int) -> Splits:
+def _from_arrays(path: Path, arrays: Mapping[str, object], seed: int) -> Splits:
     if len(arrays) == 1:
         arrays = {"x": next(iter(arrays.values()))}
     first = "x_train" if "x_train" in arrays else "x"
@@ -334,7 +335,7 @@ def _splits(
     return Splits(path.stem, train, test, classes, about)
 
 
-def _read(path: Path, label: str | None) -> dict[str, Any]:
+def _read(path: Path, label: str | None) -> dict[str, object]:
     if label is not None:
         raise UsageError(f"label={label!r} names a column of a .csv or .parquet file")
     if path.suffix.lower() == ".pt":
@@ -345,7 +346,7 @@ def _read(path: Path, label: str | None) -> dict[str, Any]:
         return {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
 
 
-def _read_csv(path: Path, label: str | None) -> tuple[dict[str, Any], tuple[str, ...] | None]:
+def _read_csv(path: Path, label: str | None) -> tuple[dict[str, object], tuple[str, ...] | None]:
     """x, and y where a label is named; the columns of x where the table has a header."""
     values, labels = array("d"), []
     with path.open(newline="", encoding="utf-8-sig") as file:

@@ -119,7 +119,7 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, object]) -> None:
     """A safetensors file: tensors, and notes as JSON, with a checksum of both.
 
     Raises:
@@ -131,7 +131,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], notes: Mapping[str,
         safetensors.torch.save_file(own, temporary, metadata={KEY: text})
 
 
-def _checksum(tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> int:
+def _checksum(tensors: Mapping[str, Tensor], notes: Mapping[str, object]) -> int:
     """Of names, types, shapes, bytes and notes."""
     code = zlib.crc32(json.dumps(notes).encode())
     for name, tensor in sorted(tensors.items()):

@@ -46,7 +46,7 @@ class Layout:
 
     @classmethod
     def of(
-        cls, tree: Any, convert: Callable[[Any], Any] = lambda leaf: leaf
+        cls, tree: object, convert: Callable[[object], object] = lambda leaf: leaf
     ) -> tuple[Layout | None, tuple[Any, ...]]:
         """The layout of a batch, None where it is a tensor or a flat tuple that begins with one,
         and its leaves, converted. Whatever holds no tensor, such as a list of names, is one leaf.
@@ -76,7 +76,7 @@ class Layout:
         order = [0 if k == first else k + (k < first) for k in range(len(leaves))]
         return cls(spec, tuple(order), names), tuple(served)
 
-    def call(self, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def call(self, leaves: Sequence[object]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments, by place and by keyword: a dict is one argument, unless ``keywords``."""
         tree = pytree.tree_unflatten([leaves[k] for k in self.order], self.spec)
         if self.keywords:
@@ -101,7 +101,7 @@ class Layout:
         )
 
 
-def _binds(signature: inspect.Signature, *arguments: Any, **named: Any) -> bool:
+def _binds(signature: inspect.Signature, *arguments: object, **named: object) -> bool:
     try:
         signature.bind(*arguments, **named)
     except TypeError:
@@ -109,12 +109,12 @@ def _binds(signature: inspect.Signature, *arguments: Any, **named: Any) -> bool:
     return True
 
 
-def is_array(node: Any) -> bool:
+def is_array(node: object) -> bool:
     """Whether it is a tensor, an array or a table."""
     return getattr(node, "ndim", 0) > 0
 
 
-def _leaf(node: Any) -> bool:
+def _leaf(node: object) -> bool:
     """Whether a node is handed on whole: no container, or one without tensors."""
     if hasattr(node, "batch_sizes"):  # a PackedSequence is a named tuple
         return True

@@ -7,7 +7,7 @@ import math
 import mmap
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -333,7 +333,7 @@ def reading(path: Path, remedy: str = "") -> Iterator[None]:
         raise UsageError(f"{path} cannot be read: {reason(error)}; {remedy}") from error
 
 
-def class_codes(ys: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+def class_codes(ys: Mapping[str, object]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """The names of the classes in `ys`, and each y as positions among them."""
     arrays = {key: np.ravel(np.asarray(y)) for key, y in ys.items()}
     joined = np.concatenate(list(arrays.values()))

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,11 +22,12 @@ from pyrovae.layouts import Layout, is_array
 from pyrovae.memory import fits
 from pyrovae.serving import Serving
 from pyrovae.sources import ArrayFile, Source, open_source, reading
-from pyrovae.tensors import Batch, Data, TensorData, cuts, own_rows, part_of, tensor_data
+from pyrovae.tensors import Batch, Cut, Data, TensorData, cuts, own_rows, part_of, tensor_data
 
 __all__ = ["Data", "FileData", "StreamedData", "as_data"]
 
 WINDOW, ROWS = 2**26, 2**16  # bytes and rows that are in memory at once
+T = TypeVar("T")
 MOST = 10_000  # rows that are held out or summarised
 
 
@@ -177,7 +178,7 @@ class FileData(Data):
         return self._passing(self._batches(windows, parts, generator))
 
     def _batches(
-        self, windows: _Pass, parts: Iterator[Any], generator: torch.Generator | None
+        self, windows: _Pass, parts: Iterator[Cut], generator: torch.Generator | None
     ) -> Iterator[Batch]:
         needed = windows.needed()
         workers = self.source.workers if self.num_workers is None else self.num_workers
@@ -363,7 +364,7 @@ class _Pass(Dataset[Any]):
         return self.data._columns(x, labels)
 
 
-def _as_is(window: Any) -> Any:
+def _as_is(window: T) -> T:
     return window
 
 
@@ -509,7 +510,7 @@ class StreamedData(Data):
         return self._passing(self._batches(loaded, generator, share))
 
     def _batches(
-        self, loaded: Iterator[Any], generator: torch.Generator | None, share: tuple[int, int]
+        self, loaded: Iterator[object], generator: torch.Generator | None, share: tuple[int, int]
     ) -> Iterator[Batch]:
         for stored in self._stored(loaded):
             size = len(stored[0])
@@ -524,7 +525,7 @@ class StreamedData(Data):
         maximum = 1.0 if form.divisor else None
         return replace(self.serving, divisor=form.divisor, maximum=maximum)
 
-    def _stored(self, loaded: Iterator[Any]) -> Iterator[Batch]:
+    def _stored(self, loaded: Iterator[object]) -> Iterator[Batch]:
         """The batches as leaves on the loader's device, each of the form of the first."""
         for batch in _told(loaded):
             layout, stored = Layout.of(batch, _as_tensor)
@@ -565,7 +566,7 @@ def _in_words(leaves: Batch) -> str:
     return ", ".join(shown) or "none"
 
 
-def _check_leaves(batch: Any, leaves: Batch, single: bool) -> None:
+def _check_leaves(batch: object, leaves: Batch, single: bool) -> None:
     """Refuse what is no batch. ``single``: the loader makes no batches of its own."""
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if not leaves or not isinstance(leaves[0], Tensor):
@@ -588,7 +589,7 @@ def _check_leaves(batch: Any, leaves: Batch, single: bool) -> None:
         raise UsageError("the DataLoader yields infinite entries; drop or fill such data")
 
 
-def _shared(leaf: Any, own: slice, size: int) -> Any:
+def _shared(leaf: object, own: slice, size: int) -> object:
     """The rows of a leaf that fall to this process; what is no tensor has none."""
     if isinstance(leaf, Tensor):
         return leaf[own]
@@ -600,11 +601,11 @@ def _shared(leaf: Any, own: slice, size: int) -> Any:
     return leaf
 
 
-def _as_tensor(leaf: Any) -> Any:
+def _as_tensor(leaf: object) -> object:
     return tensor(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
-def _told(loaded: Iterator[Any]) -> Iterator[Any]:
+def _told(loaded: Iterator[object]) -> Iterator[object]:
     """The batches; where there is none to be had, an error that says whose it is."""
     try:
         yield from loaded
@@ -619,7 +620,7 @@ def _told(loaded: Iterator[Any]) -> Iterator[Any]:
 
 
 def as_data(
-    x: Any, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    x: object, device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> Data:
     """Data from what Python has: moved to `device`, served in `dtype`, when they are given.
 
@@ -661,7 +662,9 @@ def as_data(
     return data if device is None and dtype is None else data.to(device, dtype)
 
 
-def _read_dataset(dataset: Dataset[Any], device: Any) -> TensorData | StreamedData:
+def _read_dataset(
+    dataset: Dataset[Any], device: torch.device | str | None
+) -> TensorData | StreamedData:
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         kind = type(dataset).__name__
         raise UsageError(f"{kind} has no length; pass DataLoader({kind}(...), batch_size=...)")

@@ -231,7 +231,7 @@ class Data(ABC):
         """What values x has as it is served, of 10,000 data at random or all there are."""
         return self.sample(10_000).summary()
 
-    def _with(self, **changes: Any) -> Self:
+    def _with(self, **changes: object) -> Self:
         other = copy.copy(self)
         other.__dict__.update(changes)
         return other
