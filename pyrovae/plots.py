@@ -9,7 +9,7 @@ Log-probabilities are natural: their unit is nats.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,8 +25,9 @@ from torch import Tensor
 from pyrovae.data import UsageError
 from pyrovae.traces import Sketch, SketchedSite
 
-Values = Tensor | NDArray[Any] | Sequence[Any] | float
+Values = Tensor | NDArray[np.generic] | Sequence[object] | float
 Floats = NDArray[np.float64]
+Panels = NDArray[np.object_]  # of Axes
 
 # safe for the colour-blind: Okabe and Ito's colours, then Tol's muted ones with black for pale grey
 INK, BLUE, ORANGE, GREEN, GREY = "#222222", "#0072B2", "#D55E00", "#009E73", "#A8A8A8"
@@ -293,7 +294,9 @@ def traversal(
     return strips(cells, units, [f"{v:.1f}" for v in settings], ax=ax)
 
 
-def training_curves(rows: Sequence[Mapping[str, Any]], *, axes: Any = None) -> NDArray[Any]:
+def training_curves(
+    rows: Sequence[Mapping[str, float]], *, axes: Panels | Sequence[Axes] | None = None
+) -> Panels:
     """ELBO, reconstruction and KL by epoch, in nats per datum, in three panels (`axes`: three).
 
     Each of `rows` has ``epoch``, ``elbo``, ``reconstruction``, ``kl`` and, if there were held-out
@@ -308,7 +311,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], *, axes: Any = None) -> N
             f"training curves need rows with {', '.join(needed)}; there are {len(rows)}, without "
             f"{', '.join(missing)} in some: give a history's rows"
         )
-    panels: NDArray[Any] = np.asarray(_axes(axes, 9, 2.8, panels=3), dtype=object)
+    panels: Panels = np.asarray(_axes(axes, 9, 2.8, panels=3), dtype=object)
     _same("axes", panels.shape, (3,), "three panels")
     epochs = _array([row["epoch"] for row in rows], "epoch", "epochs")
     skipped = math.ceil(len(rows) / 20) if len(rows) >= 10 else 0
@@ -574,8 +577,8 @@ def top_words(
     *,
     n: int = 8,
     titles: Sequence[str] | None = None,
-    axes: Any = None,
-) -> NDArray[Any]:
+    axes: Panels | Sequence[Axes] | None = None,
+) -> Panels:
     """The `n` most probable words of each topic, [topics, words], a panel each, 12 at most.
 
     `names` [words] are the words, `titles` [topics] the topics' (`axes`: as many as panels).
@@ -603,7 +606,7 @@ def top_words(
             ax.tick_params(labelbottom=True)  # where nothing is below
         axes = axes[: len(table)]
         figure.supxlabel("probability of the word in the topic", size="medium")
-    panels: NDArray[Any] = np.asarray(axes, dtype=object)
+    panels: Panels = np.asarray(axes, dtype=object)
     _same("axes", panels.shape, (len(table),), "the topics' panels")
     for ax, row, title in zip(panels, table, titles, strict=False):
         best = np.argsort(-row, kind="stable")[:n]
@@ -623,8 +626,8 @@ def forecasts(
     given: Values,
     *,
     names: Sequence[str] | None = None,
-    axes: Any = None,
-) -> NDArray[Any]:
+    axes: Panels | Sequence[Axes] | None = None,
+) -> Panels:
     """Series x [N, T, D] and forecasts `draws` [K, N, T, D] of what is nan in `given` [N, T, D].
 
     A panel per series and feature, 6 and 4 at most: what is given as dots, what came in fact as
@@ -645,7 +648,7 @@ def forecasts(
         size = (max(5.5, 3.4 * features), 0.8 + 1.5 * count)
         shape = {"figsize": size, "layout": "constrained", "squeeze": False}
         figure, axes = plt.subplots(count, features, sharex=True, sharey="col", **shape)
-    panels: NDArray[Any] = np.asarray(axes, dtype=object)
+    panels: Panels = np.asarray(axes, dtype=object)
     _same("axes", panels.shape, (count, features), "the panels of series and features")
     time = np.arange(1, truth.shape[1] + 1)
     low, middle, high = np.quantile(cloud, [0.05, 0.5, 0.95], axis=0)
@@ -673,8 +676,8 @@ def parts(
     rows: Sequence[str] = (),
     *,
     title: str = "units",
-    axes: Any = None,
-) -> NDArray[Any]:
+    axes: Panels | Sequence[Axes] | None = None,
+) -> Panels:
     """What each part of a latent adds, and which data use it: pictures above a heat map.
 
     `pictures` [2, parts, *event] are decoded with the part alone, either way; `use` [rows, parts]
@@ -696,7 +699,7 @@ def parts(
         size = (cell * count + 1.6, tall + heat + 1.1)
         ratio = {"height_ratios": [tall, heat]}
         axes = plt.subplots(2, 1, figsize=size, layout="constrained", gridspec_kw=ratio)[1]
-    panels: NDArray[Any] = np.asarray(axes, dtype=object)
+    panels: Panels = np.asarray(axes, dtype=object)
     _same("axes", panels.shape, (2,), "two panels")
     above, below = panels
     strips(cells, ["+", "\u2212"][:ways], ax=above)
@@ -829,7 +832,11 @@ def _places(sites: Mapping[str, SketchedSite]) -> dict[str, tuple[float, float]]
 
 
 def _arrow(
-    ax: Axes, start: tuple[float, float], end: tuple[float, float], guide: bool, among: Any
+    ax: Axes,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    guide: bool,
+    among: Iterable[tuple[float, float]],
 ) -> None:
     between = any(
         abs(x - start[0]) < 0.1 and min(start[1], end[1]) < y < max(start[1], end[1])
@@ -899,7 +906,7 @@ def _box(ax: Axes, x: float, y: float, size: int, name: str, colour: str, hatch:
     ax.text(x + 0.5, y + 0.2, name, size=7, **paint)
 
 
-def save(axes: Axes | NDArray[Any], path: str | Path) -> Path:
+def save(axes: Axes | Panels, path: str | Path) -> Path:
     """Write the figure of `axes` (one, or an array) as a PNG, 120 dots per inch, and close it.
 
     Missing folders are made.

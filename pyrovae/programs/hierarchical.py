@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -130,7 +130,7 @@ class Hierarchical(Program):
                 product = dist.Normal(loc, (ours + theirs) ** -0.5).to_event(1)
                 z = pyro.sample(self.names[layer], product)
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
         """What the layers say: a draw of the top one in each row, of those below in each column."""
         rows, columns = 6, 8
         with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -138,7 +138,7 @@ class Multimodal(Program):
         return here & batch[-1] if len(batch) > len(self.classes) else here
 
     @classmethod
-    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, Any]:
+    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, object]:
         """The modalities that the data hold; labels are the second one where they hold one."""
         shapes = [list(tensor.shape[1:]) for tensor in data.tensors]
         if len(shapes) > 1 or classes is None:
@@ -192,7 +192,7 @@ class Multimodal(Program):
         right = (found == data.tensors[1].cpu()).flatten(1).all(1)
         return {"accuracy": float(right[data.tensors[-1][:, 1].cpu()].double().mean())}
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
         """x_1 from the others: of a label, means at draws of z, each class in a column; else data
         above what each other modality alone makes of them."""
         classes, count = self.classes[1], len(self.classes)
@@ -219,6 +219,6 @@ class Multimodal(Program):
         alone[:, m] = present[:, m]
         return data.with_arguments(*others, alone)
 
-    def _means(self, data: Any, num_particles: int = 16) -> dict[str, Tensor]:
+    def _means(self, data: object, num_particles: int = 16) -> dict[str, Tensor]:
         """E[x_m|x_S] by site."""
         return cast("dict[str, Tensor]", reconstruct(self, data, num_particles=num_particles))
