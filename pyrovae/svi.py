@@ -11,7 +11,9 @@ from typing import Any, cast
 import pyro
 import torch
 from pyro.infer import ELBO
+from pyro.optim import PyroOptim
 from torch import Tensor
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.errors import UsageError, got
@@ -80,11 +82,11 @@ class Step:
         self.differentiable = hasattr(loss, "differentiable_loss")
         self.why_not = "" if compile else "it was not asked for"
         self.why_no_kernels = ""
-        self.graphs: dict[Any, Graph] = {}
+        self.graphs: dict[tuple[object, ...], Graph] = {}
         self.retraces = 0
         self.count, self.due = 0, 1
         self.steps = 0  # how many there will be, where that is known
-        self.say: Callable[[str], Any] = lambda message: None
+        self.say: Callable[[str], object] = lambda message: None
         if not self.differentiable:
             self.refuse(f"{type(loss).__name__} has no differentiable_loss")
 
@@ -148,13 +150,13 @@ class Step:
                 parameter.grad = grad
         return value
 
-    def _registered(self, *args: Any) -> Any:
+    def _registered(self, *args: object) -> object:
         """Losses that call backward themselves do so only when a trace holds a parameter."""
         for name, parameter in self.parameters.items():
             pyro.param(f"_pyrovae.{name}", parameter)
         return self.pair.model(*args)
 
-    def _autocast(self, batch: Args) -> Any:
+    def _autocast(self, batch: Args) -> torch.autocast:
         device = next((a.device.type for a in batch if isinstance(a, Tensor)), "cpu")
         return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
 
@@ -171,7 +173,7 @@ class Step:
         before.put_back()
         try:
             with _silent_elbos(), pyro.validation_enabled(False):
-                graph: Any = make_fx(self._loss_and_grads)(*batch)
+                graph: GraphModule = make_fx(self._loss_and_grads)(*batch)
             graph.graph.eliminate_dead_code()
             graph.recompile()
             if self.compile is True or self._pays(graph):
@@ -190,7 +192,7 @@ class Step:
             self.refuse("the graph does not give what the handlers give on the same noise")
         return None if self.why_not else chosen
 
-    def _pays(self, graph: Any) -> bool:
+    def _pays(self, graph: GraphModule) -> bool:
         """Whether the kernels of a graph save more time than making them takes."""
         made = [node for node in graph.graph.nodes if node.op == "call_function"]
         products = ("mm", "convolution", "linear")
@@ -206,7 +208,7 @@ class Step:
         self.say(f"compiling the step: about {saved:.0f} s to be saved")
         return True
 
-    def _made(self, inner: Any, batch: Args) -> Graph:
+    def _made(self, inner: GraphModule, batch: Args) -> Graph:
         """The graph as kernels, or itself where they cannot be made."""
         try:
             with _quiet_inductor():
@@ -291,7 +293,7 @@ class Snapshot:
         return all(torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-6) for a, b in both)
 
 
-def fused_step(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
+def fused_step(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
     """``optimizer.step``; of a fused Adam its kernel alone, without the bookkeeping around it,
     which takes as long as the kernel for networks of this size."""
     plain = ("amsgrad", "maximize", "capturable", "differentiable")
@@ -366,15 +368,15 @@ class SVI(pyro.infer.SVI):
 
     def __init__(
         self,
-        model: Any,
-        guide: Any,
-        optim: Any,
-        loss: Any,
-        loss_and_grads: Any = None,
+        model: Callable[..., object],
+        guide: Callable[..., object],
+        optim: PyroOptim,
+        loss: ELBO | Callable[..., float],
+        loss_and_grads: Callable[..., float] | None = None,
         *,
         compile: bool | str = True,  # noqa: A002
         precision: str = "float32",
-        **options: Any,
+        **options: object,
     ) -> None:
         super().__init__(model, guide, optim, loss, loss_and_grads, **options)
         self.elbo = loss if isinstance(loss, ELBO) and loss_and_grads is None else None
@@ -382,7 +384,7 @@ class SVI(pyro.infer.SVI):
         self.evaluate: Step | None = None
         self.joint: torch.optim.Optimizer | None = None
 
-    def step(self, *args: Any, **kwargs: Any) -> Any:
+    def step(self, *args: object, **kwargs: object) -> Tensor | float:
         """One step on a batch; the loss, as a tensor without dimensions: reading it is what waits
         for the device. With keyword arguments, or a loss that is no ELBO, the step is Pyro's."""
         if self.elbo is None or kwargs:

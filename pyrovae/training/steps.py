@@ -229,7 +229,7 @@ class Steps:
         self.optimizer.load_state_dict(state)
 
 
-def _described(loss: Any) -> str:
+def _described(loss: ELBO) -> str:
     """A loss and the plain values that it was made of."""
     if isinstance(loss, Objective):
         return repr(loss)
