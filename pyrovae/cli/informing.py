@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pyrovae as pv
 from pyrovae.cli.options import Parser, add_allow, add_option, printable
+
+if TYPE_CHECKING:
+    from pyrovae.likelihoods import Likelihood
+    from pyrovae.summaries import Summary
 
 __all__ = ["info"]
 
@@ -46,7 +51,7 @@ def _describe_run(run: Path, allow: Sequence[str]) -> str:
     return printable("\n".join(lines))
 
 
-def _describe_data(options: Any) -> str:
+def _describe_data(options: Namespace) -> str:
     splits = pv.data.load(options.data, options.data_dir, label=options.label)
     few = splits.train.sample(10_000)
     x, seen = few.x, few.summary()
@@ -79,7 +84,7 @@ def _describe_data(options: Any) -> str:
     return text
 
 
-def _column(likelihood: Any) -> str:
+def _column(likelihood: Likelihood) -> str:
     """One column's likelihood as the command line takes it."""
     name = type(likelihood).__name__
     slots = pv.components.slots(type(likelihood))
@@ -90,7 +95,7 @@ def _column(likelihood: Any) -> str:
     return f"{{class_path: {name}, init_args: {{{arguments}}}}}"
 
 
-def _transforms(seen: Any) -> list[str]:
+def _transforms(seen: Summary) -> list[str]:
     """What to do to the data, and why."""
     lines = []
     low, high = seen.spread
