@@ -130,7 +130,17 @@ def find(part: str | None, name: object, allow: Sequence[str] = ()) -> Any:
     paths = {f"{cls.__module__}.{cls.__name__}": cls for cls in known.values()}
     if isinstance(name, str) and name in known | paths:
         return (known | paths)[name]
-    error = unknown(part or "component", name, known)
+    found = _imported(name, unknown(part or "component", name, known), allow)
+    room, base, _ = PARTS[part] if part else ("components", "Component", None)
+    kind = getattr(importlib.import_module(f"pyrovae.{room}"), base)
+    concrete = inspect.isclass(found) and not inspect.isabstract(found)
+    if not (concrete and issubclass(found, kind) and issubclass(found, Component)):
+        raise UsageError(f"{name} is not a class derived from pyrovae.{room}.{base}")
+    return found
+
+
+def _imported(name: object, error: UsageError, allow: Sequence[str]) -> Any:
+    """What a path names in a module that is allowed; the error where it is no such path."""
     words = name.split(".") if isinstance(name, str) else []
     module = ".".join(words[:-1])
     if not module or words[0] == "pyrovae" or not all(map(str.isidentifier, words)):
@@ -141,18 +151,12 @@ def find(part: str | None, name: object, allow: Sequence[str] = ()) -> Any:
             f"pv.load(path, allow=[{module!r}]), --allow {module}"
         )
     try:
-        found = getattr(importlib.import_module(module), words[-1])
+        return getattr(importlib.import_module(module), words[-1])
     except Exception as reason:  # it is the user's code
         raise UsageError(
             f"cannot import {name}: {type(reason).__name__}: {reason}; put the folder of its "
             f"module on PYTHONPATH"
         ) from reason
-    room, base, _ = PARTS[part] if part else ("components", "Component", None)
-    kind = getattr(importlib.import_module(f"pyrovae.{room}"), base)
-    concrete = inspect.isclass(found) and not inspect.isabstract(found)
-    if not (concrete and issubclass(found, kind) and issubclass(found, Component)):
-        raise UsageError(f"{name} is not a class derived from pyrovae.{room}.{base}")
-    return found
 
 
 @dataclass(frozen=True)
@@ -219,27 +223,55 @@ def _as(kind: Any, value: Any) -> Any:
     """The value, or what its text says, as the kind; ValueError where it is of another."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        for part in sorted(parts, key=lambda part: (part is str, part is not NoneType)):
-            with suppress(ArithmeticError, ValueError):
-                return _as(part, value)
-    elif origin is Literal:
-        for part in parts:
-            if value in (str(part), part) and (type(value) in (str, type(part))):
-                return part
-    elif isinstance(value, str) and kind is not str:
+        return _as_one_of(parts, kind, value)
+    if origin is Literal:
+        return _as_literal(parts, kind, value)
+    if isinstance(value, str) and kind is not str:
         return _as(kind, _READ.get(kind, _yaml)(value))
-    elif origin in (list, Sequence) and isinstance(value, list | tuple):
-        return [_as(parts[0], item) for item in value]
-    elif origin is tuple and isinstance(value, list | tuple):
-        parts = (parts[0],) * len(value) if parts[1:] == (...,) else parts
-        return tuple(_as(part, item) for part, item in zip(parts, value, strict=True))
-    elif origin in (dict, Mapping) and isinstance(value, Mapping):
+    return _as_container(kind, value) if origin in _CONTAINERS else _as_plain(kind, value)
+
+
+_CONTAINERS = (list, tuple, dict, Sequence, Mapping)
+
+
+def _not_of(kind: Any, value: object) -> ValueError:
+    return ValueError(f"{_shown(value)} is not {kind}")
+
+
+def _as_one_of(parts: tuple[Any, ...], kind: Any, value: object) -> object:
+    for part in sorted(parts, key=lambda part: (part is str, part is not NoneType)):
+        with suppress(ArithmeticError, ValueError):
+            return _as(part, value)
+    raise _not_of(kind, value)
+
+
+def _as_literal(parts: tuple[Any, ...], kind: Any, value: object) -> object:
+    for part in parts:
+        if value in (str(part), part) and type(value) in (str, type(part)):
+            return part
+    raise _not_of(kind, value)
+
+
+def _as_container(kind: Any, value: object) -> object:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            raise _not_of(kind, value)
         return {_as(parts[0], name): _as(parts[1], item) for name, item in value.items()}
-    elif type(value) is kind or (value is None and kind is NoneType):
+    if not isinstance(value, list | tuple):
+        raise _not_of(kind, value)
+    if origin is not tuple:
+        return [_as(parts[0], item) for item in value]
+    parts = (parts[0],) * len(value) if parts[1:] == (...,) else parts
+    return tuple(_as(part, item) for part, item in zip(parts, value, strict=True))
+
+
+def _as_plain(kind: Any, value: object) -> object:
+    if type(value) is kind or (value is None and kind is NoneType):
         return value
-    elif kind is float and type(value) is int:
+    if kind is float and type(value) is int:
         return float(value)
-    raise ValueError(f"{_shown(value)} is not {kind}")
+    raise _not_of(kind, value)
 
 
 def _number(text: str) -> float:
@@ -342,24 +374,29 @@ def _construct(
             raise unknown(f"argument of {cls.__name__} ({where})", name, known)
     arguments = default.arguments() if type(default) is cls else {}
     for name, slot in known.items():
-        path, value = f"{where}.{name}", init.get(name)
-        if slot.part and slot.many and value is not None:
-            arguments[name] = [
-                _construct(one, slot.part, f"{path}[{i}]", None, allow)
-                for i, one in enumerate(_several(value, path))
-            ]
-        elif (
-            slot.part
-            and not slot.many
-            and (value is not None or slot.required or slot.default is not None)
-        ):
-            own = None if slot.required else slot.default
-            arguments[name] = _construct(value, slot.part, path, own, allow)
-        elif name in init:
-            arguments[name] = typed(slot.kind, value, path)
-        elif slot.required:
+        path = f"{where}.{name}"
+        found = _argument(name, slot, init, path, allow)
+        if slot.required and not found:
             raise UsageError(f"{cls.__name__} needs {name}; give {path}")
+        arguments |= found
     return cls(**arguments)
+
+
+def _argument(
+    name: str, slot: Slot, init: Mapping[str, Any], path: str, allow: tuple[str, ...]
+) -> dict[str, object]:
+    """What a slot is given, by its name; nothing where the class has its own."""
+    value = init.get(name)
+    if slot.part and slot.many and value is not None:
+        several = enumerate(_several(value, path))
+        return {
+            name: [_construct(one, slot.part, f"{path}[{i}]", None, allow) for i, one in several]
+        }
+    needed = value is not None or slot.required or slot.default is not None
+    if slot.part and not slot.many and needed:
+        own = None if slot.required else slot.default
+        return {name: _construct(value, slot.part, path, own, allow)}
+    return {name: typed(slot.kind, value, path)} if name in init else {}
 
 
 def _several(given: object, where: str) -> list[object]:

@@ -166,15 +166,20 @@ def _header(file: Path, stream: IO[bytes], size: int) -> tuple[dict[str, Any], d
         tensors = dict(_json(stream.read(length).decode()))
         notes = dict(_json(dict(tensors.pop("__metadata__", None) or {}).get(KEY, "{}")))
         for name, given in tensors.items():
-            begin, end = given["data_offsets"]
-            if not all(type(n) is int and n >= 0 for n in (begin, end, *given["shape"])):
-                raise ValueError(f"{name!r} has no shape")
-            held = math.prod(given["shape"]) * WIDTHS[given["dtype"]]
-            if not begin <= end <= size - 8 - length or end - begin != held:
-                raise ValueError(f"{name!r} is longer than the file or shorter than its shape")
+            _check_extent(name, given, size - 8 - length)
     except DAMAGE as error:
         raise _corrupt(file, f"{type(error).__name__}: {error}") from error
     return tensors, notes
+
+
+def _check_extent(name: str, given: Mapping[str, Any], size: int) -> None:
+    """Raise ValueError where a tensor is not what lies at its place."""
+    begin, end = given["data_offsets"]
+    if not all(type(n) is int and n >= 0 for n in (begin, end, *given["shape"])):
+        raise ValueError(f"{name!r} has no shape")
+    held = math.prod(given["shape"]) * WIDTHS[given["dtype"]]
+    if not begin <= end <= size or end - begin != held:
+        raise ValueError(f"{name!r} is longer than the file or shorter than its shape")
 
 
 def _corrupt(file: Path, reason: object) -> UsageError:

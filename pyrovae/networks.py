@@ -11,7 +11,8 @@ import inspect
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import pyro.distributions as dist
@@ -155,14 +156,7 @@ class ConvNet(Network):
 
     def build(self, inputs: tuple[int, ...], outputs: Shapes) -> nn.Module:
         for shape in (inputs, *outputs.values()):
-            if len(shape) >= 3 and shape[-1] <= 4 < min(shape[-3:-1]):
-                *_, height, width, last = shape
-                raise UsageError(
-                    f"ConvNet takes images as (channels, height, width), and one of shape "
-                    f"{(height, width, last)} would be {height} channels of {width} x {last}: if "
-                    f"it is channels last, give x.permute(0, 3, 1, 2) and the shape "
-                    f"{(last, height, width)}; if it is that narrow, use MLP or an nn.Module"
-                )
+            _check_channels(shape)
         if len(inputs) == 3 and all(len(shape) == 1 for shape in outputs.values()):
             return self._encoder(inputs, outputs)
         images = {shape[-2:] for shape in outputs.values() if len(shape) >= 3}
@@ -249,6 +243,29 @@ def flow(
         each.append(zuko.flows.MaskedAutoregressiveTransform(size, context, **options))
     module: nn.Module = zuko.lazy.LazyComposedTransform(*each)
     return module
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in network.modules()}
+    try:
+        network.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _check_channels(shape: tuple[int, ...]) -> None:
+    """Refuse what looks like an image whose channels are last."""
+    if len(shape) >= 3 and shape[-1] <= 4 < min(shape[-3:-1]):
+        *_, height, width, last = shape
+        raise UsageError(
+            f"ConvNet takes images as (channels, height, width), and one of shape "
+            f"{(height, width, last)} would be {height} channels of {width} x {last}: if "
+            f"it is channels last, give x.permute(0, 3, 1, 2) and the shape "
+            f"{(last, height, width)}; if it is that narrow, use MLP or an nn.Module"
+        )
 
 
 class Conditional(nn.Module, Component, ABC):
@@ -345,18 +362,14 @@ class Conditional(nn.Module, Component, ABC):
         probe = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
         context = torch.zeros(n, *self.context_shape, dtype=probe.dtype, device=probe.device)
         want = ", ".join(f"{k} {(n, *s)}" for k, s in self.shapes.items())
-        modes = {module: module.training for module in network.modules()}
         try:
-            with torch.no_grad():
-                out = network.eval()(context)
+            with torch.no_grad(), _evaluating(network):
+                out = network(context)
         except Exception as error:
             raise UsageError(
                 f"{name}'s network fails on an input of shape {tuple(context.shape)}: {error}; it "
                 f"must map [N, {', '.join(map(str, self.context_shape))}] to {want}"
             ) from error
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
         if isinstance(out, Mapping) and set(out) != set(self.shapes):
             raise UsageError(f"{name}'s network returns {sorted(out)}; expected {want}")
         got = [tuple(t.shape) for t in self._named(out)]

@@ -21,6 +21,11 @@ __all__ = ["bare", "discrete", "dividing_edges", "entries", "in_words", "inside"
 
 # what a support of single numbers accepts of these tells its kind
 _PROBES = (0.0, 1.0, 0.5, -1.0, 2.0, -1.5)
+_NUMBERS_IN_WORDS = {
+    frozenset(_PROBES): "real numbers",
+    frozenset({0.0, 1.0}): "0 or 1",
+    frozenset({0.0, 1.0, 2.0, -1.0}): "whole numbers",
+}
 _VECTORS = torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [0.6, 0.8, 0.0], [2.0, 1.0, 0.0]])
 _VECTORS_IN_WORDS: dict[tuple[bool, ...], str] = {
     (True, True, False, False): "vectors of numbers from 0 on that add up to 1",
@@ -76,21 +81,14 @@ def _of_numbers(support: Constraint) -> str:
     kind = "whole numbers" if support.is_discrete else "numbers"
     low, high = _bounds(support)
     if low is None and high is None:
-        accepted = {v for v in _PROBES if _accepts(support, v)}
-        known = {
-            frozenset(_PROBES): "real numbers",
-            frozenset({0.0, 1.0}): "0 or 1",
-            frozenset({0.0, 1.0, 2.0, -1.0}): "whole numbers",
-        }
-        return known.get(frozenset(accepted), _by_name(support))
+        accepted = frozenset(v for v in _PROBES if _accepts(support, v))
+        return _NUMBERS_IN_WORDS.get(accepted, _by_name(support))
     if high is None:
-        closed = _accepts(support, low)
-        if closed:
+        if _accepts(support, low):
             return f"{kind} from {_shown(low)} on"
         return "positive numbers" if _shown(low) == "0" else f"{kind} above {_shown(low)}"
     if low is None:
-        closed = _accepts(support, high)
-        return f"{kind} {'up to' if closed else 'below'} {_shown(high)}"
+        return f"{kind} {'up to' if _accepts(support, high) else 'below'} {_shown(high)}"
     return f"{kind} from {_shown(low)} to {_shown(high)}"
 
 
@@ -159,7 +157,7 @@ def _number(support: Constraint, like: Tensor) -> Tensor | None:
             return low.to(torch.get_default_dtype())
         return low + 1.0 if high is None else (low + high) / 2
     if high is not None:
-        return high.to(torch.get_default_dtype()) - (0.0 if support.is_discrete else 1.0)
+        return high.to(torch.get_default_dtype()) - float(not support.is_discrete)
     found = next((v for v in _PROBES if _accepts(support, v)), None)
     return None if found is None else torch.tensor(found)
 

@@ -111,25 +111,27 @@ class Step:
         if validating or self.why_not:
             return self.by_handlers(batch, validating)
         self.count += 1
+        graph = self._graph(batch)
+        return self.by_handlers(batch) if graph is None else self._write(graph(*batch))
+
+    def _graph(self, batch: Args) -> Graph | None:
+        """The graph of such a batch, where one holds."""
         key = tuple((a.shape, a.dtype, a.device) if isinstance(a, Tensor) else a for a in batch)
         graph = self.graphs.get(key)
         if graph is None:
-            if len(self.graphs) >= SHAPES:
-                return self.by_handlers(batch)
-            graph = self._trace(batch)
-            if graph is None:
-                return self.by_handlers(batch)
-            self.graphs[key] = graph
-            self.verify()
+            graph = self._trace(batch) if len(self.graphs) < SHAPES else None
+            if graph is not None:
+                self.graphs[key] = graph
+                self.verify()
         elif self.count >= self.due:
             self.due = 2 * self.count
             if not self._agrees(graph, batch):
+                graph = None
                 self.graphs.clear()
                 self.retraces += 1
                 if self.retraces > RETRACES:
                     self.refuse("the programs change while they train")
-                return self.by_handlers(batch)
-        return self._write(graph(*batch))
+        return graph
 
     def by_handlers(self, batch: Args, validating: bool = False) -> Tensor:
         """The step as Pyro takes it."""
@@ -407,17 +409,12 @@ class SVI(pyro.infer.SVI):
     def _join(self, leaves: list[Tensor]) -> None:
         """A step of every parameter's own optimiser, so that their states are there; then one
         optimiser over the same states."""
-        clips, self.optim.pt_clip_args = self.optim.pt_clip_args, {}  # clipped already
-        try:
-            self.optim(leaves)
-        finally:
-            self.optim.pt_clip_args = clips
-        each = [self.optim.optim_objs[p] for p in leaves]
-        each = [getattr(o, "optimizer", o) for o in each]  # a scheduler holds its optimiser
+        each = self._stepped(leaves)
         groups: dict[str, Any] = {}
         for optimizer, leaf in zip(each, leaves, strict=True):
             (own,) = optimizer.param_groups
-            options = {name: value for name, value in own.items() if name != "params"}
+            options = {**own}
+            del options["params"]
             group = groups.setdefault(repr(options), ({**options, "params": []}, own))
             group[0]["params"].append(leaf)
         self.own = [own for _, own in groups.values()]
@@ -431,6 +428,16 @@ class SVI(pyro.infer.SVI):
                 state["step"] = state["step"].to(leaf.device)
             self.joint.state[leaf] = state
         self.advance = fused_step(self.joint)
+
+    def _stepped(self, leaves: list[Tensor]) -> list[Any]:
+        """Every parameter's own optimiser, which has taken a step."""
+        clips, self.optim.pt_clip_args = self.optim.pt_clip_args, {}  # clipped already
+        try:
+            self.optim(leaves)
+        finally:
+            self.optim.pt_clip_args = clips
+        each = [self.optim.optim_objs[p] for p in leaves]
+        return [getattr(o, "optimizer", o) for o in each]  # a scheduler holds its optimiser
 
     def _clip(self, names: list[str]) -> Callable[[list[Tensor]], list[Tensor]] | None:
         """What clips each parameter's gradient as the optimiser was asked to."""

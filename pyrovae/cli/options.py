@@ -227,17 +227,18 @@ def _put(tree: dict[str, Any], path: str, value: str, allow: Sequence[str]) -> N
         tree[name] = {"class_path": node} if isinstance(node, str) else dict(node)
         tree[name]["init_args"] = dict(tree[name].get("init_args") or {})
         tree = tree[name]["init_args"]
-    if not above:  # another likelihood keeps the network that the config gives
-        node = tree.get(last)
-        if value in WORDS.get(last, ()):
-            tree[last] = value
-            return
-        slots = pv.components.slots(_class(last, value, allow))
-        init = (node.get("init_args") or {}) if isinstance(node, Mapping) else {}
-        kept = {k: v for k, v in init.items() if k in slots and slots[k].part}
-        tree[last] = {"class_path": value, "init_args": kept}
-    else:
+    if above or value in WORDS.get(last, ()):
         tree[last] = value
+    else:
+        kept = _kept(tree.get(last), _class(last, value, allow))
+        tree[last] = {"class_path": value, "init_args": kept}
+
+
+def _kept(given: object, cls: type) -> dict[str, object]:
+    """The parts that another class keeps: a likelihood the network that the config gives."""
+    slots = pv.components.slots(cls)
+    init = (given.get("init_args") or {}) if isinstance(given, Mapping) else {}
+    return {k: v for k, v in init.items() if k in slots and slots[k].part}
 
 
 def _class(option: str, name: object, allow: Sequence[str]) -> Any:
@@ -302,20 +303,24 @@ def program(
     }
     shared = {n: pv.components.describe(parts[n]) for n in OF_A_MODEL if n in parts}
     if options.latent_dim is not None:
-        if "latent_dim" not in pv.components.slots(cls):
-            raise pv.UsageError(
-                f"{cls.__name__} takes no --latent-dim; see --program {cls.__name__} --help"
-            )
-        shared["latent_dim"] = options.latent_dim
+        shared["latent_dim"] = _latent_dim(cls, options.latent_dim)
     init = {**decided, **shared, **own}
     made = pv.components.construct(
         {**described, "init_args": init}, "program", "program", allow=options.allow
     )
     arguments = pv.components.describe(made)["init_args"]
-    apart = [name for name in (*OF_A_MODEL, "latent_dim") if name in arguments]
-    kept = {n: v for n, v in arguments.items() if n not in decided and n not in apart}
+    apart = arguments.keys() & {*OF_A_MODEL, "latent_dim"}
+    kept = {n: arguments[n] for n in arguments if n not in decided.keys() | apart}
     config = {"program": {"class_path": described["class_path"], "init_args": kept}}
-    return made, config | {name: arguments[name] for name in apart}
+    return made, config | {n: v for n, v in arguments.items() if n in apart}
+
+
+def _latent_dim(cls: type, given: int) -> int:
+    if "latent_dim" not in pv.components.slots(cls):
+        raise pv.UsageError(
+            f"{cls.__name__} takes no --latent-dim; see --program {cls.__name__} --help"
+        )
+    return given
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -66,22 +66,11 @@ class Multimodal(Program):
         network: Network = MLP([400]),  # noqa: B008
         weights: list[float] = [],  # noqa: B006
     ) -> None:
-        if len(event_shapes) < 2:
-            raise UsageError(
-                f"event_shapes has the shape of each of two or more modalities, such as "
-                f"[[1, 28, 28], [1]]; got {event_shapes}"
-            )
+        given = list(likelihoods) or [Bernoulli() for _ in event_shapes]
+        _check_modalities(event_shapes, given, weights)
         super().__init__(event_shapes[0])
         self.event_shapes = [[int(size) for size in shape] for shape in event_shapes]
         self.latent_dim = whole_number("latent_dim", latent_dim)
-        given = list(likelihoods) or [Bernoulli() for _ in event_shapes]
-        if len(given) != len(event_shapes) or len(set(map(id, given))) < len(given):
-            raise UsageError(
-                f"Multimodal needs one likelihood per modality, each an object of its own; there "
-                f"are {len(event_shapes)} event_shapes and {len(set(map(id, given)))} likelihoods"
-            )
-        if len(weights or given) != len(given):
-            raise UsageError(f"there are {len(given)} modalities, and weights of {len(weights)}")
         self.weights = [number("weights", w) for w in weights or [1.0] * len(given)]
         self.likelihoods, self.network = nn.ModuleList(given), network
         self.classes = [p.classes if isinstance(p, Categorical) else 0 for p in given]
@@ -222,3 +211,24 @@ class Multimodal(Program):
     def _means(self, data: object, num_particles: int = 16) -> dict[str, Tensor]:
         """E[x_m|x_S] by site."""
         return cast("dict[str, Tensor]", reconstruct(self, data, num_particles=num_particles))
+
+
+def _check_modalities(
+    event_shapes: Sequence[Sequence[int]],
+    likelihoods: Sequence[Likelihood],
+    weights: Sequence[float],
+) -> None:
+    """Refuse other than one likelihood, and one weight if there are any, for each of several."""
+    if len(event_shapes) < 2:
+        raise UsageError(
+            f"event_shapes has the shape of each of two or more modalities, such as "
+            f"[[1, 28, 28], [1]]; got {event_shapes}"
+        )
+    count, objects = len(likelihoods), len(set(map(id, likelihoods)))
+    if count != len(event_shapes) or objects < count:
+        raise UsageError(
+            f"Multimodal needs one likelihood per modality, each an object of its own; there "
+            f"are {len(event_shapes)} event_shapes and {objects} likelihoods"
+        )
+    if len(weights or likelihoods) != count:
+        raise UsageError(f"there are {count} modalities, and weights of {len(weights)}")
