@@ -132,11 +132,19 @@ def find(part: str | None, name: object, allow: Sequence[str] = ()) -> Any:
         return (known | paths)[name]
     found = _imported(name, unknown(part or "component", name, known), allow)
     room, base, _ = PARTS[part] if part else ("components", "Component", None)
-    kind = getattr(importlib.import_module(f"pyrovae.{room}"), base)
-    concrete = inspect.isclass(found) and not inspect.isabstract(found)
-    if not (concrete and issubclass(found, kind) and issubclass(found, Component)):
+    if not _concrete(found, getattr(importlib.import_module(f"pyrovae.{room}"), base)):
         raise UsageError(f"{name} is not a class derived from pyrovae.{room}.{base}")
     return found
+
+
+def _concrete(found: object, base: type) -> bool:
+    """Whether it is a component's class, derived from another, that can be made."""
+    return (
+        inspect.isclass(found)
+        and not inspect.isabstract(found)
+        and issubclass(found, base)
+        and issubclass(found, Component)
+    )
 
 
 def _imported(name: object, error: UsageError, allow: Sequence[str]) -> Any:
@@ -171,6 +179,11 @@ class Slot:
     many: bool = False
 
     @property
+    def one(self) -> bool:
+        """Whether it is a part, not a list of them."""
+        return self.part is not None and not self.many
+
+    @property
     def required(self) -> bool:
         """Whether there is no default."""
         return self.default is inspect.Parameter.empty
@@ -194,7 +207,8 @@ def _slots(cls: Any) -> dict[str, Slot]:
             continue
         kind = hints.get(name, Any)
         part = next((bases[k] for k in (kind, *get_args(kind)) if k in bases), None)
-        found[name] = Slot(kind, parameter.default, part, get_origin(kind) is list)
+        many = part is not None and get_origin(kind) is list
+        found[name] = Slot(kind, parameter.default, part, many)
     return found
 
 
@@ -356,9 +370,8 @@ def _measure(given: object, where: str) -> None:
     raise UsageError(f"{where} has more than {VALUES:,} values or {DEPTH} levels")
 
 
-def _construct(
-    given: Any, part: str | None, where: str, default: Any, allow: tuple[str, ...]
-) -> Any:
+def _named(given: Any, where: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """A description with its keys, and the arguments in it."""
     given = {"class_path": given} if isinstance(given, str) else given or {}
     init = (given.get("init_args") or {}) if isinstance(given, Mapping) else None
     if not isinstance(init, Mapping) or set(given) - {"class_path", "init_args"}:
@@ -366,6 +379,13 @@ def _construct(
             f"{where} must be the name of a class, or have the keys class_path and init_args, "
             f"got {_shown(given)}"
         )
+    return given, init
+
+
+def _construct(
+    given: Any, part: str | None, where: str, default: Any, allow: tuple[str, ...]
+) -> Any:
+    given, init = _named(given, where)
     usual = type(default).__name__ if part is None or default is not None else PARTS[part][2]
     cls = find(part, given.get("class_path", usual), allow)
     known = slots(cls)
@@ -387,15 +407,12 @@ def _argument(
 ) -> dict[str, object]:
     """What a slot is given, by its name; nothing where the class has its own."""
     value = init.get(name)
-    if slot.part and slot.many and value is not None:
-        several = enumerate(_several(value, path))
-        return {
-            name: [_construct(one, slot.part, f"{path}[{i}]", None, allow) for i, one in several]
-        }
-    needed = value is not None or slot.required or slot.default is not None
-    if slot.part and not slot.many and needed:
-        own = None if slot.required else slot.default
+    own = None if slot.required else slot.default
+    if slot.one and (slot.required or value is not None or own is not None):
         return {name: _construct(value, slot.part, path, own, allow)}
+    if slot.many and value is not None:
+        each = enumerate(_several(value, path))
+        return {name: [_construct(one, slot.part, f"{path}[{i}]", None, allow) for i, one in each]}
     return {name: typed(slot.kind, value, path)} if name in init else {}
 
 

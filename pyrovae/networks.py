@@ -159,8 +159,8 @@ class ConvNet(Network):
             _check_channels(shape)
         if len(inputs) == 3 and all(len(shape) == 1 for shape in outputs.values()):
             return self._encoder(inputs, outputs)
-        images = {shape[-2:] for shape in outputs.values() if len(shape) >= 3}
-        if len(inputs) == 1 and len(images) == 1 and all(len(s) >= 3 for s in outputs.values()):
+        images = {shape[-2:] if len(shape) >= 3 else () for shape in outputs.values()}
+        if len(inputs) == 1 and len(images) == 1 and images != {()}:
             return self._decoder(inputs, outputs, images.pop())
         raise UsageError(
             f"ConvNet maps an image (channels, height, width) to a vector or a vector to images, "

@@ -84,12 +84,16 @@ def _of_numbers(support: Constraint) -> str:
         accepted = frozenset(v for v in _PROBES if _accepts(support, v))
         return _NUMBERS_IN_WORDS.get(accepted, _by_name(support))
     if high is None:
-        if _accepts(support, low):
-            return f"{kind} from {_shown(low)} on"
-        return "positive numbers" if _shown(low) == "0" else f"{kind} above {_shown(low)}"
+        return _from(support, low, kind)
     if low is None:
         return f"{kind} {'up to' if _accepts(support, high) else 'below'} {_shown(high)}"
     return f"{kind} from {_shown(low)} to {_shown(high)}"
+
+
+def _from(support: Constraint, low: Tensor | float, kind: str) -> str:
+    if _accepts(support, low):
+        return f"{kind} from {_shown(low)} on"
+    return "positive numbers" if _shown(low) == "0" else f"{kind} above {_shown(low)}"
 
 
 def _of_vectors(support: Constraint) -> str:
