@@ -375,27 +375,38 @@ def latent_map(
     _same("names", [len(names)], [d], "codes")
     if not np.isfinite(points).all():
         raise UsageError("codes hold nan or infinite values and cannot be placed: leave those out")
-    if dims is not None and (len(dims) != 2 or not set(dims) <= set(range(d))):
-        raise UsageError(f"dims={dims} are not two latent coordinates: choose from 0 to {d - 1}")
+    _check_dims(dims, d)
     ax = _axes(ax, 6.2, 5)
     if dims is not None or d == 2:
-        across, up = dims or (0, 1)
-        points, names = points[:, [across, up]], [names[across], names[up]]
         _rings(ax)
     elif d == 1:
-        # the golden ratio's multiples spread evenly, and look scattered
-        points, names = np.column_stack([points, np.arange(n) * 0.618034 % 1]), [*names, ""]
         ax.set_yticks([])
-    else:
-        points, names = _principal(points)
-    style: dict[str, Any] = {"s": np.clip(20000 / n, 6, 36), "alpha": 0.75, "linewidths": 0}
-    if labels is None:
-        ax.scatter(*points.T, color=BLUE, **style)
-    else:
-        _coloured(ax, points, _array(labels, "labels", "N"), classes, style)
+    points, names = _in_plane(points, names, dims)
+    _coloured(ax, points, None if labels is None else _array(labels, "labels", "N"), classes)
     if d > 1:
         ax.set_aspect("equal", adjustable="datalim")
     return _dress(ax, "", names[0], names[1])
+
+
+def _check_dims(dims: tuple[int, int] | None, count: int) -> None:
+    if dims is not None and (len(dims) != 2 or not set(dims) <= set(range(count))):
+        raise UsageError(
+            f"dims={dims} are not two latent coordinates: choose from 0 to {count - 1}"
+        )
+
+
+def _in_plane(
+    points: Floats, names: list[str], dims: tuple[int, int] | None
+) -> tuple[Floats, list[str]]:
+    """Points [N, 2], and what their coordinates are called."""
+    n, d = points.shape
+    if dims is not None or d == 2:
+        across, up = dims or (0, 1)
+        return points[:, [across, up]], [names[across], names[up]]
+    if d > 1:
+        return _principal(points)
+    # the golden ratio's multiples spread evenly, and look scattered
+    return np.column_stack([points, np.arange(n) * 0.618034 % 1]), [*names, ""]
 
 
 def _rings(ax: Axes) -> None:
@@ -419,9 +430,12 @@ def _principal(points: Floats) -> tuple[Floats, list[str]]:
     ]
 
 
-def _coloured(
-    ax: Any, points: Floats, label: Floats, classes: Sequence[str] | None, style: dict[str, Any]
-) -> None:
+def _coloured(ax: Any, points: Floats, label: Floats | None, classes: Sequence[str] | None) -> None:
+    size = np.clip(20000 / len(points), 6, 36)
+    style: dict[str, Any] = {"s": size, "alpha": 0.75, "linewidths": 0}
+    if label is None:
+        ax.scatter(*points.T, color=BLUE, **style)
+        return
     _same("labels", label.shape, points.shape[:1], "codes")
     kinds = np.unique(label)
     if classes is not None and not set(kinds) <= set(range(len(classes))):
@@ -806,19 +820,15 @@ def graph(sketch: Sketch, *, ax: Axes | None = None) -> Axes:
     margin = 0.55 + 0.16 * max(len(site.plates) for site in sites.values())
     ax = _axes(ax, 0.8 * (right - left) + 2.6, 0.8 * (high - low) + 2)
     _draw_plates(ax, sites, at)
-    for site in sketch:
-        for parent in site.parents:
-            if parent in at:
-                _arrow(ax, at[parent], at[site.name], site.program == "guide", at.values())
+    _draw_arrows(ax, sketch, at)
     for name, place in at.items():
         _node(ax, sites[name], place)
     ax.set(xlim=(left - margin, right + margin), ylim=(low - 2 * margin + 0.4, high + margin))
     ax.set_aspect("equal")
     ax.axis("off")
     if guide:
-        for line, words in (("-", "model"), ("--", "guide")):
-            colour = ORANGE if words == "guide" else INK
-            ax.plot([], [], line, color=colour, label=words)
+        ax.plot([], [], "-", color=INK, label="model")
+        ax.plot([], [], "--", color=ORANGE, label="guide")
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
     return ax
 
@@ -867,6 +877,13 @@ def _places(sites: Mapping[str, SketchedSite]) -> dict[str, tuple[float, float]]
         for k, name in enumerate(order):
             at[name] = 1.4 * (k - (len(order) - 1) / 2), -1.4 * level
     return at
+
+
+def _draw_arrows(ax: Axes, sketch: Sketch, at: Mapping[str, tuple[float, float]]) -> None:
+    for site in sketch:
+        for parent in site.parents:
+            if parent in at:
+                _arrow(ax, at[parent], at[site.name], site.program == "guide", at.values())
 
 
 def _arrow(
