@@ -291,6 +291,9 @@ class _Watch(threading.Thread):
                     self._tell("")
                     next_beat = now + BEAT
                 self._judge(now)
+        self._close()
+
+    def _close(self) -> None:
         for peer in (self.asleep, *self.peers.values()):
             peer.close()
 

@@ -74,15 +74,21 @@ class Multimodal(Program):
         self.weights = [number("weights", w) for w in weights or [1.0] * len(given)]
         self.likelihoods, self.network = nn.ModuleList(given), network
         self.classes = [p.classes if isinstance(p, Categorical) else 0 for p in given]
-        self.experts = nn.ModuleList()
         self.one_hot = nn.ModuleList(OneHot(max(1, c), "Multimodal") for c in self.classes)
-        said = {"loc": (latent_dim,), "raw_scale": (latent_dim,)}
-        for m, (p, shape) in enumerate(zip(given, self.event_shapes, strict=True)):
-            p.build((latent_dim,), tuple(shape))
-            seen = (*shape, self.classes[m]) if self.classes[m] else tuple(shape)
-            self.experts.append(network.build(seen, said))
-            self.register_buffer(f"inside{m + 1}", supported(p, latent_dim), persistent=False)
+        self.experts = self._experts(given)
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
+
+    def _experts(self, likelihoods: list[Likelihood]) -> nn.ModuleList:
+        """Each modality's q(z|x_m), and what of z its p(x_m|z) holds beside it."""
+        size, experts = self.latent_dim, nn.ModuleList()
+        said = {"loc": (size,), "raw_scale": (size,)}
+        each = zip(likelihoods, self.event_shapes, self.classes, strict=True)
+        for m, (p, shape, classes) in enumerate(each, 1):
+            p.build((size,), tuple(shape))
+            seen = (*shape, classes) if classes else tuple(shape)
+            experts.append(self.network.build(seen, said))
+            self.register_buffer(f"inside{m}", supported(p, size), persistent=False)
+        return experts
 
     def model(self, *batch: Tensor) -> None:
         """z ~ N(0, I), x_m ~ p(x_m|z) observed where it is present."""
