@@ -296,12 +296,8 @@ def program(
     described = parts["program"]
     cls = _class("program", described["class_path"], options.allow)
     own = dict(described.get("init_args") or {})
-    decided = {
-        name: pv.components.describe(value)
-        for name, value in cls.decided_by(data, classes).items()
-        if name not in own
-    }
-    shared = {n: pv.components.describe(parts[n]) for n in OF_A_MODEL if n in parts}
+    decided = {n: v for n, v in _described(cls.decided_by(data, classes)).items() if n not in own}
+    shared = _described({n: parts[n] for n in OF_A_MODEL if n in parts})
     if options.latent_dim is not None:
         shared["latent_dim"] = _latent_dim(cls, options.latent_dim)
     init = {**decided, **shared, **own}
@@ -309,10 +305,20 @@ def program(
         {**described, "init_args": init}, "program", "program", allow=options.allow
     )
     arguments = pv.components.describe(made)["init_args"]
-    apart = arguments.keys() & {*OF_A_MODEL, "latent_dim"}
-    kept = {n: arguments[n] for n in arguments if n not in decided.keys() | apart}
-    config = {"program": {"class_path": described["class_path"], "init_args": kept}}
-    return made, config | {n: v for n, v in arguments.items() if n in apart}
+    return made, _in_config(described["class_path"], arguments, decided)
+
+
+def _in_config(
+    name: str, arguments: Mapping[str, object], decided: Mapping[str, object]
+) -> dict[str, object]:
+    """A program's part of the config: what data decide is left to them."""
+    apart = {n: arguments[n] for n in (*OF_A_MODEL, "latent_dim") if n in arguments}
+    kept = {n: v for n, v in arguments.items() if n not in decided and n not in apart}
+    return {"program": {"class_path": name, "init_args": kept}, **apart}
+
+
+def _described(parts: Mapping[str, object]) -> dict[str, object]:
+    return {name: pv.components.describe(value) for name, value in parts.items()}
 
 
 def _latent_dim(cls: type, given: int) -> int:
@@ -369,6 +375,18 @@ def _part_in_words(part: str) -> tuple[str, str]:
     return usual, f"{', '.join(named)}; {flag_of(part)} {named[-1]} --help tells more"
 
 
+def _configured(options: argparse.Namespace) -> dict[str, Any]:
+    """What the given file says, or that of the run which is resumed."""
+    if options.resume and options.out is None:
+        raise pv.UsageError("--resume needs the run's folder: give --out")
+    if options.config is not None:
+        return read_config(Path(options.config))
+    if options.resume:
+        begun = pv.files.home(options.out) / "config.yaml"
+        return read_config(begun) if begun.exists() else {}
+    return {}
+
+
 def fit_options(
     command: Callable[..., object], arguments: list[str]
 ) -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -376,13 +394,7 @@ def fit_options(
     rest, flags = _take_parts(arguments)
     parser = _fit_parser(command, flags)
     options = parser.parse_args(rest)
-    config = {} if options.config is None else read_config(Path(options.config))
-    if options.resume:
-        if options.out is None:
-            raise pv.UsageError("--resume needs the run's folder: give --out")
-        begun = pv.files.home(options.out) / "config.yaml"
-        if begun.exists() and options.config is None:
-            config = read_config(begun)
+    config = _configured(options)
     tree = {part: config.pop(part, None) for part in PARTS}
     for path in sorted(flags, key=lambda path: path.count(".")):
         _put(tree, path, flags[path], options.allow)

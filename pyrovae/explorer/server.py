@@ -10,10 +10,13 @@ import threading
 import webbrowser
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pyrovae.errors import UsageError
 from pyrovae.explorer.view import View
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 MOST_BYTES = 2**20  # of a request
 MOST_VALUES = 200_000  # of one datum
@@ -87,13 +90,20 @@ def application(view: View) -> Application:
     Whatever is wrong with a request is answered by a 4xx and ``{"error": sentence}``.
     """
     try:
-        from fastapi import FastAPI, Request
-        from fastapi.exceptions import RequestValidationError
-        from fastapi.responses import HTMLResponse, JSONResponse
-        from pydantic import BaseModel, ConfigDict, Field
-        from starlette.exceptions import HTTPException
+        from fastapi import FastAPI
     except ImportError as error:
         raise UsageError('the page needs FastAPI: pip install "pyrovae[explore]"') from error
+
+    app = FastAPI(title="pyrovae explore", docs_url=None, redoc_url=None)
+    _answer_questions(app, view)
+    _answer_mistakes(app)
+    return _Guarded(app)
+
+
+def _answer_questions(app: "FastAPI", view: View) -> None:
+    """The page and what it asks of the view."""
+    from fastapi.responses import HTMLResponse
+    from pydantic import BaseModel, ConfigDict, Field
 
     finite = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
     index = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
@@ -123,7 +133,6 @@ def application(view: View) -> Application:
     class Chosen(Question):
         indices: Annotated[list[index], Field(min_length=1, max_length=MOST_PICTURES)]
 
-    app = FastAPI(title="pyrovae explore", docs_url=None, redoc_url=None)
     html = page()
 
     @app.get("/", response_class=HTMLResponse)
@@ -162,6 +171,14 @@ def application(view: View) -> Application:
     async def samples(question: Draws) -> Any:
         return view.samples(question.n, question.seed, question.given)
 
+
+def _answer_mistakes(app: "FastAPI") -> None:
+    """What is wrong with a request, as one sentence."""
+    from fastapi import Request
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse
+    from starlette.exceptions import HTTPException
+
     @app.exception_handler(UsageError)
     def mistaken(_: Request, error: UsageError) -> JSONResponse:
         return JSONResponse({"error": str(error)}, 422)
@@ -175,8 +192,6 @@ def application(view: View) -> Application:
     @app.exception_handler(HTTPException)
     def unknown(_: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": str(error.detail)}, error.status_code)
-
-    return _Guarded(app)
 
 
 class _Guarded:
