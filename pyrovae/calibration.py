@@ -88,8 +88,8 @@ def calibrate(
     if (draws + 1) % bins:
         raise UsageError(f"bins must divide draws + 1: {bins} does not divide {draws + 1}")
     program = as_pair(pair)
-    given = program.example() if like is None else program.some(like, 10_000)
-    problem = Problem.of(program, given, seed, checked=False)
+    problem = Problem.of(program, program.example() if like is None else like, seed, checked=False)
+    given = problem.data.first(10_000)[:]
     problem.shape.refuse_globals()
     problem.shape.refuse_points()
     # a guide's discrete latents are drawn, as its others are
@@ -178,10 +178,10 @@ def predictive_check(
     """
     problem = Problem.of(pair, x, seed)
     data = problem.data.first(len(problem.data))
+    batch = data[:]
     values = []
     for replicate in range(replicates):
         drawn = reconstruct(pair, data, draws=1, seed=seed + replicate)
-        if isinstance(drawn, dict):
-            raise UsageError(f"a predictive check needs one observed site, got {list(drawn)}")
-        values.append(float(statistic(drawn[0])))
-    return PredictiveCheck(float(statistic(problem.observed(data[:]))), torch.tensor(values))
+        one = drawn if isinstance(drawn, dict) else {problem.shape.observed[0]: drawn}
+        values.append(float(statistic(problem.replicate(batch, {n: v[0] for n, v in one.items()}))))
+    return PredictiveCheck(float(statistic(problem.replicate(batch))), torch.tensor(values))

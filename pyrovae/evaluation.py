@@ -479,23 +479,32 @@ def gap(
     with problem.pair.evaluating():
         torch.manual_seed(seed)
         for batch in problem.batches(size):
-            refinement = traces.Refinement(shape, num_particles)
-            refined = problem.running(refinement.of(problem.pair))
-            start = refined.draw(batch, num_particles).elbo.mean(0)
-            refinement.restart(refine_particles)
-            with torch.enable_grad():
-                _climb(refined, batch, refinement, steps)
-            refinement.restart(num_particles)
-            end = refined.draw(batch, num_particles).elbo.mean(0)
-            # independent draws, as importance sampling needs
-            refinement.restart(num_particles, noise=False)
-            evidence = log_mean_exp(refined.draw(batch, num_particles).log_weights)
-            better = end >= start  # a refinement that its own particles misled is not one
-            if not bool(better.all()):
-                own = log_mean_exp(problem.draw(batch, num_particles).log_weights)
-                evidence = torch.where(better, evidence, own)
-            parts.append((start.cpu(), torch.where(better, end, start).cpu(), evidence.cpu()))
+            with traces.said(batch):
+                refined = _refined(problem, batch, num_particles, refine_particles, steps)
+            parts.append(refined)
     return Gap(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _refined(
+    problem: Problem, batch: Args, num_particles: int, refine_particles: int, steps: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Per datum: the ELBO before and after the refinement, and the log evidence."""
+    refinement = traces.Refinement(problem.shape, num_particles)
+    refined = problem.running(refinement.of(problem.pair))
+    start = refined.draw(batch, num_particles).elbo.mean(0)
+    refinement.restart(refine_particles)
+    with torch.enable_grad():
+        _climb(refined, batch, refinement, steps)
+    refinement.restart(num_particles)
+    end = refined.draw(batch, num_particles).elbo.mean(0)
+    # independent draws, as importance sampling needs
+    refinement.restart(num_particles, noise=False)
+    evidence = log_mean_exp(refined.draw(batch, num_particles).log_weights)
+    better = end >= start  # a refinement that its own particles misled is not one
+    if not bool(better.all()):
+        own = log_mean_exp(problem.draw(batch, num_particles).log_weights)
+        evidence = torch.where(better, evidence, own)
+    return start.cpu(), torch.where(better, end, start).cpu(), evidence.cpu()
 
 
 def _climb(refined: Problem, batch: Args, refinement: traces.Refinement, steps: int) -> None:
@@ -503,6 +512,8 @@ def _climb(refined: Problem, batch: Args, refinement: traces.Refinement, steps: 
     particles = refinement.particles
     first = refined.draw(batch, particles).elbo.mean(0).sum()
     shifts = list(refinement.shifts.values())
+    if not shifts:
+        raise UsageError("the pair draws no local latent, so there is no gap to report")
     if any(not s.requires_grad for s in shifts) or not first.requires_grad:
         raise UsageError("the guide's latents have no pathwise gradient, so nothing to refine by")
     optimizer = torch.optim.LBFGS(

@@ -15,7 +15,7 @@ from pyrovae.errors import UsageError, got, nearest, whole_number
 from pyrovae.evaluation import CHUNK, evaluate
 from pyrovae.memory import fits
 from pyrovae.supports import entries, voted
-from pyrovae.traces import Args, Pair, Problem, as_pair, filling
+from pyrovae.traces import Args, Problem, as_pair, filling
 
 __all__ = [
     "decode",
@@ -134,16 +134,15 @@ class _Given:
     def of(cls, pair: Any, like: Any) -> _Given:
         """Data that were given; without any, the shapes that the pair knows."""
         program = as_pair(pair)
-        rows = program.example() if like is None else program.some(like)
+        given = program.example() if like is None else like
         try:
-            problem = Problem.of(program, rows, checked=False)
+            problem = Problem.of(program, given, checked=False)
         except UsageError:
             if like is not None:
                 raise
             # what stands for the data need not lie in the support
-            rows = traces.replaced(program, rows)
-            problem = Problem.of(program, rows, checked=False)
-        return cls(problem, rows)
+            problem = Problem.of(program, traces.replaced(program, given), checked=False)
+        return cls(problem, problem.data.first(len(problem.data))[:])
 
     def generated(
         self,
@@ -175,11 +174,19 @@ class _Given:
                     k: (v if k in shared else _filled_up(v[start:stop], last - start))
                     for k, v in latents.items()
                 }
-                known = {k: v.to(problem.pair.device) for k, v in known.items()}
+                known = {
+                    k: problem.shape.native(k, v.to(problem.pair.device)) for k, v in known.items()
+                }
                 sites = problem.generate(
                     _taken(self.rows, start, last), known, draw=draw or parents == "drawn"
                 )
                 made = _observed(sites, problem, mean=not draw)
+                if parts and made.keys() != parts[0].keys():
+                    raise UsageError(
+                        f"the model observes {list(made)} in one batch and {list(parts[0])} in "
+                        f"another (series of other lengths, say), which no table can hold: ask for "
+                        f"data of one length"
+                    )
                 parts.append({name: value[: stop - start] for name, value in made.items()})
         return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 
@@ -206,10 +213,11 @@ def encode(pair: Any, x: Any, *, seed: int = 0) -> Values:
     >>> encode(VAE((4,), 2), torch.ones(10, 4)).shape
     torch.Size([10, 2])
     """
-    return _unwrap(_codes(Problem.of(pair, x, seed), seed))
+    return _unwrap(codes_of(Problem.of(pair, x, seed), seed))
 
 
-def _codes(problem: Problem, seed: int = 0) -> dict[str, Tensor]:
+def codes_of(problem: Problem, seed: int = 0) -> dict[str, Tensor]:
+    """The codes of all data by site, as :func:`encode` gives them."""
     parts = []
     with problem.pair.evaluating():
         torch.manual_seed(seed)
@@ -296,12 +304,12 @@ def interpolate(pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "lin
         )
     ends = _ends(pair, a, b)
     single, one, other = ends
-    start, end = _codes(one), _codes(other)
+    start, end = codes_of(one), codes_of(other)
     if len(one.data) != len(other.data):
         raise UsageError(
             f"a and b must hold as many data, got {len(one.data)} and {len(other.data)}"
         )
-    both = [problem.pair.some(problem.data) for problem in (one, other)]
+    both = [problem.data.first(len(problem.data))[:] for problem in (one, other)]
     n = steps * len(one.data)
     _check_room(n, both[0])
     t = torch.linspace(0, 1, steps)
@@ -351,13 +359,13 @@ def traverse(
         Decoded data ``[units, steps, *event_shape]``, the units, and the values ``[steps]``.
     """
     problem = Problem.of(pair, x)
-    found = evaluate(pair, problem.data, num_particles=1)
-    if len(found.codes) != 1:
+    found, every = evaluate(pair, problem.data, num_particles=1), codes_of(problem)
+    if len(every) != 1:
         raise UsageError(
             f"traverse varies the units of one latent; this pair has "
-            f"{ {n: list(c.shape[1:]) for n, c in found.codes.items()} }"
+            f"{ {n: list(c.shape[1:]) for n, c in every.items()} }"
         )
-    ((name, codes),) = found.codes.items()
+    ((name, codes),) = every.items()
     units = codes.reshape(len(codes), -1)
     if dims is None:
         information = found.kl_dimensions.get(name, units.var(0, correction=0)).flatten()
@@ -366,13 +374,14 @@ def traverse(
         dims = [d for d in order if bool(active[d])] or order[:1]
     if not dims or any(not 0 <= d < units.shape[1] for d in dims):
         raise UsageError(f"dims names the units 0 to {units.shape[1] - 1}, got {list(dims)}")
-    one = problem.pair.some(problem.data, 1)
+    one = problem.data.first(1)[:]
     _check_room(len(dims) * whole_number("steps", steps), one)
     values = torch.linspace(-span, span, steps)
     latents = units[0].repeat(len(dims), steps, 1)
     for row, dim in enumerate(dims):
         latents[row, :, dim] = values
-    rest = {k: v for k, v in _drawn(problem, one).items() if k in problem.shape.globals}
+    shared = problem.shape.globals
+    rest = {k: v for k, v in _drawn(problem, one).items() if k in shared} if shared else {}
     varied = latents.reshape(-1, *codes.shape[1:])
     out = _Given(problem, one).generated(len(varied), {name: varied, **rest})
     images = next(iter(out.values()))
@@ -406,31 +415,34 @@ def impute(
     >>> impute(VAE((4,), 2), torch.tensor([[1.0, float("nan"), 0.0, 1.0]])).isnan().any()
     tensor(False)
     """
-    program = as_pair(pair)
-    data = program.serve(x)
-    whole = data.first(len(data))[:]
+    problem = Problem.of(pair, x, seed)
+    whole = problem.data.first(len(problem.data))[:]
     broken = _incomplete(whole)
     if not len(broken):
         first = whole[0].cpu()
         return first.expand(draws, *first.shape) if draws else first
-    rows = tuple(a[broken] for a in whole)
-    problem = Problem.of(program, rows, seed)
     problem.shape.refuse_points()
     problem.shape.refuse_globals()
+    rows = tuple(a[broken] for a in whole)
     wires = _wires(problem, rows)
-    size = max(1, CHUNK // (problem.shape.row_bytes * num_particles))
+    size = problem.most(max(1, CHUNK // (problem.shape.row_bytes * num_particles)))
     parts = []
     with problem.pair.evaluating():
         torch.manual_seed(seed)
-        for start in range(0, len(broken), problem.most(size)):
-            batch = tuple(a[start : start + problem.most(size)] for a in rows)
-            parts.append(_filled(program, problem, batch, wires, draws, num_particles))
+        for start in range(0, len(broken), size):
+            batch = tuple(a[start : start + size] for a in rows)
+            parts.append(_filled(problem, batch, wires, draws, num_particles))
     filled = []
     for k, arguments in enumerate(zip(*parts, strict=True)):
         value = whole[k].expand(draws, *whole[k].shape).clone() if draws else whole[k].clone()
         new = torch.cat([a.to(value) for a in arguments], dim=int(draws > 0))
         value[(slice(None), broken) if draws else broken] = new
         filled.append(value.cpu())
+    if any(bool(value.isnan().any()) for value in filled if value.is_floating_point()):
+        raise UsageError(
+            "some missing entries are observed by no site, or depend on others that are missing in "
+            "a way that the model computes itself, so that nothing says how they are distributed"
+        )
     observed = sorted({w.argument for w in wires if whole[w.argument].is_floating_point()})
     return filled[observed[0]] if len(observed) == 1 else tuple(filled[k] for k in observed)
 
@@ -460,7 +472,6 @@ def _wires(problem: Problem, rows: Args) -> Sequence[traces.Wire]:
 
 
 def _filled(
-    program: Pair,
     problem: Problem,
     batch: Args,
     wires: Sequence[traces.Wire],
@@ -476,7 +487,7 @@ def _filled(
         chosen = torch.multinomial(weights.T, draws, replacement=True).T
         rows = (chosen * size + torch.arange(size, device=chosen.device)).flatten()
         latents = {n: v.index_select(problem.axes[n], rows) for n, v in latents.items()}
-    model, each, votes = filling(program), [], {}
+    model, each, votes = filling(problem.pair), [], {}
     for repeated, part in problem.turns(batch, count, latents):
         sites = traces.generate(model, repeated, problem.discrete(repeated, part), draw=False)
         made = [a.clone() for a in repeated]
@@ -516,7 +527,7 @@ def neighbours(pair: Any, x: Any, among: Any, k: int = 5) -> tuple[Tensor, Tenso
         Indices into ``among`` ``[N, k]`` and Euclidean distances of the posterior means
         ``[N, k]``, nearest first.
     """
-    ours, theirs = (flat(_codes(Problem.of(pair, t))) for t in (x, among))
+    ours, theirs = (flat(codes_of(Problem.of(pair, t))) for t in (x, among))
     if not 1 <= k <= len(theirs):
         raise UsageError(f"k must be from 1 to the {len(theirs)} data to choose from, got {k}")
     found = torch.cdist(ours, theirs).topk(k, largest=False)
@@ -540,7 +551,8 @@ def _drawn(problem: Problem, args: Args) -> dict[str, Tensor]:
     """A draw of every latent given the data, seeded."""
     with problem.pair.evaluating():
         torch.manual_seed(0)
-        return problem.latents(args)
+        drawn = problem.latents(args)
+    return {name: problem.shape.by_datum(name, value) for name, value in drawn.items()}
 
 
 def _linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Transform, biject_to
+from torch.distributions import Transform, biject_to, constraints
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
@@ -204,7 +204,9 @@ def _quadratic(problem: Problem, batch: Args, latents: dict[str, _Latent]) -> Te
 def _quadrature(problem: Problem, batch: Args, latents: dict[str, _Latent], points: int) -> Tensor:
     dims, n = sum(latent.dims for latent in latents.values()), len(batch[0])
     like = next((t for t in batch if t.is_floating_point()), torch.zeros(()))
-    low, high = (torch.full((n, dims), bound).to(like) for bound in (-12.0, 12.0))
+    plain = all(latent.transform.codomain is constraints.real for latent in latents.values())
+    far = 12.0 if plain else 30.0  # a density near the edge of a support falls off slowly
+    low, high = (torch.full((n, dims), bound).to(like) for bound in (-far, far))
     unit = torch.linspace(0, 1, points).to(like)
     grid = torch.cartesian_prod(*[unit] * dims).reshape(-1, 1, dims)
     log_f = volume = torch.zeros(())

@@ -52,13 +52,13 @@ class BoundProgram(nn.Module):
     """One of the two programs of an object: a function of the batch that shows Pyro the object's
     parameters, and a module that has them, as ``Trace_ELBO()(vae.model, vae.guide)`` asks."""
 
-    def __init__(self, owner: nn.Module, function: Callable[..., object]) -> None:
+    def __init__(self, owner: nn.Module, method: _Method) -> None:
         super().__init__()
         # the very dictionaries of the owner, so that names, moves and new parts are the same
-        for held in ("_parameters", "_buffers", "_modules"):
+        for held in ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules"):
             vars(self)[held] = vars(owner)[held]
-        vars(self).update(__self__=owner, __func__=function)
-        functools.update_wrapper(self, function)
+        functools.update_wrapper(self, method.function)
+        vars(self).update(__self__=owner, __func__=method.function, __signature__=method.signature)
 
     def forward(self, *batch: object, **named: object) -> object:
         """Run the program."""
@@ -81,9 +81,11 @@ class _Method:
 
     def __init__(self, function: Callable[..., object]) -> None:
         self.function = function
+        signature = inspect.signature(function)
+        self.signature = signature.replace(parameters=[*signature.parameters.values()][1:])
 
     def __get__(self, owner: nn.Module | None, kind: type) -> Callable[..., object]:
-        return self.function if owner is None else BoundProgram(owner, self.function)
+        return self.function if owner is None else BoundProgram(owner, self)
 
 
 class Program(nn.Module, Component, ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, cast
 
 import pyro
@@ -15,6 +15,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten
 
 from pyrovae.errors import UsageError, got
 from pyrovae.randomness import put_back, states
@@ -116,7 +117,9 @@ class Step:
 
     def _graph(self, batch: Args) -> Graph | None:
         """The graph of such a batch, where one holds."""
-        key = tuple((a.shape, a.dtype, a.device) if isinstance(a, Tensor) else a for a in batch)
+        leaves, spec = tree_flatten(batch)
+        kinds = (_kind(leaf) for leaf in leaves)
+        key = (*kinds, None if len(leaves) == len(batch) else str(spec))
         graph = self.graphs.get(key)
         if graph is None:
             graph = self._trace(batch) if len(self.graphs) < SHAPES else None
@@ -275,6 +278,13 @@ class Step:
         )
 
 
+def _kind(leaf: Any) -> Any:
+    """What a graph is made for: of a tensor its shape and type, of anything else itself."""
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.dtype, leaf.device
+    return leaf if isinstance(leaf, Hashable) else id(leaf)
+
+
 class Snapshot:
     """What a step changes besides the gradients: random states and buffers."""
 
@@ -293,6 +303,11 @@ class Snapshot:
         """Whether the buffers are as they were here."""
         both = zip(self.buffers, self.values, strict=True)
         return all(torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-6) for a, b in both)
+
+
+def laid_out(like: Tensor, value: Tensor) -> Tensor:
+    """A tensor in the memory layout of another one: fused kernels go through both as they lie."""
+    return value if value.stride() == like.stride() else torch.empty_like(like).copy_(value)
 
 
 def fused_step(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
@@ -323,7 +338,7 @@ def fused_step(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
                 torch._foreach_add_(steps, 1)
                 torch._fused_adam_(
                     leaves,
-                    cast(list[Tensor], [p.grad for p in leaves]),
+                    [laid_out(p, cast(Tensor, p.grad)) for p in leaves],
                     means,
                     squares,
                     [],

@@ -12,7 +12,15 @@ from torch import Tensor
 from pyrovae import traces
 from pyrovae.errors import UsageError, in_short, whole_number
 from pyrovae.evaluation import evaluate
-from pyrovae.generation import Values, decoder, flat, impute, reconstruct, sample
+from pyrovae.generation import (
+    Values,
+    codes_of,
+    decoder,
+    flat,
+    impute,
+    reconstruct,
+    sample,
+)
 from pyrovae.tensors import TensorData
 
 MOST_POINTS = 2000  # on the map
@@ -54,9 +62,8 @@ class View:
         seed: int = 0,
     ) -> None:
         self.pair, self.seed = traces.as_pair(pair), seed
-        served = self.pair.serve(x)
-        count = min(whole_number("points", points), len(served))
-        self.data = served.first(count).fixed(seed)
+        served = traces.Problem.of(self.pair, x, seed).data
+        self.data = served.first(min(whole_number("points", points), len(served)))
         self.event_shape = tuple(self.data.event_shape)
         self.labels = None if self.data.labels is None else self.data.labels.cpu()
         self.names = list(names) if names else None
@@ -65,8 +72,9 @@ class View:
             raise UsageError(
                 "there is no continuous latent per datum to explore: the page shows z as a point"
             )
-        self.sites = {name: tuple(code.shape[1:]) for name, code in found.codes.items()}
-        self.codes = _flat(found.codes)
+        codes = codes_of(traces.Problem.of(self.pair, self.data, seed), seed)
+        self.sites = {name: tuple(code.shape[1:]) for name, code in codes.items()}
+        self.codes = _flat(codes)
         self.kl = torch.cat([
             found.kl_dimensions[n].flatten().float()
             if n in found.kl_dimensions
@@ -230,10 +238,16 @@ class View:
         given = self.pair.some(few, 1)[0]
         found = evaluate(self.pair, few, PARTICLES, seed=self.seed)
         x = reconstruct(self.pair, few, seed=self.seed)
-        problem = traces.Problem.of(self.pair, few, self.seed).summing([])
+        problem = traces.Problem.of(self.pair, few, self.seed)
         with problem.pair.evaluating():
             torch.manual_seed(self.seed)
-            drawn = problem.draw(problem.pair.some(problem.data, 1), CLOUD)
+            drawn = problem.summing([]).draw(problem.pair.some(problem.data, 1), CLOUD)
+        gone = [n for n in self.sites if n not in drawn.guide]
+        if gone:
+            raise UsageError(
+                f"this datum has no {', '.join(gone)}, which others have (as a shorter series), so "
+                f"it has no place on their map: explore data of one length"
+            )
         z = _flat({n: drawn.guide[n].value[:, 0] for n in self.sites})
         place = (z - self.centre) @ self.rows.T
         numbers = {
@@ -250,7 +264,7 @@ class View:
         return {
             "x": _plain(given.float().cpu().reshape(1, -1)),
             "reconstruction_x": self._values(x),
-            "code": _plain(_flat(found.codes)[0]),
+            "code": _plain(_flat(codes_of(problem, self.seed))[0]),
             "sd": _plain(z.std(0)),
             "place": _plain(place.mean(0)),
             "covariance": _plain(torch.cov(place.T)),

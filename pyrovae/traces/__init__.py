@@ -13,7 +13,7 @@ from pyrovae.traces.handlers import Refinement, completed, completing, filling, 
 from pyrovae.traces.meeting import met
 from pyrovae.traces.pair import Args, Pair, as_pair
 from pyrovae.traces.parameters import parameters, unreached
-from pyrovae.traces.problem import Problem, draw, generate, replaced
+from pyrovae.traces.problem import Problem, draw, generate, replaced, said
 from pyrovae.traces.sketches import Sketch, SketchedSite, sketch
 from pyrovae.traces.structure import NoPlate, Structure, check, enumerates, head, rows
 from pyrovae.traces.supports import Supports
@@ -51,6 +51,7 @@ __all__ = [
     "rebuild",
     "replaced",
     "rows",
+    "said",
     "sharing",
     "sketch",
     "unreached",

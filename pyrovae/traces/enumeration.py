@@ -43,7 +43,8 @@ def contracted(trace: Any, shape: Structure, particles: int, batch: int) -> Cont
         tilts = {name: torch.zeros(particles, batch) for name in local}
         tree: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
         for name, site in local.items():
-            term = log_prob(site)
+            # what is summed out sums to one whether or not the data say something of it
+            term = log_prob({**site, "mask": None} if name in shape.enumerated else site)
             tilts[name] = tilts[name].to(term).requires_grad_()
             tilted = term * (1 + _spread(tilts[name], shape))
             held = packed.pack(tilted, site["infer"]["_dim_to_symbol"])

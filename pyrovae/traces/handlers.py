@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyro
@@ -15,10 +16,11 @@ from torch import Tensor
 from torch.distributions import transform_to
 
 from pyrovae import supports
-from pyrovae.errors import UsageError
+from pyrovae.errors import UsageError, in_short
+from pyrovae.supports import entries
 from pyrovae.tensors import Data
 from pyrovae.traces.pair import Args, Pair, Program
-from pyrovae.traces.sites import FAILURES, PARTICLES, sites
+from pyrovae.traces.sites import FAILURES, PARTICLES, is_deterministic, is_factor, sites
 from pyrovae.traces.structure import SHARE, SHARED_BY, Structure
 from pyrovae.traces.terms import independent, rebuild
 
@@ -79,14 +81,14 @@ def _completing(pair: Pair, args: Args) -> tuple[Pair, set[int]]:
         given = (some[k] if k in gaps else a for k, a in enumerate(few))
         try:
             found = sites(poutine.trace(program).get_trace(*given)).values()
+            return all(
+                not bool(s["fn"].log_prob(s["value"]).isnan().any())
+                if s["is_observed"]
+                else bool(s["value"].isfinite().all())
+                for s in found
+            )
         except FAILURES:  # check says what is wrong with programs that never run
             return False
-        return all(
-            not bool(s["fn"].log_prob(s["value"]).isnan().any())
-            if s["is_observed"]
-            else bool(s["value"].isfinite().all())
-            for s in found
-        )
 
     unable, conditions = incomplete, set[int]()
     with pair.evaluating(), pyro.validation_enabled():  # some samplers never end at NaN
@@ -180,14 +182,37 @@ def filling(pair: Pair) -> Pair:
     return pair.running(_FillsMissing()(pair.model), pair.guide, "filling")
 
 
-class _FillsMissing(Messenger):
+class Unmasked(Messenger):
+    """Discrete sites that are summed out keep their whole distribution where a mask says that the
+    data are silent, as in the bound."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = names
+
     def _pyro_sample(self, msg: Any) -> None:
-        value = msg["value"]
-        if not msg["is_observed"] or not isinstance(value, Tensor):
+        if msg["name"] in self.names:
+            msg["mask"] = None
+
+
+class Drawing(Messenger):
+    """Data are drawn; what is computed, and what is only scored, stays."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and not is_factor(msg) and not is_deterministic(msg):
+            msg["is_observed"], msg["value"], msg["done"] = False, None, False
+
+
+class _FillsMissing(Messenger):
+    """Outside of :class:`_MasksMissing`, which keeps what it found."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        given = msg["infer"].get("_observed", msg["value"])
+        if not msg["is_observed"] or not isinstance(given, Tensor):
             return
-        if value.is_floating_point() and bool(value.isnan().any()):
+        if given.is_floating_point() and bool(given.isnan().any()):
             with pyro.validation_enabled(False):
-                msg["value"] = torch.where(value.isnan(), msg["fn"].sample().to(value), value)
+                msg["value"] = torch.where(given.isnan(), msg["fn"].sample().to(given), given)
 
 
 def _inside(fn: Any, like: Tensor) -> Tensor:
@@ -225,7 +250,10 @@ class Refinement(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         name, fn = msg["name"], msg["fn"]
-        if name not in self.shape.latents or name in self.shape.globals or msg["is_observed"]:
+        refined = (*self.shape.latents, *self.shape.auxiliary)
+        if name not in refined or name in self.shape.globals or msg["is_observed"]:
+            return
+        if isinstance(entries(fn), dist.Delta):  # it follows what it was computed from
             return
         extra = independent(fn)
 
@@ -244,7 +272,7 @@ class Refinement(Messenger):
             msg["fn"] = fn = rebuild(fn, change)
         except NotImplementedError as error:
             raise UsageError(
-                f"the guide's site {name!r} cannot be refined per datum: {error}"
+                f"the guide's site {name!r} cannot be refined per datum: {in_short(error)}"
             ) from error
         plates = {f.name for f in msg["cond_indep_stack"] if f.vectorized}
         apart = plates <= {self.shape.plate, PARTICLES}  # of an inner plate, each has noise

@@ -36,6 +36,7 @@ class _Memory:
         seen: what observed runs showed, by the shapes and types of the data.
         entered: modules that were called while the programs ran.
         reach: names of what the programs hold.
+        refused: parameters that stand in Pyro's own store too, with another value.
         outer: Pyro's own parameters while this pair's are in their place; None while they are not.
         here: whether Pyro's own store is this pair's.
         trained: whether its parameters are its own affair: trained, or loaded.
@@ -48,6 +49,7 @@ class _Memory:
     seen: dict[Any, Any] = field(default_factory=dict)
     entered: weakref.WeakSet[nn.Module] = field(default_factory=weakref.WeakSet)
     reach: Reach | None = None
+    refused: set[str] = field(default_factory=set)
     outer: Mapping[str, Tensor] | None = None
     here: bool = False
     trained: bool = False
@@ -65,13 +67,24 @@ class _Declarations(Messenger):
         super().__init__()
         self.pair, self.memory = pair, pair.memory
         self.known: set[str] = set()
+        self.conflicts: list[str] = []
+
+    def refuse(self) -> None:
+        """Raise where a value would be the initial one, and Pyro's own store has another."""
+        if self.conflicts:
+            raise UsageError(
+                f"the parameter {self.conflicts[0]!r} stands in Pyro's own store, where an SVI may "
+                f"have trained it, and not yet in this pair's: its value here would be the initial "
+                f"one. pv.Pair.here(model, guide) takes Pyro's store as it is; for a pair that "
+                f"begins anew call pyro.clear_param_store() first"
+            )
 
     def _pyro_param(self, msg: Any) -> None:
         given = msg["args"][1] if len(msg["args"]) > 1 else None
         if isinstance(given, nn.Parameter):  # of a module (pyro.module), which keeps it
             self.known.add(msg["name"])
             msg["value"], msg["done"] = given, True
-        elif msg["name"] in pyro.get_param_store():
+        elif msg["name"] in pyro.get_param_store() and msg["name"] not in self.memory.refused:
             self.known.add(msg["name"])
 
     def _pyro_post_param(self, msg: Any) -> None:
@@ -89,16 +102,13 @@ class _Declarations(Messenger):
         if saved is not None:
             _put(name, own, saved)
             msg["value"] = pyro.get_param_store()[name]
-        elif elsewhere is not None and elsewhere is not own and not memory.trained:
-            del pyro.get_param_store()[name]  # it is no more there for having been asked for
-            raise UsageError(
-                f"the parameter {name!r} stands in Pyro's own store, where an SVI may have trained "
-                f"it, and not yet in this pair's: its value here would be the initial one. "
-                f"pv.Pair.here(model, guide) takes Pyro's store as it is; for a pair that begins "
-                f"anew call pyro.clear_param_store() first"
-            )
         elif not memory.trained:
             memory.initial[name] = own, own._version
+            if elsewhere is not None and not torch.equal(own, elsewhere):
+                memory.refused.add(name)
+                self.conflicts.append(name)
+            else:
+                memory.refused.discard(name)
 
 
 def _put(name: str, own: Tensor, saved: Tensor) -> None:
@@ -187,10 +197,11 @@ class Pair:
             return
         outer = store.get_state()
         memory.outer = outer["params"]
+        declared = _Declarations(self)
         try:
             store.clear()
             store.set_state(memory.store)  # type: ignore[arg-type]
-            with _Declarations(self):
+            with declared:
                 yield
         finally:
             memory.store = store.get_state()  # type: ignore[assignment]
@@ -199,6 +210,7 @@ class Pair:
             memory.outer = None
             if memory.pending:
                 self._settle()
+        declared.refuse()
 
     def _settle(self) -> None:
         """Give modules that have been made meanwhile their saved values."""
@@ -272,7 +284,9 @@ class Pair:
         Raises:
             UsageError: none of them is known.
         """
-        if like is not None and all(isinstance(a, Tensor) for a in like):
+        if like is not None:
+            if not all(isinstance(a, Tensor) for a in like):
+                return like  # what cannot be taken apart is not kept
             self.memory.example = tuple(a[:FEW].detach().cpu() for a in like)
         if self.memory.example is None and hasattr(self.owner, "example_data"):
             self.memory.example = self.owner.example_data()
@@ -402,7 +416,20 @@ def as_pair(pair: Any) -> Pair:
 def _code(program: Any) -> Any:
     """What tells a program apart: its code, or the object that it is."""
     code = getattr(getattr(program, "__func__", program), "__code__", None)
-    return program if code is None else code
+    return _Itself(program) if code is None else code
+
+
+@dataclass(frozen=True, eq=False)
+class _Itself:
+    """An object as a key: it may say that it equals others, or that it cannot be one."""
+
+    value: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
 
 
 def _remembered(model: Program, guide: Program, new: _Memory) -> _Memory:

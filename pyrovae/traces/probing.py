@@ -41,6 +41,7 @@ def observe(pair: Pair, args: Args, plate: str | None = None) -> Structure:
         model, guide = map(sites, check(pair, args))
         over = _sized(pair, args, data_plate(pair, args, model, guide, plate))
         found = structure(model, guide, over, plates(model, guide))
+        found = dataclasses.replace(found, tied=_tied(pair, args, found))
         found = _in_particles(pair, args, found)
         deltas = points(draws(guide), draws(guide), found.latents, found.plate)
         if deltas:
@@ -48,7 +49,6 @@ def observe(pair: Pair, args: Args, plate: str | None = None) -> Structure:
             found = dataclasses.replace(
                 found, points=points(draws(guide), draws(second), deltas, found.plate)
             )
-        found = dataclasses.replace(found, tied=_tied(pair, args, found))
     if pair.memory.pending and set(pair.params) - fresh and pair.memory.initial:
         _refuse_pending(pair)
     return found
@@ -150,6 +150,8 @@ def _in_particles(pair: Pair, args: Args, found: Structure) -> Structure:
             pairs = [(together.elbo[k], alone.elbo[0]), (together.log_joint[k], alone.log_joint[0])]
             if not all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in pairs):
                 raise ValueError("particles influence each other")
+        if size > 2 and not found.tied:  # lest the batch's size pass for another, as channels
+            run(pair, head(args, size - 1), 2, found.nesting, found.enumerated)
         # what a particle more takes: a prior made of a guide's answers has costs of its own
         with _Allocations() as more:
             measure(*run(pair, args, 4, found.nesting, found.enumerated), found, 4)

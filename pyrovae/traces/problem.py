@@ -14,7 +14,9 @@ from pyro.infer import infer_discrete
 from torch import Tensor
 
 from pyrovae.errors import UsageError, in_short, whole_number
+from pyrovae.randomness import put_back, states
 from pyrovae.tensors import Data, TensorData
+from pyrovae.traces.handlers import Drawing, Unmasked
 from pyrovae.traces.meeting import met
 from pyrovae.traces.pair import Args, Pair, as_pair
 from pyrovae.traces.probing import observe
@@ -28,7 +30,7 @@ from pyrovae.traces.sites import (
     run,
     sites,
 )
-from pyrovae.traces.structure import Structure, is_data, rows, signature, structure
+from pyrovae.traces.structure import Structure, head, is_data, rows, signature, structure
 from pyrovae.traces.structure import data_plate as plate_over
 from pyrovae.traces.structure import plates as plates_of
 from pyrovae.traces.supports import Supports
@@ -59,6 +61,7 @@ class Problem:
     ) -> None:
         self.pair, self.shape, self.data = pair, shape, data
         self.plate, self.whole = plate, whole
+        self.blind = False  # whether a distribution of the guide knows no mean
         self.axes: dict[str, int] = {}  # where the data lie in each latent, from the right
 
     @classmethod
@@ -95,8 +98,9 @@ class Problem:
             found = cls(program, shape, data, plate, shape.tied or count == len(data) > FIRST)
             program.example(few)
             if checked:
+                some = few if found.whole else head(few, FEWER[0])  # for the sites' supports
                 with program.evaluating():
-                    found.data = Supports(program, few).check(data)
+                    found.data = Supports(program, some).check(data)
             return found
         assert last is not None
         if checked and data.in_memory:  # where the data are the reason, say so
@@ -133,7 +137,10 @@ class Problem:
         """How many data the programs take in one run, if as many as are asked for."""
         if self.whole:
             return len(self.data)
-        return max(1, asked if self.shape.size is None else min(asked, self.shape.size))
+        # as many as a plate has are taken for all of them in their order (Pyro's subsampled
+        # parameters), so one fewer
+        limit = asked if self.shape.size is None else min(asked, self.shape.size - 1)
+        return max(1, limit)
 
     def most(self, asked: int) -> int:
         """The same, of those that there are."""
@@ -160,7 +167,7 @@ class Problem:
             validating = True
             for batch in self.data.batches(size):
                 # the data have been checked by now, the programs are on their first chunk
-                with pyro.validation_enabled(validating), _said(batch):
+                with pyro.validation_enabled(validating), said(batch):
                     parts = [p.light() for p in self.slices(batch, num_particles, at_once)]
                 validating = False
                 yield batch, parts
@@ -189,39 +196,33 @@ class Problem:
 
     def _run(self, batch: Args, particles: int) -> Traces:
         shape = self.shape
+        before = None if torch.is_grad_enabled() else states()
         traced = self._traced(batch, particles, shape)
-        if signature(*map(sites, traced)) != shape.signature:  # other sites than were seen
-            shape = self._anew(batch, traced, particles)
-            if particles > 1:
-                if not shape.broadcasts:
-                    other = self.like(shape)
-                    return joined([other._run(batch, 1) for _ in range(particles)])
-                traced = self._traced(batch, particles, shape)
-        found = _whole(measure(*traced, shape, particles), batch)
+        if (found := signature(*map(sites, traced))) != shape.signature:  # others than were seen
+            shape = self._anew(batch, found)
+            if before is not None:  # the same noise as where they were seen at first
+                put_back(before)
+            other = self.like(shape)
+            if particles > 1 and not shape.broadcasts:
+                return joined([other._run(batch, 1) for _ in range(particles)])
+            traced = self._traced(batch, particles, shape)
+            if signature(*map(sites, traced)) != shape.signature:
+                shape = _at_hand(self, batch, traced, shape)
+        found_terms = _whole(measure(*traced, shape, particles), batch)
         if shape.enumerated:
-            return found
-        return dataclasses.replace(found, rerun=self._again(batch, traced[1], shape, particles))
+            return found_terms
+        again = self._again(batch, traced[1], shape, particles)
+        return dataclasses.replace(found_terms, rerun=again)
+
+    def _anew(self, batch: Args, found: tuple[Any, ...]) -> Structure:
+        """The structure of batches of this kind that have such sites."""
+        kept, key = self.pair.memory.seen, (self.pair.code, self.plate, found)
+        if key not in kept:
+            kept[key] = observe(self.pair, batch, self.plate)
+        return kept[key]
 
     def _traced(self, batch: Args, particles: int, shape: Structure) -> tuple[Any, Any]:
         return run(self.pair, batch, particles, shape.nesting, shape.enumerated)
-
-    def _anew(self, batch: Args, traced: tuple[Any, Any], particles: int) -> Structure:
-        """The structure of a run with sites of its own."""
-        if particles > 1 or self.shape.enumerated:
-            return seen(self.pair, batch, self.plate)
-        model, guide = map(sites, traced)
-        over = plate_over(self.pair, batch, model, guide, self.plate or self.shape.plate)
-        found = structure(model, guide, over, plates_of(model, guide))
-        if found.enumerated:
-            return seen(self.pair, batch, self.plate)
-        return dataclasses.replace(
-            found,
-            size=found.size or self.shape.size,
-            tied=self.shape.tied,
-            broadcasts=self.shape.broadcasts,
-            row_bytes=self.shape.row_bytes,
-            points=tuple(n for n in self.shape.points if n in found.latents),
-        )
 
     def _again(
         self, batch: Args, guide_trace: Any, shape: Structure, particles: int
@@ -257,7 +258,7 @@ class Problem:
             _, model = self._in_particles(stop - start, shape)
             model_trace = replay(model, part, batch)
             if signature(sites(model_trace), sites(part)) != shape.signature:
-                other = self.like(seen(self.pair, batch, self.plate))
+                other = self.like(self._anew(batch, signature(sites(model_trace), sites(part))))
                 yield from other.slices(batch, num_particles - start, at_once)
                 return
             yield _whole(measure(model_trace, part, shape, stop - start), batch)
@@ -265,22 +266,30 @@ class Problem:
     # --- latents and data of the batch ------------------------------------------------------------
 
     def codes(self, batch: Args) -> dict[str, Tensor]:
-        """The mean of q(z|x) of every local continuous latent, ``[batch, ...]``; of a guide whose
-        distributions know no mean, that of draws."""
+        """The mean of q(z|x) of every local continuous latent, ``[batch, ...]``; where it is that
+        of draws, as of a latent that depends on others or of a distribution that knows no mean,
+        averaged over them."""
         if self.shape.enumerated:  # averaged over their values
-            return self._codes(self.draw(batch).guide)
-        with self.pair.scope():
-            guide = self._guide(batch)
-            found = self._codes(guide)
-            blind = [n for n in found if guide[n].mean is None and n not in self.shape.points]
-            if blind:
-                many = self._guide(batch, CODES) if self.shape.broadcasts else None
-                several = [many] if many else [self._guide(batch) for _ in range(CODES // 4)]
-                for name in blind:
-                    found[name] = torch.cat([each[name].value for each in several]).mean(0)
+            several = len(self.shape.latents) > 1 or self.blind
+            return self._codes(self.draw(batch, CODES // 4 if several else 1).guide)
+        with self.pair.scope(), said(batch):
+            found = self._codes(self._guide(batch))
+            if self._varies(batch, found):
+                if self.shape.broadcasts:
+                    return self._codes(self._guide(batch, CODES))
+                several = [self._codes(self._guide(batch)) for _ in range(CODES // 4)]
+                return {n: torch.stack([each[n] for each in several]).mean(0) for n in found}
         return found
 
+    def _varies(self, batch: Args, found: Mapping[str, Tensor]) -> bool:
+        """Whether another run gives other codes, where that may be."""
+        if len(self.shape.latents) + len(self.shape.auxiliary) == 1 and not self.blind:
+            return False
+        again = self._codes(self._guide(batch))
+        return any(not torch.equal(found[n], again[n]) for n in found if n in again)
+
     def _codes(self, guide: Mapping[str, Site]) -> dict[str, Tensor]:
+        self.blind = any(s.mean is None for s in guide.values())
         local = [guide[n] for n in self.shape.latents if n in guide and not guide[n].is_global]
         return {
             s.name: (s.value if s.mean is None else s.mean).mean(0)
@@ -324,7 +333,7 @@ class Problem:
         drawn = self.summing([n for n in self.shape.enumerated if n not in self.shape.latents])
         shape, parts, values = drawn.shape, [], dict[str, list[Tensor]]()
         at_once = count if shape.broadcasts else 1
-        with self.pair.scope():
+        with self.pair.scope(), said(batch):
             for _ in range(count // at_once):
                 if weigh:
                     model_trace, guide_trace = drawn._traced(batch, at_once, shape)
@@ -358,7 +367,7 @@ class Problem:
         if not left:
             return dict(given)
         with self.pair.scope():
-            model = poutine.condition(self.pair.model, data=dict(given))
+            model = Unmasked(left)(poutine.condition(self.pair.model, data=dict(given)))
             model = poutine.infer_config(
                 model, lambda s: {"enumerate": "parallel"} if s["name"] in left else {}
             )
@@ -398,12 +407,32 @@ class Problem:
         """Which entries of which argument each observed site observes."""
         return Wiring.seen(self.pair, batch, self.shape)
 
-    def observed(self, batch: Args) -> Tensor:
-        """What the one observed site observes of a batch, ``[batch, ...]``, on the CPU."""
-        with self.pair.scope(), pyro.validation_enabled(False), torch.no_grad():
-            site = sites(run(self.pair, batch)[0])[self.shape.observed[0]]
-        value: Tensor = site["infer"].get("_observed", site["value"])
-        return value.movedim(self.shape.dim - site["fn"].event_dim, 0).cpu()
+    def replicate(self, batch: Args, values: Mapping[str, Tensor] | None = None) -> Tensor:
+        """What is observed of a batch ``[batch, ...]``, or values of the observed sites
+        ``[batch, ...]`` in its place: of one site as the site has it, of several that observe
+        parts of one argument as the argument has it."""
+        if len(self.shape.observed) == 1:
+            (name,) = self.shape.observed
+            if values is not None:
+                return values[name]
+            with self.pair.scope(), pyro.validation_enabled(False), torch.no_grad():
+                site = sites(run(self.pair, batch)[0])[name]
+            seen: Tensor = site["infer"].get("_observed", site["value"])
+            return seen.movedim(self.shape.dim - site["fn"].event_dim, 0).cpu()
+        with self.pair.evaluating():
+            wiring = self.wiring(batch)
+        arguments = {wire.argument for wire in wiring.wires}
+        if wiring.lost or len(arguments) != 1:
+            raise UsageError(
+                f"a predictive check takes a statistic of what one argument holds; the sites "
+                f"{list(self.shape.observed)} observe several, or none as it is"
+            )
+        native = {
+            wire.site: values[wire.site].movedim(0, wire.axis)
+            for wire in wiring.wires
+            if values is not None
+        }
+        return wiring.filled(batch, native)[arguments.pop()].cpu()
 
     def log_density(self, batch: Args, latents: Mapping[str, Tensor]) -> Tensor:
         """log p(x, z) of the local sites at given latents ``[particles, batch, ...]``:
@@ -412,8 +441,14 @@ class Problem:
         model = poutine.condition(self.pair.model, data=dict(latents))
         if self.shape.nesting > 1:
             raise UsageError("exact evidence needs latents in the plate over the data alone")
-        with self.pair.scope():
+        if not self.shape.broadcasts and particles > 1:
+            each = ({n: v[k : k + 1] for n, v in latents.items()} for k in range(particles))
+            return torch.cat([self.log_density(batch, one) for one in each])
+        if not self.shape.broadcasts:
+            model = poutine.condition(self.pair.model, data={n: v[0] for n, v in latents.items()})
+        with self.pair.scope(), said(batch):
             program = in_particles(model, particles, self.shape.nesting)
+            program = program if self.shape.broadcasts else model
             found = sites(poutine.trace(program).get_trace(*batch))
         terms = [
             term(s, self.shape)
@@ -450,6 +485,21 @@ def seen(pair: Pair, args: Args, plate: str | None = None) -> Structure:
     return kept[key]
 
 
+def _at_hand(problem: Problem, batch: Args, traced: tuple[Any, Any], known: Structure) -> Structure:
+    """The structure of a run whose sites are its own, as where their number is drawn."""
+    model, guide = map(sites, traced)
+    over = plate_over(problem.pair, batch, model, guide, problem.plate or known.plate)
+    found = structure(model, guide, over, plates_of(model, guide))
+    return dataclasses.replace(
+        found,
+        size=found.size or known.size,
+        tied=known.tied,
+        broadcasts=known.broadcasts,
+        row_bytes=known.row_bytes,
+        points=tuple(n for n in known.points if n in found.latents),
+    )
+
+
 def _sizes(count: int) -> list[int]:
     """How many data a pair is first run on: many, all, then few."""
     return list(dict.fromkeys(min(n, count) for n in (FIRST, count, *FEWER)))
@@ -467,13 +517,13 @@ def _whole(found: Traces, batch: Args) -> Traces:
 
 
 @contextmanager
-def _said(batch: Args) -> Iterator[None]:
+def said(batch: Args) -> Iterator[None]:
     """What Pyro or torch raises at a batch, as one sentence."""
     try:
         yield
-    except UsageError:
-        raise
     except FAILURES as error:
+        if isinstance(error, UsageError):  # Pyro adds to its words
+            raise UsageError(in_short(error, 2000)) from error
         shapes = ", ".join(str(tuple(a.shape)) for a in batch if isinstance(a, Tensor))
         raise UsageError(
             f"the pair does not run on a batch of shape {shapes}: {in_short(error)}; it did on "
@@ -487,7 +537,7 @@ def generate(
 ) -> dict[str, tuple[Any, Tensor]]:
     """As :meth:`Problem.generate`, of a pair that need not have a guide."""
     with pair.scope(), _drawing():
-        model = poutine.uncondition(pair.model) if draw else pair.model
+        model = Drawing()(pair.model) if draw else pair.model
         if latents:
             model = poutine.condition(model, data=dict(latents))
         found = sites(poutine.trace(model).get_trace(*args))
@@ -498,13 +548,24 @@ def generate(
 def _drawing() -> Iterator[None]:
     try:
         yield
-    except NotImplementedError as error:
+    except (ValueError, RuntimeError, TypeError, LookupError) as error:
+        if isinstance(error, UsageError):
+            raise UsageError(in_short(error, 2000)) from error
+        if isinstance(error, NotImplementedError):
+            raise _undrawable(error) from error
         raise UsageError(
-            f"the model cannot be drawn from: {in_short(error)}. A flat prior "
-            f"(dist.ImproperUniform), as an autoencoder has, says nothing of z; draw from a "
-            f"density fitted to the codes instead: pv.fit_codes(pair, x).sample(n), pyrovae sample "
-            f"RUN --density mixture"
+            f"the model does not run at these latents: {in_short(error)}; they must lie in their "
+            f"sites' support and be of their shapes (a unit of a simplex, say, cannot be moved "
+            f"alone)"
         ) from error
+
+
+def _undrawable(error: Exception) -> UsageError:
+    return UsageError(
+        f"the model cannot be drawn from: {in_short(error)}. A flat prior (dist.ImproperUniform), "
+        f"as an autoencoder has, says nothing of z; draw from a density fitted to the codes "
+        f"instead: pv.fit_codes(pair, x).sample(n), pyrovae sample RUN --density mixture"
+    )
 
 
 def simulate(
@@ -517,7 +578,7 @@ def simulate(
         UsageError: a site that observes something else than entries of an argument.
     """
     with pair.scope(), pyro.validation_enabled(False), _drawing():
-        drawn = sites(poutine.trace(poutine.uncondition(pair.model)).get_trace(*args))
+        drawn = sites(poutine.trace(Drawing()(pair.model)).get_trace(*args))
     values = {n: s["value"] for n, s in drawn.items() if n in wiring.names}
     return {name: drawn[name]["value"] for name in latents}, wiring.filled(args, values)
 
@@ -526,7 +587,7 @@ def replaced(pair: Pair, args: Args) -> Args:
     """A batch with draws of the model in the place of what it observes as it is."""
     with pair.evaluating(), pyro.validation_enabled(False), _drawing():
         given = sites(poutine.trace(pair.model).get_trace(*args))
-        drawn = sites(poutine.trace(poutine.uncondition(pair.model)).get_trace(*args))
+        drawn = sites(poutine.trace(Drawing()(pair.model)).get_trace(*args))
     new = list(args)
     for name, site in given.items():
         where = argument(site, args) if is_data(site) else None

@@ -91,9 +91,20 @@ def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         for module_name, module in value.named_modules(prefix=name):
             if not type(module).__module__.startswith("torch."):
                 yield from _attributes(module_name, module)
-    elif isinstance(value, OPENED) or type(value).__module__.split(".")[0] not in LIBRARIES:
+    elif _is_open(value):
         yield from _attributes(name, value)
         yield from _named(inspect.getattr_static(type(value), "__call__", None))
+
+
+def _is_open(value: Any) -> bool:
+    """Whether an object may hold what belongs to a program: those of libraries do not, but for
+    distributions and Pyro's handlers."""
+    home = type(value).__module__
+    return (
+        isinstance(value, OPENED)
+        or home.split(".")[0] not in LIBRARIES
+        or (home.startswith("pyro.poutine.") and callable(value))
+    )
 
 
 def _within(name: str, key: object) -> str:

@@ -89,6 +89,14 @@ def is_factor(site: Any) -> bool:
     return isinstance(entries(site["fn"]), dist.Unit)
 
 
+def is_deterministic(site: Any) -> bool:
+    """Whether it stands for a value that was computed: ``pyro.deterministic``, a latent that was
+    reparameterised."""
+    fn = entries(site["fn"])
+    computed = isinstance(fn, dist.Delta) and fn.v.data_ptr() == site["value"].data_ptr()
+    return bool(site["is_observed"]) and (bool(site["infer"].get("_deterministic")) or computed)
+
+
 def argument(site: Any, args: Args) -> int | None:
     """Which argument of the programs an observed site observes, as it is or in another shape."""
     value = site["infer"].get("_observed", site["value"])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyrovae.errors import UsageError, in_short, whole_number
 from pyrovae.supports import entries
+from pyrovae.traces.meeting import met
 from pyrovae.traces.pair import Args, Pair, Program, as_pair
 from pyrovae.traces.sites import FAILURES, in_particles, is_factor, sites
 
@@ -104,7 +105,8 @@ def sketch(pair: Any, x: Any, *, num_particles: int = 1) -> Sketch:
     whole_number("num_particles", num_particles)
     alone = callable(pair) and not hasattr(pair, "model")
     program = Pair(pair, pair) if alone else as_pair(pair)
-    args = program.some(x)
+    program, data = met(program, program.serve(x))
+    args = data.first(len(data))[:]
     with program.evaluating():
         try:
             names = _argument_names(program.model, len(args))

@@ -22,6 +22,7 @@ from pyrovae.traces.sites import (
     Sites,
     argument,
     draws,
+    is_deterministic,
     is_factor,
     run,
     sites,
@@ -69,6 +70,7 @@ class Structure:
         broadcasts: whether many particles can be drawn in one vectorised run.
         row_bytes: memory that one particle of one datum takes, an upper bound.
         signature: what another run must show for all this to hold of it.
+        places: per latent, the dimensions of its plates from the left, and of its events.
     """
 
     latents: tuple[str, ...]
@@ -90,6 +92,30 @@ class Structure:
     broadcasts: bool = True
     row_bytes: int = 1
     signature: tuple[Any, ...] = ()
+    places: tuple[tuple[str, tuple[int, ...], int], ...] = ()
+
+    def native(self, name: str, value: Tensor) -> Tensor:
+        """A latent ``[batch, ...]`` as the programs have it, in its own plates."""
+        dims, event = self._place(name)
+        if not dims or self.dim not in dims:
+            return value
+        moved = value.movedim(0, dims.index(self.dim))
+        sizes = iter(moved.shape)
+        plates = [next(sizes) if dim in dims else 1 for dim in range(dims[0], 0)]
+        return moved.reshape(*plates, *sizes)
+
+    def by_datum(self, name: str, value: Tensor) -> Tensor:
+        """A latent as the programs have it -> ``[batch, ...]``."""
+        dims, event = self._place(name)
+        if not dims or self.dim not in dims or value.dim() < event - self.dim:
+            return value
+        moved = value.movedim(self.dim - event, 0)
+        first = moved.dim() - event
+        kept = [moved.shape[k] for k in range(1, first) if moved.shape[k] > 1]
+        return moved.reshape(len(moved), *kept, *moved.shape[first:])
+
+    def _place(self, name: str) -> tuple[tuple[int, ...], int]:
+        return next(((dims, event) for n, dims, event in self.places if n == name), ((), 0))
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -191,7 +217,7 @@ def _check_names(model: Sites, guide: Sites) -> None:
 
 def is_data(site: Any) -> bool:
     """Whether a site observes data: a factor and a ``pyro.deterministic`` only look so."""
-    return site["is_observed"] and not is_factor(site) and not site["infer"].get("_deterministic")
+    return site["is_observed"] and not is_factor(site) and not is_deterministic(site)
 
 
 def enumerates(model_trace: Any, guide_trace: Any) -> bool:
@@ -255,6 +281,11 @@ def structure(model: Sites, guide: Sites, plate: Plate, plates: Sequence[Plate])
             (s["infer"][SHARED_BY] for s in every.values() if SHARED_BY in s["infer"]), None
         ),
         signature=signature(model, guide),
+        places=tuple(
+            (n, tuple(sorted(f.dim for f in _vectorized(s))), int(s["fn"].event_dim))
+            for n, s in every.items()
+            if not s["is_observed"]
+        ),
     )
 
 
@@ -361,7 +392,12 @@ def data_plate(pair: Pair, args: Args, model: Sites, guide: Sites, name: str | N
             f"batch ({size} here); the plates are "
             f"{_list([f'{p.name} of size {p.size}' for p in found.values()])}. Put the "
             f"observed site in pyro.plate('data', len(x))"
-            + (", or name the plate over the data with plate=" if around else "")
+            + (
+                ", or name the plate over the data with plate="
+                if around
+                else "; of programs that are one graph or series, whose rows have no terms of "
+                "their own, pyro.infer.Trace_ELBO().loss(model, guide, *data) measures the whole"
+            )
         )
     return around[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -256,6 +257,7 @@ def _divergences(
     """KL of each latent and of its dimensions: closed form where valid, else at the particle."""
     kl: dict[str, Tensor] = {}
     kl_dimensions: dict[str, Tensor] = {}
+    summed = set(shape.enumerated) - guide.keys()
     for name in (*shape.latents, *shape.auxiliary):
         kl[name] = log_q[name] - log_p.get(name, torch.zeros(()))
         if name not in shape.latents:
@@ -263,7 +265,9 @@ def _divergences(
         local, q, p = within(guide[name], shape.plate), guide[name], model[name]
         closed = name in shape.closed_form and name not in shape.enumerated
         exact = _closed_form(q, p) if closed else None
-        if exact is not None:
+        # the weights of what the model alone sums out depend on the draw: its prior given such a
+        # value has no closed form to be averaged with them
+        if exact is not None and not (summed and exact.dim() > shape.nesting + 1):
             kl[name] = _reduce(exact, local, shape)
         per_dimension = _by_dimension(q, p, closed) if local and shape.nesting == 1 else None
         if per_dimension is not None:
@@ -380,25 +384,22 @@ def _closed_form(q: Any, p: Any) -> Tensor | None:
 
 
 def _by_dimension(q: Any, p: Any, closed: bool) -> Tensor | None:
-    """KL of each coordinate, where both distributions factorise over one event dimension."""
-    bases = []
-    for site in (q, p):
-        fn = site["fn"]
-        if site.get("opaque") or not (
-            isinstance(fn, dist.Independent) and fn.reinterpreted_batch_ndims == 1
-        ):
-            return None
-        bases.append(fn.base_dist)
-    if q["mask"] is not None or bases[0].event_dim or bases[1].event_dim:
+    """KL of each coordinate, where both distributions factorise over one event dimension, or are
+    of one number."""
+    fns = [site["fn"] for site in (q, p)]
+    events = {independent(fn) for fn in fns}
+    bases = [fn.base_dist if independent(fn) else fn for fn in fns]
+    if q.get("opaque") or p.get("opaque") or q["mask"] is not None:
         return None
+    if len(events) > 1 or max(events) > 1 or any(base.event_dim for base in bases):
+        return None
+    kl: Tensor | None = None
     if closed:
-        try:
-            kl: Tensor = kl_divergence(*bases)
-            return kl
-        except NotImplementedError:
-            pass
-    difference: Tensor = bases[0].log_prob(q["value"]) - bases[1].log_prob(q["value"])
-    return difference
+        with contextlib.suppress(NotImplementedError):
+            kl = kl_divergence(*bases)
+    if kl is None:
+        kl = bases[0].log_prob(q["value"]) - bases[1].log_prob(q["value"])
+    return kl if events == {1} else kl[..., None]
 
 
 def _enumeration_weights(
@@ -494,6 +495,11 @@ def rebuild(fn: Any, change: Callable[[str, Any, Tensor], Tensor]) -> Any:
     """
     if isinstance(fn, dist.Independent):
         return rebuild(fn.base_dist, change).to_event(fn.reinterpreted_batch_ndims)
+    if isinstance(fn, dist.MaskedDistribution):
+        return rebuild(fn.base_dist, change).mask(fn._mask)
+    if isinstance(fn, dist.LogNormal):  # given by the parameters of its base
+        base = rebuild(fn.base_dist, change)
+        return dist.LogNormal(base.loc, base.scale, validate_args=False)
     given = [n for n in fn.arg_constraints if isinstance(vars(fn).get(n), Tensor)]
     for names in (("logits", "probs"), ("scale_tril", "covariance_matrix", "precision_matrix")):
         # torch caches the other forms of a parameter once they are asked for; one is enough

@@ -16,8 +16,6 @@ from pyrovae.traces.pair import Args, Pair
 from pyrovae.traces.sites import FAILURES, Sites, argument, run, sites, within
 from pyrovae.traces.structure import Structure, is_data, rows
 
-SHIFT = 3  # what entries are numbered from a second time, lest a constant pass for one of them
-
 
 @dataclass(frozen=True)
 class Wire:
@@ -93,7 +91,7 @@ def put(into: Tensor, wire: Wire, value: Tensor) -> None:
     if wire.entries is None:
         into.copy_(value.reshape(into.shape))
         return
-    by_datum = value.movedim(wire.axis, 0).flatten(1)
+    by_datum = value.movedim(wire.axis, 0).reshape(len(into), -1)
     flat = into.reshape(len(into), -1).clone()
     flat[:, wire.entries.flatten().to(flat.device)] = by_datum.to(flat.dtype)
     into.copy_(flat.reshape(into.shape))
@@ -110,8 +108,8 @@ def _numbered(pair: Pair, args: Args, k: int, names: list[str], shape: Structure
         return
     numbers = torch.arange(math.prod(given.shape[1:]), device=given.device)
     seen: list[Sites] = []
-    for shift in (0, SHIFT):
-        row = (numbers + shift).to(given.dtype).reshape(given.shape[1:])
+    for order in (numbers, numbers.flip(0)):  # twice, lest a constant pass for one of them
+        row = order.to(given.dtype).reshape(given.shape[1:])
         try:
             batch = (*args[:k], row.expand_as(given).clone(), *args[k + 1 :])
             seen.append(sites(run(pair, batch)[0]))
@@ -124,7 +122,7 @@ def _numbered(pair: Pair, args: Args, k: int, names: list[str], shape: Structure
             if (
                 first.shape == second.shape
                 and torch.equal(whole.to(first), first)
-                and torch.equal(first + SHIFT, second)
+                and torch.equal(len(numbers) - 1 - first, second)
                 and bool(((whole >= 0) & (whole < len(numbers))).all())
             ):
                 yield Wire(name, k, whole.cpu(), _axis(seen[0][name], shape))

@@ -139,7 +139,7 @@ class _Operations(TorchDispatchMode):
 def _seen(program: Pair, few: Args) -> Iterator[tuple[str, str]]:
     """Modules, sites and operations of programs that no description is known of."""
     before = Snapshot(program)
-    for top, module in program.modules().items():
+    for top, module in program.reach().modules.items():
         for name, part in module.named_modules(prefix=top):
             if not list(part.children()):
                 yield f"{PAIR}module.{name}", in_short(repr(part), 200)

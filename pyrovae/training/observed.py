@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,28 +55,36 @@ class Observed:
             if held_out is not None:
                 held_out.check_finite()
                 self.held_out = self._supports.check(held_out)
-            self.enumerates = traces.enumerates(*traces.check(program, few))
+            self.enumerates = traces.enumerates(*self._traced(program, few, data))
         size, total = len(few[0]), len(data)
         self.tied, self.problem = False, None
         try:
             self.problem = traces.Problem.at(program, few)
             self.tied = self.problem.shape.tied
         except UsageError as error:
-            warnings.warn(f"no reconstruction and KL while training: {error}", stacklevel=4)
             self.tied = isinstance(error, traces.NoPlate)
+            if not self.tied:
+                warnings.warn(f"no reconstruction and KL while training: {error}", stacklevel=4)
         if self.tied and size < total:
-            raise UsageError(
-                f"these programs are tied to their rows' places (one graph or series, a parameter "
-                f"per datum, a plate that takes all data): batches of {size} of the {total} data, "
-                f"shuffled, would be other data to them. Give all rows as one batch "
-                f"(batch_size={total}), or the rows' index as an argument of both programs, with "
-                f"pyro.plate('data', {total}, subsample=index), or train with pv.SVI"
-            )
+            raise _tied(size, total)
         shape = None if self.problem is None else self.problem.shape
         if shape is not None and shape.globals and shape.size is None and size < total:
             program = traces.sharing(program, shape.plate, total)
             self.problem = traces.Problem.at(program, few)
         self.program, self.few = program, few
+
+    def _traced(self, program: Pair, few: Args, data: Data) -> tuple[Any, Any]:
+        """A run on the first data; programs that run on all of them alone are told so."""
+        try:
+            return traces.check(program, few)
+        except UsageError as error:
+            if len(few[0]) < len(data) and data.in_memory:
+                try:
+                    traces.check(program, data.first(len(data))[:])
+                except UsageError:
+                    raise error from None
+                raise _tied(len(few[0]), len(data)) from error
+            raise
 
     @functools.cached_property
     def leaves(self) -> dict[str, Tensor]:
@@ -143,6 +152,16 @@ class Observed:
     def values(self) -> list[Tensor]:
         """The leaves, in their order."""
         return list(self.leaves.values())
+
+
+def _tied(size: int, total: int) -> UsageError:
+    return UsageError(
+        f"these programs are tied to their rows' places (one graph or series, a parameter per "
+        f"datum, a plate that takes all data): batches of {size} of the {total} data, shuffled, "
+        f"would be other data to them. Give all rows as one batch (batch_size={total}), or the "
+        f"rows' index as an argument of both programs, with pyro.plate('data', {total}, "
+        f"subsample=index), or train with pv.SVI"
+    )
 
 
 def refuse_closed_form(found: traces.Structure) -> None:

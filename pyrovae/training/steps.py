@@ -19,7 +19,7 @@ from pyrovae.errors import UsageError, got, in_short
 from pyrovae.objectives import BetaELBO, Objective
 from pyrovae.processes import Processes
 from pyrovae.schedules import Schedule
-from pyrovae.svi import Step, fused_step
+from pyrovae.svi import Step, fused_step, laid_out
 from pyrovae.traces import Args
 from pyrovae.training.observed import Observed, refuse_closed_form
 
@@ -46,7 +46,8 @@ class Recipe:
         """The loss, or the one that fits the pair; refused where it would be wrong."""
         found = observed.structure
         if self.loss is None and observed.enumerates:
-            if found is not None and found.enumerated and not found.contracted:
+            plain = found is not None and not found.contracted and not found.scaled
+            if found is not None and found.enumerated and plain:
                 return BetaELBO()  # sums them out, and its steps can be compiled
             return TraceEnum_ELBO(max_plate_nesting=math.inf if found is None else found.nesting)
         if isinstance(self.loss, TraceMeanField_ELBO) and found is not None:
@@ -227,6 +228,10 @@ class Steps:
                 if isinstance(value, bool | str | list | None) and value != theirs[name]:
                     raise ValueError(f"{name} of the optimiser is {theirs[name]!s:.100}")
         self.optimizer.load_state_dict(state)
+        for leaf, kept in self.optimizer.state.items():
+            for name, value in kept.items():
+                if isinstance(value, Tensor) and value.shape == leaf.shape:
+                    kept[name] = laid_out(leaf, value)
 
 
 def _described(loss: ELBO) -> str:

@@ -19,6 +19,7 @@ WITH_CODES = (
 )  # fmt: skip
 TIED = ("explore", "impute", "interpolate", "traverse")  # ask for other rows than all of them
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+Where = int | str | tuple[int, int]
 
 
 def arguments(data: Any) -> Arguments:
@@ -42,7 +43,8 @@ class Case:
         discrete: which of the latents are discrete (drawn, or summed out in the guide).
         enumerated: the sites to be summed out, whichever program has them.
         observed: the model's observed sites, each with the position (or keyword) of the argument
-            that it observes; None where it observes none as it is (but for its shape).
+            that it observes, as it is but for its shape; ``(argument, column)`` where it observes
+            a column of one.
         plates: names of the plates over the data.
         rows: whether data are independent rows that come in batches of any size; False where all
             of them are one graph, one series or tied to their places.
@@ -71,7 +73,7 @@ class Case:
     globals: tuple[str, ...] = ()
     discrete: tuple[str, ...] = ()
     enumerated: tuple[str, ...] = ()
-    observed: Mapping[str, int | str | None] = field(default_factory=lambda: {"x": 0})
+    observed: Mapping[str, Where] = field(default_factory=lambda: {"x": 0})
     plates: tuple[str, ...] = ("data",)
     rows: bool = True
     tiles: bool = True
@@ -89,16 +91,36 @@ class Case:
     meaningless: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def sources(self) -> dict[int | str, list[str]]:
+        """The arguments that are observed, and by which sites."""
+        found: dict[int | str, list[str]] = {}
+        for name, where in self.observed.items():
+            found.setdefault(where[0] if isinstance(where, tuple) else where, []).append(name)
+        return found
+
+    def filled(self, args: Arguments, values: Mapping[str, Tensor]) -> Arguments:
+        """The arguments with values of observed sites ``[N, ...]`` in their places."""
+        new: dict[int | str, Tensor] = {}
+        for name, value in values.items():
+            where = self.observed[name]
+            key = where[0] if isinstance(where, tuple) else where
+            given = new.get(key, argument(args, key))
+            if isinstance(where, tuple):
+                new[key] = given.clone()
+                new[key][:, where[1]] = value.to(given.dtype)
+            else:
+                new[key] = value.reshape(given.shape).to(given.dtype)
+        return replaced(args, new)
+
+    @property
     def unanswerable(self) -> dict[str, str]:
         """What must be refused, with a pattern of the sentence: what :attr:`meaningless` names,
         and what follows from the other facts."""
-        unseen = None in self.observed.values()
         rules = (
             (bool(self.globals), PER_DATUM, "|".join(("share", "global", *self.globals))),
             (not self.rows, ("batches",), "one batch|all rows|subsample|batch_size="),
             (self.hide is None, ("impute",), "missing|NaN|whole numbers|observes"),
-            (unseen or len(self.observed) > 1, ("predictive_check",), "observe"),
-            (unseen, ("calibrate",), "observe"),
+            (len(self.sources) > 1, ("predictive_check",), "observe"),
             (set(self.latents) <= set(self.discrete), WITH_CODES, "latent|continuous"),
             (not (self.latents or self.globals or self.enumerated), ("decode",), "latent"),
             *((True, (verb,), pattern) for verb, pattern in self.meaningless.items()),
@@ -109,14 +131,15 @@ class Case:
         """A pattern of the sentence with which a verb may be refused."""
         rules = (
             (True, ("exact_log_evidence",), "more than two|continuous latents|discrete"),
-            (True, ("gap",), "refined|drawn|enumerat|summed"),
+            (True, ("gap",), "refine|drawn|enumerat|summed"),
             (bool(self.globals), ("batches",), "subsample"),
             (bool(self.globals), ("impute",), "share|global"),
             (len(self.latents) > 1, ("traverse", "fit_codes"), "one (continuous )?latent"),
             (not self.rows, TIED, "one batch|all rows|places|subsample"),
             *((True, (name,), pattern) for name, pattern in self.refused.items()),
+            *((True, (name,), pattern) for name, pattern in self.unanswerable.items()),
         )
-        return self.unanswerable.get(verb, _joined(rules).get(verb))
+        return _joined(rules).get(verb)
 
 
 def _joined(rules: Iterable[tuple[bool, Iterable[str], str]]) -> dict[str, str]:

@@ -165,5 +165,12 @@ CASES = [
         exact=exact_keywords,
         hide="x",
     ),
-    Case("token ids", make_tokens, like="embeddings; integers", exact=exact_tokens, hide=None),
+    Case(
+        "token ids",
+        make_tokens,
+        like="embeddings; integers",
+        exact=exact_tokens,
+        hide=None,
+        meaningless={"impute": "scalar types: Long"},
+    ),
 ]

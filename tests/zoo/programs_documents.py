@@ -217,6 +217,7 @@ CASES = [
         loss=lambda: TraceEnum_ELBO(max_plate_nesting=2),
         hide=None,
         refused=dict.fromkeys(("traverse", "explore"), "support|simplex|no such|lie in"),
+        meaningless={"impute": "LongTensor"},
     ),
     Case(
         "LDA, topics of all data",
@@ -229,6 +230,7 @@ CASES = [
         plates=("documents",),
         hide=None,
         refused=dict.fromkeys(("traverse", "explore"), "support|simplex|no such|lie in"),
+        meaningless={"impute": "LongTensor"},
     ),
     Case(
         "ProdLDA",

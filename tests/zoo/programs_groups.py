@@ -253,7 +253,8 @@ def exact_auto_normal_places(data: tuple[Tensor, Tensor]) -> Tensor:
 @seeded
 def make_auto_normal_tied() -> tuple[Program, Program, Tensor]:
     """The same without the places: parameters are tied to rows by their order, and only all rows
-    as one batch mean what they say."""
+    as one batch mean what they say. They start near the
+    posterior, wider than it: a guide that does not read x must be right of half of a row too."""
 
     def model(x: Tensor) -> None:
         with pyro.plate("data", len(x)):
@@ -262,10 +263,11 @@ def make_auto_normal_tied() -> tuple[Program, Program, Tensor]:
             pyro.sample("x", dist.Normal(loc, 0.7).to_event(1), obs=x)
 
     x = torch.randn(N, 1) * torch.tensor([1.0, 0.5]) + 0.7 * torch.randn(N, 2)
+    centre = x @ torch.tensor([1.0, 0.5]) / (0.49 + 1.25)
     guide = AutoNormal(
         model,
-        init_loc_fn=init_to_mean,
-        init_scale=0.53,
+        init_loc_fn=init_to_value(values={"z": 0.8 * centre}),
+        init_scale=0.9,
         create_plates=lambda x: pyro.plate("data", len(x)),
     )
     return model, guide, x
@@ -306,6 +308,7 @@ CASES = [
         exact_guide=True,
         lr=1e-3,
         falls=False,
+        refused={"exact_log_evidence": "plate over the data"},
     ),
     Case(
         "matrix of weights",
@@ -342,5 +345,6 @@ CASES = [
         like="`create_plates` over all rows",
         exact=exact_auto_normal_tied,
         rows=False,
+        refused={"explore": "any number of them"},
     ),
 ]

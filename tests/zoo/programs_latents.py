@@ -328,7 +328,7 @@ CASES = [
         like="a tutorial's first pair: one number per datum",
         exact=exact_scalar,
         exact_guide=True,
-        lr=1e-3,
+        lr=1e-4,
         falls=False,
     ),
     Case(
@@ -364,6 +364,7 @@ CASES = [
         latents=("theta",),
         exact=exact_dirichlet,
         hide=None,
+        refused=dict.fromkeys(("traverse", "explore"), "lie in their sites' support|no such"),
     ),
     Case(
         "logistic-normal latent",
@@ -372,6 +373,7 @@ CASES = [
         latents=("theta",),
         exact=exact_logistic_normal,
         hide=None,
+        refused=dict.fromkeys(("traverse", "explore"), "lie in their sites' support|no such"),
     ),
     Case(
         "von Mises latent",
@@ -382,6 +384,7 @@ CASES = [
         exact_guide=True,
         lr=1e-3,
         falls=False,
+        refused={"exact_log_evidence": "not mapped to real numbers", "gap": "not reparameterised"},
     ),
     Case(
         "projected-normal latent",
@@ -389,6 +392,7 @@ CASES = [
         like="directions, `ProjectedNormal`",
         latents=("u",),
         exact=exact_projected_normal,
+        refused={"exact_log_evidence": "not mapped to real numbers"},
     ),
     Case(
         "auxiliary draw, Deltas",
@@ -397,7 +401,7 @@ CASES = [
         latents=("a", "b"),
         exact=exact_auxiliary,
         exact_guide=True,
-        lr=1e-3,
+        lr=1e-4,
         falls=False,
     ),
 ]

@@ -395,6 +395,7 @@ CASES = [
         make_masked,
         like="`poutine.mask` in a plate of entries",
         exact=exact_masked,
+        refused={"exact_log_evidence": "plate over the data"},
     ),
     Case(
         "obs_mask",
@@ -403,6 +404,7 @@ CASES = [
         latents=("z", "x_unobserved"),
         observed={"x_observed": 0},
         exact=exact_obs_mask,
+        refused={"exact_log_evidence": "plate over the data"},
     ),
     Case(
         "nested plates",
@@ -410,6 +412,7 @@ CASES = [
         like="a plate of pixels inside the plate of images",
         plates=("images",),
         exact=exact_pixels,
+        refused={"exact_log_evidence": "plate over the data"},
     ),
     Case(
         "mixture per pixel",

@@ -77,7 +77,7 @@ def make_places() -> tuple[Program, Program, tuple[Tensor, Tensor]]:
     def guide(x: Tensor, places: Tensor) -> None:
         with pyro.plate("data", N, subsample=places):
             loc = pyro.param("loc", start, event_dim=0)
-            pyro.sample("z", dist.Normal(loc, 0.5**0.5))
+            pyro.sample("z", dist.Normal(loc, 0.9))
 
     return model, guide, (x, torch.arange(N))
 
@@ -110,6 +110,12 @@ def make_graph() -> tuple[Program, Program, tuple[Tensor, Tensor]]:
     return model, guide, (adjacency + adjacency.T, torch.randn(nodes, 6))
 
 
+NO_PLATE = "no plate follows the size of the batch"
+PER_DATUM = (
+    "evaluate", "elbo", "log_evidence", "exact_log_evidence", "gap", "calibrate",
+    "predictive_check", "sample", "reconstruct", "interpolate", "traverse", "impute", "explore",
+    "pyro_svi",
+)  # fmt: skip
 CASES = [
     Case("plate without a size", make_no_size, like='`pyro.plate("data")`', exact=exact_linear),
     Case(
@@ -125,6 +131,8 @@ CASES = [
         like="`plate(N, subsample=places)`, subsampled `pyro.param`",
         exact=exact_places,
         tiles=False,
+        lr=1e-3,
+        falls=False,
     ),
     Case(
         "one graph",
@@ -133,5 +141,7 @@ CASES = [
         observed={"adjacency": 0},
         plates=("nodes",),
         rows=False,
+        meaningless=dict.fromkeys(PER_DATUM, NO_PLATE),
+        refused=dict.fromkeys(("encode", "decode", "neighbours", "fit_codes"), NO_PLATE),
     ),
 ]

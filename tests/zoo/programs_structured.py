@@ -271,7 +271,7 @@ CASES = [
         deep_markov,
         like="DMM example: padded series, masks, an LSTM guide",
         latents=tuple(f"z_{t}" for t in range(1, 5)),
-        observed={f"x_{t}": None for t in range(1, 5)},
+        observed={f"x_{t}": (0, t - 1) for t in range(1, 5)},
         refused={"impute": "observe"},
     ),
     Case(
@@ -279,7 +279,7 @@ CASES = [
         deep_markov_iaf,
         like="DMM example with `--num-iafs`, series cut at the batch's longest",
         latents=tuple(f"z_{t}" for t in range(1, 5)),
-        observed={f"x_{t}": None for t in range(1, 5)},
+        observed={f"x_{t}": (0, t - 1) for t in range(1, 5)},
         refused={"impute": "observe"},
     ),
     Case(
@@ -322,7 +322,7 @@ CASES = [
         like="HMM example: `pyro.markov`, states summed out",
         latents=(),
         enumerated=tuple(f"state_{t}" for t in range(STEPS)),
-        observed={f"x_{t}": None for t in range(STEPS)},
+        observed={f"x_{t}": (0, t) for t in range(STEPS)},
         exact=hidden_markov_exact,
         loss=sums_out,
         refused={"impute": "observe"},

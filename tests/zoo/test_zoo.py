@@ -73,6 +73,7 @@ def in_time() -> Iterator[None]:
 @functools.cache
 def outcome(name: str, verb: str) -> Outcome:
     torch.set_num_threads(1)
+    pyro.clear_param_store()  # what Pyro's own SVI left there is nobody's here
     try:
         with in_time(), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("error")

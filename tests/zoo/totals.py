@@ -23,7 +23,7 @@ from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from zoo.cases import Arguments, Case, Subject, tiled
+from zoo.cases import Arguments, Case, Subject, argument, replaced, tiled
 
 Sites = dict[str, Any]
 Values = Mapping[str, Tensor]
@@ -54,6 +54,34 @@ class Estimate:
         found = values.logsumexp(0) - math.log(len(values))
         relative = (values - found).exp()
         return found, relative.std(0) / math.sqrt(len(values))
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Of one observed site.
+
+    Attributes:
+        means: particles of E[x'|z], what the model alone sums out weighed.
+        squares: of E[x'|z, .]², weighed likewise.
+        reach: how far apart E[x'|z, .] may be.
+        classes: the values of a site of classes, which have no mean.
+    """
+
+    means: Estimate
+    squares: Estimate
+    reach: float
+    classes: Tensor | None
+
+    @property
+    def mean(self) -> Tensor:
+        return self.means.mean
+
+    def error_of(self, draws: int, deviations: float) -> Tensor:
+        """Standard error of a mean of draws, so much larger that so many of them suffice for
+        values that are drawn seldom (Bernstein's inequality)."""
+        variance = (self.squares.mean - self.mean**2).clamp_min(0)
+        seldom = deviations * self.reach / (6 * draws)
+        return (variance / draws + self.means.error**2).sqrt() + seldom
 
 
 @dataclass(frozen=True)
@@ -300,16 +328,39 @@ class Hand:
 
         return self._estimate(of, particles)
 
+    def given_data(self, args: Arguments) -> tuple[Any, list[Values], Tensor, Values]:
+        """A draw from the guide, what the model alone sums out in the plates over the data in
+        turn, p of each given the data and the draw ``[values, N]``, and a draw of what it sums
+        out in inner plates, element by element."""
+        trace = self._guided(args, {}, None)
+        _, theirs, inner = self._groups(args)
+        runs = [self._run_of(args, v, inner, trace, False) for v in theirs]
+        shares = torch.stack([run.total for run in runs]).softmax(0)
+        within: dict[str, Tensor] = {}
+        if any(name not in trace.nodes for name in inner[0]):
+            assert theirs == [{}], "values in inner plates given each of others'"
+            log_p = torch.stack([self._elements(args, v, trace)[0] for v in inner], -1)
+            which = dist.Categorical(logits=log_p).sample()
+            for name in inner[0]:
+                every = torch.stack([v[name].expand(which.shape) for v in inner])
+                within[name] = every.gather(0, which[None])[0]
+        return trace, theirs, shares, within
+
+    def _elements(self, args: Arguments, values: Values, trace: Any) -> tuple[Tensor, Sites]:
+        """log p of everything in the inner plate of what is summed out there, element by element,
+        and the model's sites."""
+        model = self._replayed(args, values, trace)
+        around = set(_plates(model[next(iter(values))]))
+        terms = [_log_prob(s) for s in model.values() if around <= set(_plates(s))]
+        return sum(terms, torch.zeros(())), model
+
     def chosen(self, args: Arguments) -> Sites:
         """The model's sites in a run where what is summed out is drawn: from the guide, or, where
-        the model alone has it in the plate over the data, from p(. | x, z)."""
-        trace = self._guided(args, {}, None)
-        _, theirs, _ = self._groups(args)
-        drawn: dict[str, Tensor] = {}
+        the model alone has it, from p(. | x, z)."""
+        trace, theirs, shares, drawn = self.given_data(args)
+        drawn = dict(drawn)
         if theirs != [{}]:
-            guide = sample_sites(trace)
-            runs = [self._sums(guide, self._replayed(args, v, trace), set()) for v in theirs]
-            which = dist.Categorical(logits=torch.stack([t.total for t in runs], -1)).sample()
+            which = dist.Categorical(probs=shares.T).sample()
             for name in theirs[0]:
                 every = torch.stack([values[name] for values in theirs])
                 drawn[name] = every[which, torch.arange(len(which))]
@@ -326,6 +377,27 @@ class Hand:
         model = self.chosen(args)
         names = (*self.case.latents, *self.case.globals, *self.case.enumerated)
         return self.drawn(args, {n: model[n]["value"] for n in names if n in model})
+
+    def put(self, args: Arguments, sites: Sites) -> Arguments:
+        """The arguments with what the sites have in the place of what they observe."""
+        names = [name for name in self.case.observed if name in sites]
+        values = {name: self.first(sites[name], sites[name]["value"]) for name in names}
+        return self.case.filled(args, values)
+
+    def predicted_at(self, codes: Values) -> dict[str, Tensor]:
+        """E[x|z] of the data at latents ``[N, ...]`` of theirs."""
+        args = self.case.arguments(self.data)
+        model = self.run(args)[1]
+        return self.predicted(args, {n: self._native(model[n], v) for n, v in codes.items()})
+
+    def _native(self, site: Any, value: Tensor) -> Tensor:
+        """What :meth:`first` undoes: ``[N, ...]`` as the site has it."""
+        event = site["fn"].event_dim
+        for frame in site["cond_indep_stack"]:
+            if frame.vectorized and frame.name in self.case.plates:
+                rest = site["value"].movedim(frame.dim - event, 0).shape[1:]
+                return value.reshape(len(value), *rest).movedim(0, frame.dim - event)
+        return value
 
     def first(self, site: Any, value: Tensor) -> Tensor:
         """``[N, ...]`` of a site's value, whatever the plates' order; of a global one itself."""
@@ -351,16 +423,46 @@ class Hand:
         model = _Undata()(self.subject.model)
         return traced(_given(model, values or {}), args)
 
-    def reconstruction(self, particles: int) -> dict[str, Estimate]:
-        """Particles of E[x|z], z from the guide."""
-        found: dict[str, list[Tensor]] = {}
+    def reconstruction(self, particles: int) -> dict[str, Reconstruction]:
+        """E[x'|x], z from the guide; what the model alone sums out is not drawn but weighed by
+        p(. | x, z)."""
+        means: dict[str, list[Tensor]] = {}
+        squares: dict[str, list[Tensor]] = {}
+        classes: dict[str, set[float]] = {}
+        every: dict[str, list[Tensor]] = {}
         for args, count in self.batches(particles):
-            model = self.chosen(args)
-            for name in self.case.observed:
-                if name in model:
-                    mean = self._mean(model[name])
-                    found.setdefault(name, []).append(mean.reshape(count, -1, *mean.shape[1:]))
-        return {name: Estimate(torch.cat(parts)) for name, parts in found.items()}
+            trace, theirs, shares, within = self.given_data(args)
+            first: dict[str, Any] = {}
+            second: dict[str, Any] = {}
+            for values, share in zip(theirs, shares, strict=True):
+                model = self._replayed(args, {**values, **within}, trace)
+                for name in (n for n in self.case.observed if n in model):
+                    mean = self._mean(model[name]).double()
+                    if isinstance(bare(model[name]["fn"]), dist.Categorical):
+                        classes.setdefault(name, set()).update(mean.unique().tolist())
+                    every.setdefault(name, []).append(mean)
+                    weight = share.reshape(-1, *(1,) * (mean.dim() - 1))
+                    first[name] = first.get(name, 0.0) + weight * mean
+                    second[name] = second.get(name, 0.0) + weight * mean**2
+            for found, new in ((means, first), (squares, second)):
+                for name, value in new.items():
+                    each = value.reshape(count, -1, *value.shape[1:])
+                    found.setdefault(name, []).append(each)
+        return {
+            name: Reconstruction(
+                Estimate(torch.cat(parts)),
+                Estimate(torch.cat(squares[name])),
+                self._reach(every[name]),
+                torch.tensor(sorted(classes[name])).double() if name in classes else None,
+            )
+            for name, parts in means.items()
+        }
+
+    def _reach(self, means: list[Tensor]) -> float:
+        """Between the values of what is summed out; no draws of others are rare."""
+        if not set(self.case.enumerated) and not self.case.discrete:
+            return 0.0
+        return max(float(m.max()) for m in means) - min(float(m.min()) for m in means)
 
     def codes(self, particles: int = 200) -> dict[str, Estimate]:
         """Particles of every continuous latent's mean under q, given what the guide drew before
@@ -373,33 +475,66 @@ class Hand:
                 found.setdefault(name, []).append(mean.reshape(count, -1, *mean.shape[1:]))
         return {name: Estimate(torch.cat(parts)) for name, parts in found.items()}
 
-    def completed(self, site_name: str, missing: Tensor, particles: int) -> Estimate:
-        """E[x_hidden | x_known] of an observed site, where the data hold zeros for what is missing:
-        particles of E[x|z], weighted by p(x_known, z) / q(z|x). Two values, a standard error below
-        the mean and one above it.
-        """
+    def completed(self, where: int | str, missing: Tensor, particles: int) -> tuple[Tensor, Tensor]:
+        """E[x_hidden | x_known] of an argument, where the data hold zeros for what is missing, and
+        its standard error: E[x|z] weighted by p(x_known, z) / q(z|x); infinite where the weights
+        are worth less than a quarter of the particles, as such errors are no errors."""
         means, weights = [], []
         for args, count in self.batches(particles):
-            ours, theirs, _ = self._groups(args)
+            ours, theirs, inner = self._groups(args)
             gone = missing.repeat(count, *(1,) * (missing.dim() - 1))
             for mine in ours:
-                trace = self._guided(args, mine, None)
+                trace = self._guided(args, {**mine, **inner[0]}, None)
                 guide = sample_sites(trace)
                 log_q = [_rows(guide[n], _log_prob(guide[n]), self.case.plates) for n in mine]
                 for other in theirs:
-                    model = self._replayed(args, {**mine, **other}, trace)
-                    terms = self._sums(guide, model, {site_name})
-                    site = model[site_name]
-                    known = _entries(site, gone).reshape(len(gone), -1).sum(1)
-                    weights.append((terms.total + known + sum(log_q)).reshape(count, -1))
-                    mean = self._mean(site)
-                    means.append(mean.reshape(count, -1, *mean.shape[1:]))
+                    each = [self._known(args, {**mine, **other, **v}, trace, where, gone)
+                            for v in inner]  # fmt: skip
+                    log_w, mean = _mixed(each)
+                    weights.append((log_w + sum(log_q)).reshape(count, -1))
+                    means.append(mean.reshape(count, *missing.shape))
         log_w, mean = torch.cat(weights).double(), torch.cat(means).double()
         share = log_w.softmax(0)
+        worth = 1 / share.square().sum(0)
         share = share.reshape(*share.shape, *(1,) * (mean.dim() - 2))
         middle = (share * mean).sum(0)
         error = (share**2 * (mean - middle) ** 2).sum(0).sqrt()
-        return Estimate(torch.stack([middle - error, middle + error]))
+        error[worth < particles / 4] = math.inf
+        return middle, error
+
+    def _known(
+        self, args: Arguments, values: Values, trace: Any, where: int | str, gone: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One run: log p(z, x_known) / q ``[N]`` but for the sites that observe the argument,
+        log p of its known entries, with what is summed out beside them, and its means, of the
+        argument's shape each."""
+        model, names = self._replayed(args, values, trace), self.case.sources[where]
+        names = [name for name in names if name in model]
+        beside = {n for n in self.case.enumerated if n in model and self._inside(model[n])}
+        terms = self._sums(sample_sites(trace), model, {*names, *beside})
+        blank = replaced(args, {where: torch.zeros(gone.shape)})
+        hidden = self.case.filled(blank, {n: self._mean(model[n]) for n in names})
+        parts = {}
+        for name in names:
+            column = self.case.observed[name]
+            own = gone[:, column[1]] if isinstance(column, tuple) else gone
+            parts[name] = _entries(model[name], own).reshape(own.shape)
+        known = argument(self.case.filled(blank, parts), where)
+        for name in beside:
+            known = known + _log_prob(model[name]).reshape(known.shape)
+        return terms.total, known, argument(hidden, where)
+
+    def _inside(self, site: Any) -> bool:
+        """Whether a site lies in a plate inside those over the data."""
+        return bool(set(_plates(site)) - set(self.case.plates))
+
+
+def _mixed(each: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """log weight ``[N]`` and means of runs for each value of what lies in inner plates, where
+    every entry has one of its own."""
+    terms, known, mean = (torch.stack(parts) for parts in zip(*each, strict=True))
+    total = known.logsumexp(0)
+    return terms[0] + total.reshape(len(total), -1).sum(1), ((known - total).exp() * mean).sum(0)
 
 
 @torch.no_grad()
@@ -420,6 +555,13 @@ def _given(program: Any, values: Values) -> Any:
     return poutine.condition(program, data=dict(values)) if values else program
 
 
+def bare(fn: Any) -> Any:
+    """A distribution without what wraps it."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn
+
+
 @torch.no_grad()
 def centre(site: Any, mode: bool = True) -> Tensor:
     """The mean, of a class the most probable one, of what knows neither the value."""
@@ -429,11 +571,8 @@ def centre(site: Any, mode: bool = True) -> Tensor:
         mean = fn.mean
         if not bool(mean.isnan().any()):
             return mean.expand(shape)
-        bare = fn
-        while hasattr(bare, "base_dist"):
-            bare = bare.base_dist
         if mode:
-            return bare.mode.expand(shape)
+            return bare(fn).mode.expand(shape)
     except (NotImplementedError, AttributeError):
         pass
     return site["value"]
