@@ -13,7 +13,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from pyrovae.errors import UsageError, nearest, whole_number
-from pyrovae.generation import decode
+from pyrovae.generation import Values, decode
 from pyrovae.priors import Flow
 from pyrovae.tensors import TensorData
 from pyrovae.traces import Pair, Problem
@@ -40,7 +40,7 @@ class CodeDensity:
         flat: whether p(z) is no density (an autoencoder's): ``gain`` is then log r(z) alone.
     """
 
-    pair: Any
+    pair: object
     site: str
     kind: str
     gain: Tensor
@@ -59,7 +59,7 @@ class CodeDensity:
             drawn = self.fitted.sample(n)[0]
             return torch.as_tensor(drawn, dtype=torch.get_default_dtype())[torch.randperm(n)]
 
-    def sample(self, n: int = 64, *, like: Any = None, seed: int = 0) -> Any:
+    def sample(self, n: int = 64, *, like: object = None, seed: int = 0) -> Values:
         """E[x|z] at ``n`` draws from r, as :func:`pyrovae.generation.decode` gives it."""
         codes = self.codes(n, seed=seed).reshape(n, *self.shape)
         return decode(self.pair, {self.site: codes}, like=like)
@@ -94,8 +94,8 @@ class CodeDensity:
 
 
 def fit_codes(
-    pair: Any,
-    x: Any,
+    pair: object,
+    x: object,
     density: str = "mixture",
     *,
     components: int = 10,

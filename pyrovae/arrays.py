@@ -38,15 +38,7 @@ def tensor(value: Any) -> Tensor:
             f"x is {got(value)}, sparse, and data are dense: give x.toarray() "
             f"({nbytes:,} bytes), or a DataLoader whose collate_fn makes each batch dense"
         )
-    try:
-        values = _table(value) if hasattr(value, "iloc") else np.asanyarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(
-            f"the data are not one rectangular array: {in_short(error)}; give a tensor or an "
-            f"array of numbers"
-        ) from error
+    values = _array(value)
     if values.dtype.kind not in "biuf":
         raise UsageError(_no_numbers(values))
     if isinstance(values, np.ma.MaskedArray):
@@ -55,6 +47,18 @@ def tensor(value: Any) -> Tensor:
             values = np.ma.filled(values.astype(np.float64), np.nan)
         values = np.ma.getdata(values)
     return _native(np.asarray(values))
+
+
+def _array(value: Any) -> np.ndarray:
+    try:
+        return _table(value) if hasattr(value, "iloc") else np.asanyarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(
+            f"the data are not one rectangular array: {in_short(error)}; give a tensor or an "
+            f"array of numbers"
+        ) from error
 
 
 def _native(values: np.ndarray) -> Tensor:
@@ -84,18 +88,23 @@ def _table(frame: Any) -> np.ndarray:
             f"numbers: pandas.factorize for names, pandas.to_numeric for numbers kept as text"
         )
     if bool(frame.isna().to_numpy().any()):
-        for at, (_, kind) in enumerate(columns):
-            if kind.kind in "iu":
-                column = frame.iloc[:, at] if frame.ndim == 2 else frame
-                _check_digits(column.dropna().to_numpy(dtype=np.int64))
-        found: np.ndarray = frame.to_numpy(dtype=np.float64, na_value=np.nan)
-        return found
+        return _with_nan(frame, [kind.kind for _, kind in columns])
     whole = all(d.kind in "biu" for _, d in columns)
     kept = np.asarray(frame)  # of one dtype, where there is one
     if kept.dtype.kind in "biuf":
         return kept
     made: np.ndarray = frame.to_numpy(dtype=np.int64 if whole else np.float64)
     return made
+
+
+def _with_nan(frame: Any, kinds: list[str]) -> np.ndarray:
+    """Numbers of which some are missing, as floats."""
+    for at, kind in enumerate(kinds):
+        if kind in "iu":
+            column = frame.iloc[:, at] if frame.ndim == 2 else frame
+            _check_digits(column.dropna().to_numpy(dtype=np.int64))
+    found: np.ndarray = frame.to_numpy(dtype=np.float64, na_value=np.nan)
+    return found
 
 
 def _check_digits(known: np.ndarray) -> None:

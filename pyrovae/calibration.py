@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from scipy import stats
@@ -54,8 +53,8 @@ class Calibration:
 
 
 def calibrate(
-    pair: Any,
-    like: Any = None,
+    pair: object,
+    like: object = None,
     *,
     simulations: int = 1000,
     draws: int = 99,
@@ -152,8 +151,8 @@ class PredictiveCheck:
 
 
 def predictive_check(
-    pair: Any,
-    x: Any,
+    pair: object,
+    x: object,
     statistic: Callable[[Tensor], Tensor | float],
     *,
     replicates: int = 100,

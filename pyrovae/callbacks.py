@@ -9,13 +9,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyrovae.errors import UsageError, number, whole_number
+from pyrovae.tensors import Data
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["Callback", "EarlyStopping", "History", "JSONLines", "Run", "TensorBoard", "TimeLimit"]
 
@@ -70,10 +74,10 @@ class Run(Protocol):
         out: the run folder, None where there is none.
     """
 
-    pair: Any
+    pair: object
     history: History
     epochs: int
-    held_out: Any
+    held_out: Data | None
     out: Path | None
 
     @property
@@ -108,7 +112,7 @@ class Callback:
     def end(self, run: Run) -> None:
         """When training is over, however it ended."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """What a resumed run needs to know of this callback: numbers, text, tensors, and lists
         and dicts of them. Nothing, where all is in the history."""
         return {}
@@ -120,7 +124,7 @@ class Callback:
 class EachEpoch(Callback):
     """A function of the history as a callback."""
 
-    def __init__(self, function: Callable[[History], Any]) -> None:
+    def __init__(self, function: Callable[[History], object]) -> None:
         self.function = function
 
     def epoch(self, run: Run) -> str | bool | None:
@@ -210,7 +214,7 @@ class TensorBoard(Callback):
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = folder
-        self.writer: Any = None
+        self.writer: SummaryWriter | None = None
 
     def begin(self, run: Run) -> None:
         self.writer, folder = None, self.folder or run.out
@@ -258,7 +262,7 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self.bar.close()
 
     def say(self, message: str) -> None:

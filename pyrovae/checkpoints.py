@@ -30,7 +30,7 @@ __all__ = [
 LAST, BEFORE = "checkpoints/last.safetensors", "checkpoints/before.safetensors"
 
 
-def flatten(tree: Any, where: str = "state") -> tuple[Any, dict[str, Tensor]]:
+def flatten(tree: object, where: str = "state") -> tuple[object, dict[str, Tensor]]:
     """A tree of dicts, lists, tuples, plain values and tensors as JSON's values, and its tensors.
     A dataclass is taken as the dict of its fields.
 
@@ -43,7 +43,7 @@ def flatten(tree: Any, where: str = "state") -> tuple[Any, dict[str, Tensor]]:
     """
     tensors: dict[str, Tensor] = {}
 
-    def plain(value: Any, path: str) -> Any:
+    def plain(value: object, path: str) -> object:
         if isinstance(value, Tensor):
             tensors[path] = value.detach()
             return {"tensor": path}
@@ -63,14 +63,14 @@ def flatten(tree: Any, where: str = "state") -> tuple[Any, dict[str, Tensor]]:
     return plain(tree, where), tensors
 
 
-def _fields(value: Any) -> Any:
+def _fields(value: object) -> Any:
     """A dataclass as the dict of its fields; anything else as it is."""
     if not dataclasses.is_dataclass(value):
         return value
     return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
 
 
-def unflatten(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
+def unflatten(plain: object, tensors: Mapping[str, Tensor]) -> Any:
     """The tree that :func:`flatten` took apart."""
     if isinstance(plain, list):
         return [unflatten(part, tensors) for part in plain]
@@ -90,7 +90,7 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def write(self, state: Any) -> None:
+    def write(self, state: object) -> None:
         """Make ``state`` the last one. At every moment a whole one is on disk.
 
         Raises:
@@ -159,9 +159,9 @@ class Memory:
     """The last states of a run that has no folder."""
 
     def __init__(self) -> None:
-        self.states: list[Any] = []
+        self.states: list[object] = []
 
-    def write(self, state: Any) -> None:
+    def write(self, state: object) -> None:
         """Make a copy of ``state`` the last one."""
         self.states = [*self.states[-1:], copied(state)]
 
@@ -201,7 +201,7 @@ def check_alike(own: Any, other: Any, where: str = "state") -> None:
         check_alike(own[key], other[key], f"{where}.{key}")
 
 
-def _keys(tree: Any) -> list[Any]:
+def _keys(tree: object) -> list[object]:
     """The places in a tree's first level, in one order."""
     if isinstance(tree, list | tuple):
         return list(range(len(tree)))
@@ -214,7 +214,7 @@ def copied(state: Any) -> Any:
     return unflatten(plain, {n: t.to("cpu", copy=True) for n, t in tensors.items()})
 
 
-def to_bytes(state: Any) -> Tensor:
+def to_bytes(state: object) -> Tensor:
     """A state as one tensor of bytes, to send it to another process.
 
     >>> from_bytes(to_bytes({"step": 3, "rates": [torch.tensor(0.5)]}))

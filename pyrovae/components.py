@@ -18,6 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -56,7 +57,7 @@ class Component:
     command line, config files and saved models need to know of a class.
     """
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         """The constructor's arguments, by name."""
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         parameters = inspect.signature(type(self)).parameters.values()
@@ -67,7 +68,7 @@ class Component:
         return f"{type(self).__name__}({arguments})"
 
 
-def describe(value: Any) -> Any:
+def describe(value: object) -> Any:
     """A component as plain data: ``{"class_path": ..., "init_args": {...}}``.
 
     Raises:
@@ -114,7 +115,7 @@ def classes(part: str) -> dict[str, type]:
     }
 
 
-def find(part: str | None, name: Any, allow: Sequence[str] = ()) -> Any:
+def find(part: str | None, name: object, allow: Sequence[str] = ()) -> Any:
     """A class of a part (None: of any) by its name or full path.
 
     Args:
@@ -129,7 +130,25 @@ def find(part: str | None, name: Any, allow: Sequence[str] = ()) -> Any:
     paths = {f"{cls.__module__}.{cls.__name__}": cls for cls in known.values()}
     if isinstance(name, str) and name in known | paths:
         return (known | paths)[name]
-    error = unknown(part or "component", name, known)
+    found = _imported(name, unknown(part or "component", name, known), allow)
+    room, base, _ = PARTS[part] if part else ("components", "Component", None)
+    if not _concrete(found, getattr(importlib.import_module(f"pyrovae.{room}"), base)):
+        raise UsageError(f"{name} is not a class derived from pyrovae.{room}.{base}")
+    return found
+
+
+def _concrete(found: object, base: type) -> bool:
+    """Whether it is a component's class, derived from another, that can be made."""
+    return (
+        inspect.isclass(found)
+        and not inspect.isabstract(found)
+        and issubclass(found, base)
+        and issubclass(found, Component)
+    )
+
+
+def _imported(name: object, error: UsageError, allow: Sequence[str]) -> Any:
+    """What a path names in a module that is allowed; the error where it is no such path."""
     words = name.split(".") if isinstance(name, str) else []
     module = ".".join(words[:-1])
     if not module or words[0] == "pyrovae" or not all(map(str.isidentifier, words)):
@@ -140,18 +159,12 @@ def find(part: str | None, name: Any, allow: Sequence[str] = ()) -> Any:
             f"pv.load(path, allow=[{module!r}]), --allow {module}"
         )
     try:
-        found = getattr(importlib.import_module(module), words[-1])
+        return getattr(importlib.import_module(module), words[-1])
     except Exception as reason:  # it is the user's code
         raise UsageError(
             f"cannot import {name}: {type(reason).__name__}: {reason}; put the folder of its "
             f"module on PYTHONPATH"
         ) from reason
-    room, base, _ = PARTS[part] if part else ("components", "Component", None)
-    kind = getattr(importlib.import_module(f"pyrovae.{room}"), base)
-    concrete = inspect.isclass(found) and not inspect.isabstract(found)
-    if not (concrete and issubclass(found, kind) and issubclass(found, Component)):
-        raise UsageError(f"{name} is not a class derived from pyrovae.{room}.{base}")
-    return found
 
 
 @dataclass(frozen=True)
@@ -166,12 +179,17 @@ class Slot:
     many: bool = False
 
     @property
+    def one(self) -> bool:
+        """Whether it is a part, not a list of them."""
+        return self.part is not None and not self.many
+
+    @property
     def required(self) -> bool:
         """Whether there is no default."""
         return self.default is inspect.Parameter.empty
 
 
-def slots(cls: Any) -> dict[str, Slot]:
+def slots(cls: type) -> dict[str, Slot]:
     """The arguments of a component's constructor."""
     return dict(_slots(cls))
 
@@ -189,7 +207,8 @@ def _slots(cls: Any) -> dict[str, Slot]:
             continue
         kind = hints.get(name, Any)
         part = next((bases[k] for k in (kind, *get_args(kind)) if k in bases), None)
-        found[name] = Slot(kind, parameter.default, part, get_origin(kind) is list)
+        many = part is not None and get_origin(kind) is list
+        found[name] = Slot(kind, parameter.default, part, many)
     return found
 
 
@@ -218,27 +237,55 @@ def _as(kind: Any, value: Any) -> Any:
     """The value, or what its text says, as the kind; ValueError where it is of another."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        for part in sorted(parts, key=lambda part: (part is str, part is not NoneType)):
-            with suppress(ArithmeticError, ValueError):
-                return _as(part, value)
-    elif origin is Literal:
-        for part in parts:
-            if value in (str(part), part) and (type(value) in (str, type(part))):
-                return part
-    elif isinstance(value, str) and kind is not str:
+        return _as_one_of(parts, kind, value)
+    if origin is Literal:
+        return _as_literal(parts, kind, value)
+    if isinstance(value, str) and kind is not str:
         return _as(kind, _READ.get(kind, _yaml)(value))
-    elif origin in (list, Sequence) and isinstance(value, list | tuple):
-        return [_as(parts[0], item) for item in value]
-    elif origin is tuple and isinstance(value, list | tuple):
-        parts = (parts[0],) * len(value) if parts[1:] == (...,) else parts
-        return tuple(_as(part, item) for part, item in zip(parts, value, strict=True))
-    elif origin in (dict, Mapping) and isinstance(value, Mapping):
+    return _as_container(kind, value) if origin in _CONTAINERS else _as_plain(kind, value)
+
+
+_CONTAINERS = (list, tuple, dict, Sequence, Mapping)
+
+
+def _not_of(kind: Any, value: object) -> ValueError:
+    return ValueError(f"{_shown(value)} is not {kind}")
+
+
+def _as_one_of(parts: tuple[Any, ...], kind: Any, value: object) -> object:
+    for part in sorted(parts, key=lambda part: (part is str, part is not NoneType)):
+        with suppress(ArithmeticError, ValueError):
+            return _as(part, value)
+    raise _not_of(kind, value)
+
+
+def _as_literal(parts: tuple[Any, ...], kind: Any, value: object) -> object:
+    for part in parts:
+        if value in (str(part), part) and type(value) in (str, type(part)):
+            return part
+    raise _not_of(kind, value)
+
+
+def _as_container(kind: Any, value: object) -> object:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            raise _not_of(kind, value)
         return {_as(parts[0], name): _as(parts[1], item) for name, item in value.items()}
-    elif type(value) is kind or (value is None and kind is NoneType):
+    if not isinstance(value, list | tuple):
+        raise _not_of(kind, value)
+    if origin is not tuple:
+        return [_as(parts[0], item) for item in value]
+    parts = (parts[0],) * len(value) if parts[1:] == (...,) else parts
+    return tuple(_as(part, item) for part, item in zip(parts, value, strict=True))
+
+
+def _as_plain(kind: Any, value: object) -> object:
+    if type(value) is kind or (value is None and kind is NoneType):
         return value
-    elif kind is float and type(value) is int:
+    if kind is float and type(value) is int:
         return float(value)
-    raise ValueError(f"{_shown(value)} is not {kind}")
+    raise _not_of(kind, value)
 
 
 def _number(text: str) -> float:
@@ -258,12 +305,12 @@ def _yaml(text: str) -> Any:
 _READ: dict[Any, Callable[[str], Any]] = {int: int, float: _number}
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 500 else f"{text[:500]}..."
 
 
-def _plain(kind: Any) -> bool:
+def _plain(kind: object) -> bool:
     """Whether it is made of numbers and text: of other types a text would have to name classes."""
     if get_origin(kind) in (list, tuple, dict, Sequence, Mapping, Union, UnionType):
         return all(part is ... or _plain(part) for part in get_args(kind))
@@ -305,7 +352,7 @@ def construct(
     return _construct(given, part, where, default, tuple(allow))
 
 
-def _measure(given: Any, where: str) -> None:
+def _measure(given: object, where: str) -> None:
     """Refuse what would take the stack or minutes to build."""
     level, count = [given], 0
     for _ in range(DEPTH):
@@ -323,7 +370,8 @@ def _measure(given: Any, where: str) -> None:
     raise UsageError(f"{where} has more than {VALUES:,} values or {DEPTH} levels")
 
 
-def _construct(given: Any, part: str | None, where: str, default: Any, allow: Any) -> Any:
+def _named(given: Any, where: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """A description with its keys, and the arguments in it."""
     given = {"class_path": given} if isinstance(given, str) else given or {}
     init = (given.get("init_args") or {}) if isinstance(given, Mapping) else None
     if not isinstance(init, Mapping) or set(given) - {"class_path", "init_args"}:
@@ -331,6 +379,13 @@ def _construct(given: Any, part: str | None, where: str, default: Any, allow: An
             f"{where} must be the name of a class, or have the keys class_path and init_args, "
             f"got {_shown(given)}"
         )
+    return given, init
+
+
+def _construct(
+    given: Any, part: str | None, where: str, default: Any, allow: tuple[str, ...]
+) -> Any:
+    given, init = _named(given, where)
     usual = type(default).__name__ if part is None or default is not None else PARTS[part][2]
     cls = find(part, given.get("class_path", usual), allow)
     known = slots(cls)
@@ -339,27 +394,29 @@ def _construct(given: Any, part: str | None, where: str, default: Any, allow: An
             raise unknown(f"argument of {cls.__name__} ({where})", name, known)
     arguments = default.arguments() if type(default) is cls else {}
     for name, slot in known.items():
-        path, value = f"{where}.{name}", init.get(name)
-        if slot.part and slot.many and value is not None:
-            arguments[name] = [
-                _construct(one, slot.part, f"{path}[{i}]", None, allow)
-                for i, one in enumerate(_several(value, path))
-            ]
-        elif (
-            slot.part
-            and not slot.many
-            and (value is not None or slot.required or slot.default is not None)
-        ):
-            own = None if slot.required else slot.default
-            arguments[name] = _construct(value, slot.part, path, own, allow)
-        elif name in init:
-            arguments[name] = typed(slot.kind, value, path)
-        elif slot.required:
+        path = f"{where}.{name}"
+        found = _argument(name, slot, init, path, allow)
+        if slot.required and not found:
             raise UsageError(f"{cls.__name__} needs {name}; give {path}")
+        arguments |= found
     return cls(**arguments)
 
 
-def _several(given: Any, where: str) -> list[Any]:
+def _argument(
+    name: str, slot: Slot, init: Mapping[str, Any], path: str, allow: tuple[str, ...]
+) -> dict[str, object]:
+    """What a slot is given, by its name; nothing where the class has its own."""
+    value = init.get(name)
+    own = None if slot.required else slot.default
+    if slot.one and (slot.required or value is not None or own is not None):
+        return {name: _construct(value, slot.part, path, own, allow)}
+    if slot.many and value is not None:
+        each = enumerate(_several(value, path))
+        return {name: [_construct(one, slot.part, f"{path}[{i}]", None, allow) for i, one in each]}
+    return {name: typed(slot.kind, value, path)} if name in init else {}
+
+
+def _several(given: object, where: str) -> list[object]:
     """A list, or the text of one."""
     with suppress(ValueError):
         value = _yaml(given) if isinstance(given, str) else given
@@ -388,7 +445,13 @@ class Bounded(TorchDispatchMode):
         self.elements, self.operations = elements, operations
         self.words = f"{what}: over {elements:,} elements or {operations:,} operations"
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         self.operations -= 1
         if not func._schema.is_mutable:
@@ -398,11 +461,11 @@ class Bounded(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def _made(func: Any, args: Any, kwargs: Any) -> int:
+def _made(func: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]) -> int:
     """How many elements an operation gives."""
     given = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
 
-    def empty(value: Any) -> Any:
+    def empty(value: object) -> object:
         return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
 
     args, kwargs = tree_map(empty, (args, kwargs))

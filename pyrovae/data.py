@@ -17,10 +17,10 @@ import itertools
 import math
 import os
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -44,6 +44,9 @@ from pyrovae.sources import (
 )
 from pyrovae.streams import MOST, FileData, StreamedData, as_data
 from pyrovae.tensors import Data, TensorData, tensor_data
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = [
     "NAMES",
@@ -79,7 +82,7 @@ class Splits:
 
 
 # torchvision's class, and the arguments of its training and its test part
-_TORCHVISION: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+_TORCHVISION: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
     "mnist": ("MNIST", {"train": True}, {"train": False}),
     "fashion-mnist": ("FashionMNIST", {"train": True}, {"train": False}),
     "kmnist": ("KMNIST", {"train": True}, {"train": False}),
@@ -94,7 +97,7 @@ _TORCHVISION: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "celeba": ("CelebA", {"split": "train"}, {"split": "test"}),
 }
 # sets decoded one by one: Omniglot as ink on 28 x 28, CelebA's faces cropped to 64 x 64
-_DECODED: dict[str, Callable[[Any], np.ndarray]] = {
+_DECODED: dict[str, Callable[[Image], np.ndarray]] = {
     "omniglot": lambda image: 255 - np.asarray(image.resize((28, 28), resample=2)),
     "celeba": lambda image: np.asarray(image.crop((15, 35, 163, 183)).resize((64, 64), resample=2)),
 }
@@ -136,36 +139,14 @@ def load(
     """
     if stream not in ("auto", True, False):
         raise UsageError(f'stream must be "auto", True or False, got {stream!r}')
-    path = home(name)
     if isinstance(name, str) and name in NAMES:
         if stream is True:
             raise UsageError(f"{name} fits in memory and is not streamed")
         if label is not None:
             raise UsageError(f"label={label!r} names a column of a .csv or .parquet file")
-        if name == "mnist5k":
-            return _load_mnist5k()
-        return (
-            _load_digits(seed) if name == "digits" else _load_torchvision(name, data_dir, download)
-        )
-    separated = any(sep in str(name) for sep in (os.sep, os.altsep) if sep)
-    known = path.suffix.lower() in SUFFIXES
-    if not path.exists():
-        if isinstance(name, Path) or separated or known:
-            siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            where = "" if path.parent.is_dir() else f" (nor a folder {str(path.parent)!r})"
-            raise UsageError(f"there is no file {str(name)!r}{where}{nearest(path.name, siblings)}")
-        hint = nearest(name.lower(), NAMES) or "."
-        raise UsageError(
-            f"there is no data set or file {name!r}{hint} Names: {', '.join(NAMES)}. "
-            f"Paths: {' '.join(SUFFIXES)} or a folder of images"
-        )
-    if not path.is_dir() and not path.is_file():
-        raise UsageError(f"{str(path)!r} is no file or folder; a pipe or a device may never end")
-    if not path.is_dir() and not known:
-        raise UsageError(
-            f"the format of {str(path)!r} is not known by its suffix; convert it to one of "
-            f"{' '.join(SUFFIXES)} or put images in a folder"
-        )
+        return _named(name, data_dir, download, seed)
+    path = home(name)
+    _check_path(name, path)
     with reading(path):
         if stream is True or path.is_dir() or path.suffix.lower() in (".npy", ".parquet"):
             return _from_sources(path, label, seed, stream)
@@ -173,6 +154,41 @@ def load(
             arrays, columns = _read_csv(path, label)
             return replace(_from_arrays(path, arrays, seed), columns=columns)
         return _from_arrays(path, _read(path, label), seed)
+
+
+def _named(name: str, data_dir: str | Path | None, download: bool, seed: int) -> Splits:
+    if name == "mnist5k":
+        return _load_mnist5k()
+    return _load_digits(seed) if name == "digits" else _load_torchvision(name, data_dir, download)
+
+
+def _check_path(name: str | Path, path: Path) -> None:
+    """Refuse what is no file of a known kind and no folder."""
+    known = path.suffix.lower() in SUFFIXES
+    if not path.exists():
+        raise _not_there(name, path, known)
+    if path.is_dir():
+        return
+    if not path.is_file():
+        raise UsageError(f"{str(path)!r} is no file or folder; a pipe or a device may never end")
+    if not known:
+        raise UsageError(
+            f"the format of {str(path)!r} is not known by its suffix; convert it to one of "
+            f"{' '.join(SUFFIXES)} or put images in a folder"
+        )
+
+
+def _not_there(name: str | Path, path: Path, known: bool) -> UsageError:
+    separated = any(sep in str(name) for sep in (os.sep, os.altsep) if sep)
+    if isinstance(name, Path) or separated or known:
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        where = "" if path.parent.is_dir() else f" (nor a folder {str(path.parent)!r})"
+        return UsageError(f"there is no file {str(name)!r}{where}{nearest(path.name, siblings)}")
+    hint = nearest(name.lower(), NAMES) or "."
+    return UsageError(
+        f"there is no data set or file {name!r}{hint} Names: {', '.join(NAMES)}. "
+        f"Paths: {' '.join(SUFFIXES)} or a folder of images"
+    )
 
 
 def _load_mnist5k() -> Splits:
@@ -218,7 +234,7 @@ def _load_torchvision(name: str, data_dir: str | Path | None, download: bool) ->
         f"or digits"
     )
 
-    def open_part(arguments: dict[str, Any]) -> Any:
+    def open_part(arguments: dict[str, object]) -> Any:
         make = functools.partial(
             getattr(sets, kind), root=root, transform=_DECODED.get(name), **arguments
         )
@@ -264,27 +280,19 @@ def _from_torchvision(source: Any, name: str) -> tuple[TensorData, tuple[str, ..
     return _images(x, y), classes
 
 
-def _images(x: Any, labels: Any = None) -> TensorData:
+def _images(x: object, labels: Any = None) -> TensorData:
     """8-bit images in any layout as [N, C, H, W]."""
     return TensorData(arranged(tensor(x)), labels=labels, divisor=255, maximum=1.0)
 
 
-def _from_file(x: Any, labels: Any = None) -> TensorData:
+def _from_file(x: object, labels: Any = None) -> TensorData:
     """TensorData of what a file holds: uint8 arrays in any layout as [N, C, H, W]."""
     return tensor_data(arranged(tensor(x)), labels=labels)
 
 
 def _from_sources(path: Path, label: str | None, seed: int, stream: bool | str) -> Splits:
-    if path.is_dir() and (path / "train").is_dir() and (path / "test").is_dir():
-        sources: list[Source] = [open_source(path / "train", label), open_source(path / "test")]
-    else:
-        sources = [open_source(path, label)]
-    named = {str(i): s for i, s in enumerate(sources) if isinstance(s, ImageFiles) and s.names}
-    classes = sources[0].classes
-    if named:  # both parts have the same classes
-        classes, labels = class_codes({key: each.names for key, each in named.items()})
-        for key, each in named.items():
-            each.classes, each.labels = classes, labels[key]
+    sources = _opened(path, label)
+    classes = _shared_classes(sources)
     columns = sources[0].columns
     files = [FileData(each) for each in sources]
     large = not fits(2 * sum(data.nbytes for data in files), "cpu")  # a copy is split
@@ -300,20 +308,43 @@ def _from_sources(path: Path, label: str | None, seed: int, stream: bool | str) 
     return replace(_splits(path, [train], classes, seed, ", streamed"), columns=columns)
 
 
-def _from_arrays(path: Path, arrays: dict[str, Any], seed: int) -> Splits:
+def _opened(path: Path, label: str | None) -> list[Source]:
+    """What the parts are read from, or the one that is to be parted."""
+    if path.is_dir() and (path / "train").is_dir() and (path / "test").is_dir():
+        return [open_source(path / "train", label), open_source(path / "test")]
+    return [open_source(path, label)]
+
+
+def _shared_classes(sources: list[Source]) -> tuple[str, ...] | None:
+    """The names of the classes; of folders of images both parts have the same."""
+    named = {str(i): s for i, s in enumerate(sources) if isinstance(s, ImageFiles) and s.names}
+    if not named:
+        return sources[0].classes
+    classes, labels = class_codes({key: each.names for key, each in named.items()})
+    for key, each in named.items():
+        each.classes, each.labels = classes, labels[key]
+    return classes
+
+
+def _from_arrays(path: Path, arrays: Mapping[str, object], seed: int) -> Splits:
     if len(arrays) == 1:
         arrays = {"x": next(iter(arrays.values()))}
+    keys = _parts_of(arrays)
+    ys = {key: arrays[y] for key in keys if (y := key.replace("x", "y")) in arrays}
+    classes, labels = class_codes(ys) if ys else (None, {})
+    parts = [_from_file(arrays[key], labels.get(key)) for key in keys]
+    return _splits(path, parts, classes, seed)
+
+
+def _parts_of(arrays: Mapping[str, object]) -> list[str]:
+    """Which of some arrays hold x: all of it, or of the training part and of the test part."""
     first = "x_train" if "x_train" in arrays else "x"
     if first not in arrays:
         raise UsageError(
             f"it holds {', '.join(map(str, list(arrays)[:5])) or 'no array'}; the arrays are to be "
             f"named x, or x_train and x_test, with labels y, or y_train and y_test"
         )
-    keys = [key for key in (first, "x_test") if key in arrays]
-    ys = {key: arrays[y] for key in keys if (y := key.replace("x", "y")) in arrays}
-    classes, labels = class_codes(ys) if ys else (None, {})
-    parts = [_from_file(arrays[key], labels.get(key)) for key in keys]
-    return _splits(path, parts, classes, seed)
+    return [key for key in (first, "x_test") if key in arrays]
 
 
 def _splits(
@@ -334,7 +365,7 @@ def _splits(
     return Splits(path.stem, train, test, classes, about)
 
 
-def _read(path: Path, label: str | None) -> dict[str, Any]:
+def _read(path: Path, label: str | None) -> dict[str, object]:
     if label is not None:
         raise UsageError(f"label={label!r} names a column of a .csv or .parquet file")
     if path.suffix.lower() == ".pt":
@@ -345,34 +376,48 @@ def _read(path: Path, label: str | None) -> dict[str, Any]:
         return {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
 
 
-def _read_csv(path: Path, label: str | None) -> tuple[dict[str, Any], tuple[str, ...] | None]:
+def _read_csv(path: Path, label: str | None) -> tuple[dict[str, object], tuple[str, ...] | None]:
     """x, and y where a label is named; the columns of x where the table has a header."""
-    values, labels = array("d"), []
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = csv.reader(file)
-        rows = (row for row in lines if row)
+        rows = filter(None, lines)
         first = next(rows, [])
         header = label in first or not any(map(_is_number, first))
         names = first if header else [f"column {i}" for i in range(1, len(first) + 1)]
         at = label_column(names, label)
-        for row in itertools.chain([] if header else [first], rows):
-            if len(row) != len(names):
-                raise UsageError(
-                    f"line {lines.line_num} has {len(row)} cells where there are "
-                    f"{len(names)} columns"
-                )
-            if at is not None:
-                labels.append(row.pop(at))
-            try:
-                values.extend([float(cell) if cell.strip() else math.nan for cell in row])
-            except ValueError:
-                column = next(i for i, c in enumerate(row) if c.strip() and not _is_number(c))
-                name = [n for i, n in enumerate(names) if i != at][column]
-                raise not_numeric(name, f"{row[column]!r} in line {lines.line_num}") from None
-    width = len(names) - (at is not None)
+        kept = [n for i, n in enumerate(names) if i != at]
+        cells = rows if header else itertools.chain([first], rows)
+        values, labels = _columns(cells, names, at, lambda: lines.line_num)
+    width = len(kept)
     x = np.frombuffer(values).reshape(-1, width) if values else np.empty((0, width))
-    columns = tuple(n for i, n in enumerate(names) if i != at) if header else None
+    columns = tuple(kept) if header else None
     return {"x": x} if at is None else {"x": x, "y": labels}, columns
+
+
+def _columns(
+    rows: Iterable[list[str]], names: Sequence[str], at: int | None, line: Callable[[], int]
+) -> tuple[array[float], list[str]]:
+    """The numbers of a table, row by row, and its column of labels."""
+    values, labels = array("d"), []
+    kept = [n for i, n in enumerate(names) if i != at]
+    for row in rows:
+        if len(row) != len(names):
+            raise UsageError(
+                f"line {line()} has {len(row)} cells where there are {len(names)} columns"
+            )
+        if at is not None:
+            labels.append(row.pop(at))
+        values.extend(_numbers(row, kept, line()))
+    return values, labels
+
+
+def _numbers(row: list[str], names: Sequence[str], line: int) -> list[float]:
+    """The cells of a row as numbers, NaN where they are empty."""
+    try:
+        return [float(cell) if cell.strip() else math.nan for cell in row]
+    except ValueError:
+        column = next(i for i, c in enumerate(row) if c.strip() and not _is_number(c))
+        raise not_numeric(names[column], f"{row[column]!r} in line {line}") from None
 
 
 def _is_number(cell: str) -> bool:

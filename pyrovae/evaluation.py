@@ -116,7 +116,7 @@ class Evaluation:
             if value is not None
         }
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The summary as plain data; per-datum tensors are left to the attributes."""
         summary: dict[str, Any] = {
             name: {"mean": mean, "standard_error": error}
@@ -170,8 +170,8 @@ def _standard_error(value: Tensor) -> float:
 
 
 def evaluate(
-    pair: Any,
-    x: Any,
+    pair: object,
+    x: object,
     num_particles: int = 1000,
     *,
     plate: str | None = None,
@@ -301,8 +301,8 @@ def clustering(found: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def elbo(
-    pair: Any,
-    x: Any,
+    pair: object,
+    x: object,
     num_particles: int = 1,
     *,
     plate: str | None = None,
@@ -327,8 +327,8 @@ def elbo(
 
 
 def log_evidence(
-    pair: Any,
-    x: Any,
+    pair: object,
+    x: object,
     num_particles: int = 1000,
     *,
     plate: str | None = None,
@@ -434,8 +434,8 @@ class Gap:
 
 
 def gap(
-    pair: Any,
-    x: Any,
+    pair: object,
+    x: object,
     num_particles: int = 1000,
     *,
     refine_particles: int = 64,
@@ -583,7 +583,7 @@ def _mean(parts: list[Tensor]) -> Tensor:
     return torch.cat(parts).mean(0)
 
 
-def _code(site: traces.Site, parts: list[Traces]) -> Tensor | None:
+def _code(site: traces.Site, parts: Sequence[Traces]) -> Tensor | None:
     if site.is_discrete:
         return None
     sites = [p.guide[site.name] for p in parts]

@@ -119,7 +119,7 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, object]) -> None:
     """A safetensors file: tensors, and notes as JSON, with a checksum of both.
 
     Raises:
@@ -131,7 +131,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], notes: Mapping[str,
         safetensors.torch.save_file(own, temporary, metadata={KEY: text})
 
 
-def _checksum(tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> int:
+def _checksum(tensors: Mapping[str, Tensor], notes: Mapping[str, object]) -> int:
     """Of names, types, shapes, bytes and notes."""
     code = zlib.crc32(json.dumps(notes).encode())
     for name, tensor in sorted(tensors.items()):
@@ -166,15 +166,20 @@ def _header(file: Path, stream: IO[bytes], size: int) -> tuple[dict[str, Any], d
         tensors = dict(_json(stream.read(length).decode()))
         notes = dict(_json(dict(tensors.pop("__metadata__", None) or {}).get(KEY, "{}")))
         for name, given in tensors.items():
-            begin, end = given["data_offsets"]
-            if not all(type(n) is int and n >= 0 for n in (begin, end, *given["shape"])):
-                raise ValueError(f"{name!r} has no shape")
-            held = math.prod(given["shape"]) * WIDTHS[given["dtype"]]
-            if not begin <= end <= size - 8 - length or end - begin != held:
-                raise ValueError(f"{name!r} is longer than the file or shorter than its shape")
+            _check_extent(name, given, size - 8 - length)
     except DAMAGE as error:
         raise _corrupt(file, f"{type(error).__name__}: {error}") from error
     return tensors, notes
+
+
+def _check_extent(name: str, given: Mapping[str, Any], size: int) -> None:
+    """Raise ValueError where a tensor is not what lies at its place."""
+    begin, end = given["data_offsets"]
+    if not all(type(n) is int and n >= 0 for n in (begin, end, *given["shape"])):
+        raise ValueError(f"{name!r} has no shape")
+    held = math.prod(given["shape"]) * WIDTHS[given["dtype"]]
+    if not begin <= end <= size or end - begin != held:
+        raise ValueError(f"{name!r} is longer than the file or shorter than its shape")
 
 
 def _corrupt(file: Path, reason: object) -> UsageError:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -34,7 +35,7 @@ ROWS = 8192  # data times particles that are decoded at once
 
 
 def sample(
-    pair: Any, n: int = 64, *, like: Any = None, mean: bool = False, seed: int = 0
+    pair: object, n: int = 64, *, like: object = None, mean: bool = False, seed: int = 0
 ) -> Values:
     """Draw ``n`` data from the model: z from the prior, x from p(x|z).
 
@@ -69,7 +70,7 @@ def _check_room(n: int, given: Args) -> None:
         )
 
 
-def decode(pair: Any, latents: Any, *, like: Any = None) -> Values:
+def decode(pair: object, latents: object, *, like: object = None) -> Values:
     """E[x|z] at given latents, ``[n, *event_shape]``.
 
     Args:
@@ -84,7 +85,7 @@ def decode(pair: Any, latents: Any, *, like: Any = None) -> Values:
     return decoder(pair, like=like)(latents)
 
 
-def decoder(pair: Any, *, like: Any = None) -> Callable[[Any], Values]:
+def decoder(pair: object, *, like: object = None) -> Callable[[object], Values]:
     """:func:`decode` as a function of the latents alone, for many small calls: what it learns of
     the pair by running it is learned once, so the pair's code must stay as it is."""
     given = _Given.of(pair, like)
@@ -103,7 +104,7 @@ def decoder(pair: Any, *, like: Any = None) -> Callable[[Any], Values]:
     return decoded
 
 
-def _check_latents(latents: Any, problem: Problem) -> None:
+def _check_latents(latents: object, problem: Problem) -> None:
     known = [*problem.shape.latents, *problem.shape.enumerated]
     unknown = [k for k in latents if k not in known] if isinstance(latents, Mapping) else []
     if not isinstance(latents, Mapping) or not latents or unknown:
@@ -131,7 +132,7 @@ class _Given:
     rows: Args
 
     @classmethod
-    def of(cls, pair: Any, like: Any) -> _Given:
+    def of(cls, pair: object, like: Any) -> _Given:
         """Data that were given; without any, the shapes that the pair knows."""
         program = as_pair(pair)
         given = program.example() if like is None else like
@@ -162,7 +163,8 @@ class _Given:
             parents: whether observed sites that others depend on are "drawn", or "kept" as given.
             seed: of the draws.
         """
-        parts, problem = [], self.problem
+        parts: list[dict[str, Tensor]] = []
+        problem = self.problem
         size = problem.at_once(BATCH)
         shared = problem.shape.globals
         with problem.pair.evaluating():
@@ -203,7 +205,7 @@ def _taken(rows: Args, start: int, stop: int) -> Args:
     return tuple(a[index.to(a.device)] for a in rows)
 
 
-def encode(pair: Any, x: Any, *, seed: int = 0) -> Values:
+def encode(pair: object, x: object, *, seed: int = 0) -> Values:
     """Posterior mean of every local continuous latent, ``[N, ...]``, by the guide.
 
     Returns:
@@ -229,7 +231,7 @@ def codes_of(problem: Problem, seed: int = 0) -> dict[str, Tensor]:
 
 
 def reconstruct(
-    pair: Any, x: Any, *, draws: int = 0, num_particles: int = 16, seed: int = 0
+    pair: object, x: object, *, draws: int = 0, num_particles: int = 16, seed: int = 0
 ) -> Values:
     """E[x'|x]: the mean of p(x'|z) under the guide's q(z|x).
 
@@ -280,7 +282,9 @@ def _decoded(
     return {n: torch.cat([part[n] for part in each]) for n in each[0]}, votes
 
 
-def interpolate(pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "linear") -> Values:
+def interpolate(
+    pair: object, a: object, b: object, steps: int = 8, *, method: str = "linear"
+) -> Values:
     """Decode the path between the codes of ``a`` and ``b``.
 
     Discrete latents, which have no path, are those of ``a`` up to the middle, then those of ``b``;
@@ -327,7 +331,7 @@ def interpolate(pair: Any, a: Any, b: Any, steps: int = 8, *, method: str = "lin
     return _unwrap({name: v[0] if single else v for name, v in out.items()})
 
 
-def _ends(pair: Any, a: Any, b: Any) -> tuple[bool, Problem, Problem]:
+def _ends(pair: object, a: Any, b: Any) -> tuple[bool, Problem, Problem]:
     """The pair on both ends of paths, and whether each is one datum."""
     program = as_pair(pair)
     known = getattr(program.owner, "event_shape", None)
@@ -339,8 +343,8 @@ def _ends(pair: Any, a: Any, b: Any) -> tuple[bool, Problem, Problem]:
 
 
 def traverse(
-    pair: Any,
-    x: Any,
+    pair: object,
+    x: object,
     *,
     dims: Sequence[int] | None = None,
     steps: int = 9,
@@ -389,7 +393,7 @@ def traverse(
 
 
 def impute(
-    pair: Any, x: Any, *, draws: int = 0, num_particles: int = 1000, seed: int = 0
+    pair: object, x: object, *, draws: int = 0, num_particles: int = 1000, seed: int = 0
 ) -> Tensor | tuple[Tensor, ...]:
     """Fill the missing entries (NaN) of x by conditioning on the observed ones.
 
@@ -513,7 +517,9 @@ def _filled(
     return filled
 
 
-def _classes(given: Tensor, wires: Sequence[traces.Wire], votes: Mapping[str, Any]) -> Tensor:
+def _classes(
+    given: Tensor, wires: Sequence[traces.Wire], votes: Mapping[str, tuple[Tensor, torch.Size]]
+) -> Tensor:
     """Which entries of one datum are classes."""
     marks = given.new_zeros(1, *given.shape[1:])
     for wire in wires:
@@ -524,7 +530,7 @@ def _classes(given: Tensor, wires: Sequence[traces.Wire], votes: Mapping[str, An
     return marks[0].bool()
 
 
-def neighbours(pair: Any, x: Any, among: Any, k: int = 5) -> tuple[Tensor, Tensor]:
+def neighbours(pair: object, x: object, among: object, k: int = 5) -> tuple[Tensor, Tensor]:
     """The ``k`` data of ``among`` whose codes lie nearest to those of ``x``.
 
     Returns:
@@ -581,7 +587,7 @@ def _spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 def _observed(
-    sites: Mapping[str, tuple[Any, Tensor]], problem: Problem, mean: bool
+    sites: Mapping[str, tuple[dist.TorchDistribution, Tensor]], problem: Problem, mean: bool
 ) -> dict[str, Tensor]:
     """The observed sites' means or draws, the data's axis first."""
     out = {}
@@ -592,7 +598,7 @@ def _observed(
     return out
 
 
-def _value(fn: Any, value: Tensor, mean: bool) -> Tensor:
+def _value(fn: dist.TorchDistribution, value: Tensor, mean: bool) -> Tensor:
     """A site's mean or draw; entries without a mean, such as classes, give their mode, and a
     distribution that knows neither gives the draw."""
     if mean:

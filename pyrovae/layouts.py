@@ -46,7 +46,7 @@ class Layout:
 
     @classmethod
     def of(
-        cls, tree: Any, convert: Callable[[Any], Any] = lambda leaf: leaf
+        cls, tree: object, convert: Callable[[object], object] = lambda leaf: leaf
     ) -> tuple[Layout | None, tuple[Any, ...]]:
         """The layout of a batch, None where it is a tensor or a flat tuple that begins with one,
         and its leaves, converted. Whatever holds no tensor, such as a list of names, is one leaf.
@@ -58,25 +58,17 @@ class Layout:
             return None, (convert(tree),)
         found, spec = pytree.tree_flatten(tree, lambda node: node is not tree and _leaf(node))
         leaves = list(map(convert, found))
-        arrays = [k for k, leaf in enumerate(leaves) if is_array(leaf)]
-        first = arrays[0] if arrays else 0
-        names: tuple[str, ...] = ()
-        if isinstance(tree, dict):
-            names, named = tuple(tree), tree.get("x")
-            first = next((k for k in arrays if found[k] is named), first)
-        elif first == 0 and len(leaves) == len(tree) and all(map(_leaf, tree)):
+        first = _first(tree, found, leaves)
+        if not first and _flat(tree, leaves):
             return None, tuple(leaves)
-        if not arrays:
-            raise UsageError(
-                f"a batch holds no tensor: it is a {type(tree).__name__} of "
-                f"{', '.join(sorted({type(leaf).__name__ for leaf in leaves})) or 'nothing'}; "
-                f"data are tensors or arrays, perhaps in tuples, lists and dicts"
-            )
+        if first is None:
+            raise _no_tensor(tree, leaves)
+        names = tuple(tree) if isinstance(tree, dict) else ()
         served = [leaves[first], *leaves[:first], *leaves[first + 1 :]]
         order = [0 if k == first else k + (k < first) for k in range(len(leaves))]
         return cls(spec, tuple(order), names), tuple(served)
 
-    def call(self, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def call(self, leaves: Sequence[object]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments, by place and by keyword: a dict is one argument, unless ``keywords``."""
         tree = pytree.tree_unflatten([leaves[k] for k in self.order], self.spec)
         if self.keywords:
@@ -101,7 +93,28 @@ class Layout:
         )
 
 
-def _binds(signature: inspect.Signature, *arguments: Any, **named: Any) -> bool:
+def _first(tree: object, found: Sequence[object], leaves: Sequence[object]) -> int | None:
+    """The place of x among the leaves, as they were found and as they are; None without arrays."""
+    arrays = [k for k, leaf in enumerate(leaves) if is_array(leaf)]
+    named = tree.get("x") if isinstance(tree, dict) else None
+    usual = arrays[0] if arrays else None
+    return next((k for k in arrays if found[k] is named), usual)
+
+
+def _flat(tree: Sequence[object] | dict[str, object], leaves: Sequence[object]) -> bool:
+    """Whether a batch is the tuple or list of its leaves."""
+    return not isinstance(tree, dict) and len(leaves) == len(tree) and all(map(_leaf, tree))
+
+
+def _no_tensor(tree: object, leaves: Sequence[object]) -> UsageError:
+    kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves}))
+    return UsageError(
+        f"a batch holds no tensor: it is a {type(tree).__name__} of {kinds or 'nothing'}; data are "
+        f"tensors or arrays, perhaps in tuples, lists and dicts"
+    )
+
+
+def _binds(signature: inspect.Signature, *arguments: object, **named: object) -> bool:
     try:
         signature.bind(*arguments, **named)
     except TypeError:
@@ -109,12 +122,12 @@ def _binds(signature: inspect.Signature, *arguments: Any, **named: Any) -> bool:
     return True
 
 
-def is_array(node: Any) -> bool:
+def is_array(node: object) -> bool:
     """Whether it is a tensor, an array or a table."""
     return getattr(node, "ndim", 0) > 0
 
 
-def _leaf(node: Any) -> bool:
+def _leaf(node: object) -> bool:
     """Whether a node is handed on whole: no container, or one without tensors."""
     if hasattr(node, "batch_sizes"):  # a PackedSequence is a named tuple
         return True

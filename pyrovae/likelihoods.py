@@ -7,7 +7,8 @@ from __future__ import annotations
 import inspect
 import itertools
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from typing import cast
 
 import pyro.distributions as dist
 import torch
@@ -702,8 +703,8 @@ class Mixed(Likelihood):
         _check_columns(columns)
         self.columns = nn.ModuleList(columns)
 
-    def _columns(self) -> list[Any]:
-        return list(self.columns)
+    def _columns(self) -> list[Likelihood]:
+        return [cast(Likelihood, column) for column in self.columns]
 
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
         return {
@@ -735,7 +736,7 @@ class Mixed(Likelihood):
         return f"columns of several kinds ({', '.join(sorted(kinds))})" if len(kinds) > 1 else ""
 
 
-def _check_columns(columns: list[Any]) -> None:
+def _check_columns(columns: Sequence[object]) -> None:
     for i, column in enumerate(columns):
         if not isinstance(column, Likelihood) or isinstance(column, Mixed):
             raise UsageError(

@@ -11,9 +11,11 @@ import inspect
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
@@ -154,18 +156,11 @@ class ConvNet(Network):
 
     def build(self, inputs: tuple[int, ...], outputs: Shapes) -> nn.Module:
         for shape in (inputs, *outputs.values()):
-            if len(shape) >= 3 and shape[-1] <= 4 < min(shape[-3:-1]):
-                *_, height, width, last = shape
-                raise UsageError(
-                    f"ConvNet takes images as (channels, height, width), and one of shape "
-                    f"{(height, width, last)} would be {height} channels of {width} x {last}: if "
-                    f"it is channels last, give x.permute(0, 3, 1, 2) and the shape "
-                    f"{(last, height, width)}; if it is that narrow, use MLP or an nn.Module"
-                )
+            _check_channels(shape)
         if len(inputs) == 3 and all(len(shape) == 1 for shape in outputs.values()):
             return self._encoder(inputs, outputs)
-        images = {shape[-2:] for shape in outputs.values() if len(shape) >= 3}
-        if len(inputs) == 1 and len(images) == 1 and all(len(s) >= 3 for s in outputs.values()):
+        images = {shape[-2:] if len(shape) >= 3 else () for shape in outputs.values()}
+        if len(inputs) == 1 and len(images) == 1 and images != {()}:
             return self._decoder(inputs, outputs, images.pop())
         raise UsageError(
             f"ConvNet maps an image (channels, height, width) to a vector or a vector to images, "
@@ -233,7 +228,7 @@ def flow(
     import zuko.flows
 
     torch.distributions.Distribution.set_default_validate_args(validates)
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     if kind == "spline":
         bins = 8
         options["univariate"] = zuko.transforms.MonotonicRQSTransform
@@ -248,6 +243,29 @@ def flow(
         each.append(zuko.flows.MaskedAutoregressiveTransform(size, context, **options))
     module: nn.Module = zuko.lazy.LazyComposedTransform(*each)
     return module
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in network.modules()}
+    try:
+        network.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _check_channels(shape: tuple[int, ...]) -> None:
+    """Refuse what looks like an image whose channels are last."""
+    if len(shape) >= 3 and shape[-1] <= 4 < min(shape[-3:-1]):
+        *_, height, width, last = shape
+        raise UsageError(
+            f"ConvNet takes images as (channels, height, width), and one of shape "
+            f"{(height, width, last)} would be {height} channels of {width} x {last}: if "
+            f"it is channels last, give x.permute(0, 3, 1, 2) and the shape "
+            f"{(last, height, width)}; if it is that narrow, use MLP or an nn.Module"
+        )
 
 
 class Conditional(nn.Module, Component, ABC):
@@ -278,7 +296,7 @@ class Conditional(nn.Module, Component, ABC):
         """Name and shape of every parameter that the network must give."""
 
     @abstractmethod
-    def distribution(self, *parameters: Any, **named: Any) -> Any:
+    def distribution(self, *parameters: Any, **named: Any) -> dist.TorchDistribution:
         """The distribution with the network's outputs ``[*batch, *shape]`` as its parameters, in
         the order of :meth:`parameter_shapes`; event shape ``event_shape``."""
 
@@ -287,7 +305,7 @@ class Conditional(nn.Module, Component, ABC):
         all data share."""
         self.event_shape = tuple(event_shape)
 
-    def forward(self, *contexts: Tensor) -> Any:
+    def forward(self, *contexts: Tensor) -> dist.TorchDistribution:
         """The distribution given the context or contexts, event shape ``event_shape``."""
         return self.distribution(*self.outputs(*contexts))
 
@@ -332,7 +350,7 @@ class Conditional(nn.Module, Component, ABC):
         flat = [c.reshape(*b, -1) for (c, _), b in zip(both, batches, strict=True)]
         return torch.cat([t.expand(*batch, t.shape[-1]) for t in flat], -1)
 
-    def _named(self, out: Any) -> tuple[Tensor, ...]:
+    def _named(self, out: Tensor | Mapping[str, Tensor] | Sequence[Tensor]) -> tuple[Tensor, ...]:
         if isinstance(out, Mapping):
             out = [out[name] for name in self.shapes]
         parts = (out,) if isinstance(out, Tensor) else tuple(out)
@@ -344,18 +362,14 @@ class Conditional(nn.Module, Component, ABC):
         probe = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
         context = torch.zeros(n, *self.context_shape, dtype=probe.dtype, device=probe.device)
         want = ", ".join(f"{k} {(n, *s)}" for k, s in self.shapes.items())
-        modes = {module: module.training for module in network.modules()}
         try:
-            with torch.no_grad():
-                out = network.eval()(context)
+            with torch.no_grad(), _evaluating(network):
+                out = network(context)
         except Exception as error:
             raise UsageError(
                 f"{name}'s network fails on an input of shape {tuple(context.shape)}: {error}; it "
                 f"must map [N, {', '.join(map(str, self.context_shape))}] to {want}"
             ) from error
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
         if isinstance(out, Mapping) and set(out) != set(self.shapes):
             raise UsageError(f"{name}'s network returns {sorted(out)}; expected {want}")
         got = [tuple(t.shape) for t in self._named(out)]

@@ -11,7 +11,6 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from pyro.infer import ELBO
@@ -23,6 +22,7 @@ from pyrovae.errors import UsageError, number, whole_number
 from pyrovae.schedules import Schedule
 from pyrovae.tensors import log_mean_exp
 from pyrovae.traces import Pair, Problem, Structure, Traces
+from pyrovae.traces.sites import Trace
 
 __all__ = [
     "CIWAE",
@@ -57,7 +57,7 @@ class Objective(ELBO, Component, ABC):
         super().__init__(num_particles=whole_number("num_particles", num_particles))
         self.schedule = schedule
         self._factor: Tensor | None = None
-        self._met: tuple[Any, Any, Pair] | None = None
+        self._met: tuple[object, object, Pair] | None = None
 
     @abstractmethod
     def bound(self, drawn: Traces) -> Tensor:
@@ -91,7 +91,13 @@ class Objective(ELBO, Component, ABC):
     def prepare(self, data_size: int) -> None:
         """Tell how many data there are; only objectives that must know keep it."""
 
-    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def differentiable_loss(
+        self,
+        model: Callable[..., object],
+        guide: Callable[..., object],
+        *args: object,
+        **kwargs: object,
+    ) -> Tensor:
         """Minus the bounds' sum over the batch, times N / B in a plate that subsamples."""
         drawn = self._problem(model, guide, args, kwargs).draw(args, self.particles)
         shape, value = drawn.shape, self.bound(drawn)
@@ -102,21 +108,45 @@ class Objective(ELBO, Component, ABC):
         scale = 1.0 if shape.size is None else shape.size / len(value)
         return -scale * value.sum()
 
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+    def loss(
+        self,
+        model: Callable[..., object],
+        guide: Callable[..., object],
+        *args: object,
+        **kwargs: object,
+    ) -> float:
         """The same as a number, without gradients."""
         with torch.no_grad():
             return float(self.differentiable_loss(model, guide, *args, **kwargs))
 
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+    def loss_and_grads(
+        self,
+        model: Callable[..., object],
+        guide: Callable[..., object],
+        *args: object,
+        **kwargs: object,
+    ) -> float:
         """The loss as a number; its gradients are added to the parameters'."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         loss.backward()
         return float(loss.detach())
 
-    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+    def _get_trace(
+        self,
+        model: Callable[..., object],
+        guide: Callable[..., object],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> tuple[Trace, Trace]:
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
 
-    def _problem(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Problem:
+    def _problem(
+        self,
+        model: Callable[..., object],
+        guide: Callable[..., object],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> Problem:
         """The pair on such a batch; what is seen of it is kept as long as it is the same pair."""
         if self._met is None or (self._met[0], self._met[1]) != (model, guide) or kwargs:
             programs = (_with(p, kwargs) if kwargs else p for p in (model, guide))
@@ -148,7 +178,7 @@ class Objective(ELBO, Component, ABC):
             )
 
 
-def _with(program: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
+def _with(program: Callable[..., object], kwargs: dict[str, object]) -> Callable[..., object]:
     return lambda *args: program(*args, **kwargs)
 
 

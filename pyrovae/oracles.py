@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import biject_to, constraints
+from torch.distributions import Transform, biject_to, constraints
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
@@ -22,10 +22,13 @@ from pyrovae.traces import Args, Problem
 
 __all__ = ["exact_log_evidence"]
 
+T = TypeVar("T")
 FAR = 60.0  # nats below the largest value that quadrature may leave out
 
 
-def exact_log_evidence(pair: Any, x: Any, *, points: int = 120, plate: str | None = None) -> Tensor:
+def exact_log_evidence(
+    pair: object, x: object, *, points: int = 120, plate: str | None = None
+) -> Tensor:
     """log p(x) per datum, ``[N]``, nats, float64, without sampling.
 
     Where log p(x, z) is quadratic in z (a linear-Gaussian pair) the integral is closed: with
@@ -75,14 +78,21 @@ def exact_log_evidence(pair: Any, x: Any, *, points: int = 120, plate: str | Non
 class _Double(TorchFunctionMode):
     """Every operation takes its floating numbers in double precision, whatever holds them."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         return func(*_double(args), **_double(kwargs or {}))
 
 
-def _double(values: Any) -> Any:
-    def widened(value: Any) -> Any:
-        single = isinstance(value, Tensor) and value.is_floating_point()
-        return value.to(torch.float64) if single and value.dtype != torch.float64 else value
+def _double(values: T) -> T:
+    def widened(value: object) -> object:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value.to(torch.float64)
+        return value
 
     with torch._C.DisableTorchFunction():
         return tree_map(widened, values)
@@ -106,7 +116,7 @@ class _Latent:
     """A latent as real numbers: their shape, and how they become its values."""
 
     size: tuple[int, ...]
-    transform: Any
+    transform: Transform
 
     @property
     def dims(self) -> int:
@@ -128,7 +138,7 @@ def _latents(problem: Problem, batch: Args) -> dict[str, _Latent]:
     }
 
 
-def _latent(name: str, prior: Any, shape: tuple[int, ...]) -> _Latent:
+def _latent(name: str, prior: dist.TorchDistribution, shape: tuple[int, ...]) -> _Latent:
     """A latent with its support mapped to all real numbers.
 
     Raises:

@@ -9,7 +9,7 @@ Log-probabilities are natural: their unit is nats.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,8 +25,9 @@ from torch import Tensor
 from pyrovae.data import UsageError
 from pyrovae.traces import Sketch, SketchedSite
 
-Values = Tensor | NDArray[Any] | Sequence[Any] | float
+Values = Tensor | NDArray[np.generic] | Sequence[object] | float
 Floats = NDArray[np.float64]
+Panels = NDArray[np.object_]  # of Axes
 
 # safe for the colour-blind: Okabe and Ito's colours, then Tol's muted ones with black for pale grey
 INK, BLUE, ORANGE, GREEN, GREY = "#222222", "#0072B2", "#D55E00", "#009E73", "#A8A8A8"
@@ -134,27 +135,35 @@ def image_grid(
         )
     if nrow < 1 or padding < 0:
         raise UsageError(f"nrow must be at least 1 and padding 0, got {nrow} and {padding}")
-    low, high = value_range or _extremes(x)
-    if value_range is None and low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    if channels == 3:
-        x = ((x - low) / ((high - low) or 1)).clip(0, 1)
+    low, high = _ends(x) if value_range is None else value_range
     columns = min(nrow, n)
     rows = -(-n // columns)
-    fill = PAPER if channels == 3 else np.nan  # nan is transparent: the axes' background shows
-    cells = np.full((rows * columns, height + padding, width + padding, channels), fill)
-    cells[:n, padding:, padding:] = x.transpose(0, 2, 3, 1)
-    grid = cells.reshape(rows, columns, *cells.shape[1:]).transpose(0, 2, 1, 3, 4)
-    grid = grid.reshape(rows * cells.shape[1], columns * cells.shape[2], channels)
-    grid = np.pad(grid, ((0, padding), (0, padding), (0, 0)), constant_values=fill)
-    if channels == 1:
-        grid = grid[..., 0]
+    if channels == 3:
+        grid = _tiled(((x - low) / ((high - low) or 1)).clip(0, 1), rows, columns, padding, PAPER)
+    else:  # nan is transparent: the axes' background shows
+        grid = _tiled(x, rows, columns, padding, np.nan)[..., 0]
     scale = min(0.75, 10 / columns)
     ax = _axes(ax, max(2, scale * columns), max(1, scale * rows * height / width))
     ax.imshow(grid, "gray_r", vmin=low, vmax=high, interpolation="nearest")
     ax.set(xticks=[], yticks=[], facecolor=str(PAPER))
     ax.spines[:].set_visible(False)
     return ax
+
+
+def _ends(x: Floats) -> tuple[float, float]:
+    """What is drawn as the extremes: 0 and 1 where all lie between them."""
+    low, high = _extremes(x)
+    return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+
+
+def _tiled(x: Floats, rows: int, columns: int, padding: int, fill: float) -> Floats:
+    """Images [N, C, H, W] side by side in one of [H, W, C], with what is between them filled."""
+    n, channels, height, width = x.shape
+    cells = np.full((rows * columns, height + padding, width + padding, channels), fill)
+    cells[:n, padding:, padding:] = x.transpose(0, 2, 3, 1)
+    grid = cells.reshape(rows, columns, *cells.shape[1:]).transpose(0, 2, 1, 3, 4)
+    grid = grid.reshape(rows * cells.shape[1], columns * cells.shape[2], channels)
+    return np.pad(grid, ((0, padding), (0, padding), (0, 0)), constant_values=fill)
 
 
 def data_grid(
@@ -293,7 +302,9 @@ def traversal(
     return strips(cells, units, [f"{v:.1f}" for v in settings], ax=ax)
 
 
-def training_curves(rows: Sequence[Mapping[str, Any]], *, axes: Any = None) -> NDArray[Any]:
+def training_curves(
+    rows: Sequence[Mapping[str, float]], *, axes: Panels | Sequence[Axes] | None = None
+) -> Panels:
     """ELBO, reconstruction and KL by epoch, in nats per datum, in three panels (`axes`: three).
 
     Each of `rows` has ``epoch``, ``elbo``, ``reconstruction``, ``kl`` and, if there were held-out
@@ -301,35 +312,43 @@ def training_curves(rows: Sequence[Mapping[str, Any]], *, axes: Any = None) -> N
     twentieth may leave the view, so that it does not squash the rest.
     """
     terms = {"elbo": "ELBO", "reconstruction": "reconstruction", "kl": "KL"}
-    needed = ["epoch", *terms]
+    _check_history(rows, ["epoch", *terms])
+    panels: Panels = np.asarray(_axes(axes, 9, 2.8, panels=3), dtype=object)
+    _same("axes", panels.shape, (3,), "three panels")
+    epochs = _array([row["epoch"] for row in rows], "epoch", "epochs")
+    for ax, (term, title) in zip(panels, terms.items(), strict=True):
+        _curves(ax, rows, epochs, term)
+        _dress(ax, f"{title} (nats per datum)", "epoch", "")
+    if panels[0].lines:
+        panels[0].legend(frameon=False)
+    return panels
+
+
+def _check_history(rows: Sequence[Mapping[str, float]], needed: Sequence[str]) -> None:
     missing = [name for name in needed if not rows or any(name not in row for row in rows)]
     if missing:
         raise UsageError(
             f"training curves need rows with {', '.join(needed)}; there are {len(rows)}, without "
             f"{', '.join(missing)} in some: give a history's rows"
         )
-    panels: NDArray[Any] = np.asarray(_axes(axes, 9, 2.8, panels=3), dtype=object)
-    _same("axes", panels.shape, (3,), "three panels")
-    epochs = _array([row["epoch"] for row in rows], "epoch", "epochs")
+
+
+def _curves(ax: Axes, rows: Sequence[Mapping[str, float]], epochs: Floats, term: str) -> None:
+    """One term by epoch, of the training and of the held-out data, in a view of what settled."""
     skipped = math.ceil(len(rows) / 20) if len(rows) >= 10 else 0
-    for ax, (term, title) in zip(panels, terms.items(), strict=True):
-        settled = []
-        for prefix, colour, label in (("", BLUE, "train"), ("validation_", ORANGE, "validation")):
-            y = _array([row.get(prefix + term) for row in rows], prefix + term, "epochs")
-            seen = np.isfinite(y)
-            if seen.any():
-                marker = "o" if seen.sum() <= 30 else ""
-                ax.plot(epochs[seen], y[seen], color=colour, marker=marker, ms=4, label=label)
-            settled.append(y[skipped:])
-        low, high = _extremes(np.concatenate(settled))
-        if skipped and low < high and np.isfinite(settled).any():
-            ax.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        ax.grid(axis="y", color=str(PAPER))
-        _dress(ax, f"{title} (nats per datum)", "epoch", "")
-    if panels[0].lines:
-        panels[0].legend(frameon=False)
-    return panels
+    settled = []
+    for prefix, colour, label in (("", BLUE, "train"), ("validation_", ORANGE, "validation")):
+        y = _array([row.get(prefix + term) for row in rows], prefix + term, "epochs")
+        seen = np.isfinite(y)
+        if seen.any():
+            marker = "o" if seen.sum() <= 30 else ""
+            ax.plot(epochs[seen], y[seen], color=colour, marker=marker, ms=4, label=label)
+        settled.append(y[skipped:])
+    low, high = _extremes(np.concatenate(settled))
+    if skipped and low < high and np.isfinite(settled).any():
+        ax.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.grid(axis="y", color=str(PAPER))
 
 
 def latent_map(
@@ -350,47 +369,73 @@ def latent_map(
     `classes` [i] names label i, more a colour bar. `names` [d] are those of the coordinates.
     """
     rows = np.asarray(codes)
-    points = _array(rows.reshape(len(rows), -1) if rows.ndim else rows, "codes", "N d")
+    points = _array(rows.reshape(len(rows), -1) if rows.ndim > 2 else rows, "codes", "N d")
     n, d = points.shape
     names = [f"z{k}" for k in range(d)] if names is None else list(names)
     _same("names", [len(names)], [d], "codes")
     if not np.isfinite(points).all():
         raise UsageError("codes hold nan or infinite values and cannot be placed: leave those out")
-    if dims is not None and (len(dims) != 2 or not set(dims) <= set(range(d))):
-        raise UsageError(f"dims={dims} are not two latent coordinates: choose from 0 to {d - 1}")
+    _check_dims(dims, d)
     ax = _axes(ax, 6.2, 5)
     if dims is not None or d == 2:
-        across, up = dims or (0, 1)
-        points, names = points[:, [across, up]], [names[across], names[up]]
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-        for radius in (1, 2, 3):
-            ax.add_patch(Circle((0, 0), radius, fill=False, ec=INK, ls="--", lw=0.8, zorder=3))
-            ax.text(0, radius, f"{radius} sd", size=8, ha="center", va="center", bbox=box, zorder=4)
+        _rings(ax)
     elif d == 1:
-        # the golden ratio's multiples spread evenly, and look scattered
-        points, names = np.column_stack([points, np.arange(n) * 0.618034 % 1]), [*names, ""]
         ax.set_yticks([])
-    else:
-        from sklearn.decomposition import PCA  # here, since it is slow to import
-
-        if not np.ptp(points, axis=0).any():
-            raise UsageError("codes are all the same and have no principal components: give dims")
-        pca = PCA(2).fit(points)
-        points, shares = pca.transform(points), pca.explained_variance_ratio_
-        names = [f"component {k + 1} ({share:.0%} of variance)" for k, share in enumerate(shares)]
-    style: dict[str, Any] = {"s": np.clip(20000 / n, 6, 36), "alpha": 0.75, "linewidths": 0}
-    if labels is None:
-        ax.scatter(*points.T, color=BLUE, **style)
-    else:
-        _coloured(ax, points, _array(labels, "labels", "N"), classes, style)
+    points, names = _in_plane(points, names, dims)
+    _coloured(ax, points, None if labels is None else _array(labels, "labels", "N"), classes)
     if d > 1:
         ax.set_aspect("equal", adjustable="datalim")
     return _dress(ax, "", names[0], names[1])
 
 
-def _coloured(
-    ax: Any, points: Floats, label: Floats, classes: Sequence[str] | None, style: dict[str, Any]
-) -> None:
+def _check_dims(dims: tuple[int, int] | None, count: int) -> None:
+    if dims is not None and (len(dims) != 2 or not set(dims) <= set(range(count))):
+        raise UsageError(
+            f"dims={dims} are not two latent coordinates: choose from 0 to {count - 1}"
+        )
+
+
+def _in_plane(
+    points: Floats, names: list[str], dims: tuple[int, int] | None
+) -> tuple[Floats, list[str]]:
+    """Points [N, 2], and what their coordinates are called."""
+    n, d = points.shape
+    if dims is not None or d == 2:
+        across, up = dims or (0, 1)
+        return points[:, [across, up]], [names[across], names[up]]
+    if d > 1:
+        return _principal(points)
+    # the golden ratio's multiples spread evenly, and look scattered
+    return np.column_stack([points, np.arange(n) * 0.618034 % 1]), [*names, ""]
+
+
+def _rings(ax: Axes) -> None:
+    """Where 1, 2 and 3 standard deviations of a standard normal are."""
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    for radius in (1, 2, 3):
+        ax.add_patch(Circle((0, 0), radius, fill=False, ec=INK, ls="--", lw=0.8, zorder=3))
+        ax.text(0, radius, f"{radius} sd", size=8, ha="center", va="center", bbox=box, zorder=4)
+
+
+def _principal(points: Floats) -> tuple[Floats, list[str]]:
+    """The two principal components of points, and what they are called."""
+    from sklearn.decomposition import PCA  # here, since it is slow to import
+
+    if not np.ptp(points, axis=0).any():
+        raise UsageError("codes are all the same and have no principal components: give dims")
+    pca = PCA(2).fit(points)
+    shares = enumerate(pca.explained_variance_ratio_, 1)
+    return pca.transform(points), [
+        f"component {k} ({share:.0%} of variance)" for k, share in shares
+    ]
+
+
+def _coloured(ax: Any, points: Floats, label: Floats | None, classes: Sequence[str] | None) -> None:
+    size = np.clip(20000 / len(points), 6, 36)
+    style: dict[str, Any] = {"s": size, "alpha": 0.75, "linewidths": 0}
+    if label is None:
+        ax.scatter(*points.T, color=BLUE, **style)
+        return
     _same("labels", label.shape, points.shape[:1], "codes")
     kinds = np.unique(label)
     if classes is not None and not set(kinds) <= set(range(len(classes))):
@@ -574,8 +619,8 @@ def top_words(
     *,
     n: int = 8,
     titles: Sequence[str] | None = None,
-    axes: Any = None,
-) -> NDArray[Any]:
+    axes: Panels | Sequence[Axes] | None = None,
+) -> Panels:
     """The `n` most probable words of each topic, [topics, words], a panel each, 12 at most.
 
     `names` [words] are the words, `titles` [topics] the topics' (`axes`: as many as panels).
@@ -603,7 +648,7 @@ def top_words(
             ax.tick_params(labelbottom=True)  # where nothing is below
         axes = axes[: len(table)]
         figure.supxlabel("probability of the word in the topic", size="medium")
-    panels: NDArray[Any] = np.asarray(axes, dtype=object)
+    panels: Panels = np.asarray(axes, dtype=object)
     _same("axes", panels.shape, (len(table),), "the topics' panels")
     for ax, row, title in zip(panels, table, titles, strict=False):
         best = np.argsort(-row, kind="stable")[:n]
@@ -623,8 +668,8 @@ def forecasts(
     given: Values,
     *,
     names: Sequence[str] | None = None,
-    axes: Any = None,
-) -> NDArray[Any]:
+    axes: Panels | Sequence[Axes] | None = None,
+) -> Panels:
     """Series x [N, T, D] and forecasts `draws` [K, N, T, D] of what is nan in `given` [N, T, D].
 
     A panel per series and feature, 6 and 4 at most: what is given as dots, what came in fact as
@@ -645,7 +690,7 @@ def forecasts(
         size = (max(5.5, 3.4 * features), 0.8 + 1.5 * count)
         shape = {"figsize": size, "layout": "constrained", "squeeze": False}
         figure, axes = plt.subplots(count, features, sharex=True, sharey="col", **shape)
-    panels: NDArray[Any] = np.asarray(axes, dtype=object)
+    panels: Panels = np.asarray(axes, dtype=object)
     _same("axes", panels.shape, (count, features), "the panels of series and features")
     time = np.arange(1, truth.shape[1] + 1)
     low, middle, high = np.quantile(cloud, [0.05, 0.5, 0.95], axis=0)
@@ -673,8 +718,8 @@ def parts(
     rows: Sequence[str] = (),
     *,
     title: str = "units",
-    axes: Any = None,
-) -> NDArray[Any]:
+    axes: Panels | Sequence[Axes] | None = None,
+) -> Panels:
     """What each part of a latent adds, and which data use it: pictures above a heat map.
 
     `pictures` [2, parts, *event] are decoded with the part alone, either way; `use` [rows, parts]
@@ -696,7 +741,7 @@ def parts(
         size = (cell * count + 1.6, tall + heat + 1.1)
         ratio = {"height_ratios": [tall, heat]}
         axes = plt.subplots(2, 1, figsize=size, layout="constrained", gridspec_kw=ratio)[1]
-    panels: NDArray[Any] = np.asarray(axes, dtype=object)
+    panels: Panels = np.asarray(axes, dtype=object)
     _same("axes", panels.shape, (2,), "two panels")
     above, below = panels
     strips(cells, ["+", "\u2212"][:ways], ax=above)
@@ -771,15 +816,33 @@ def graph(sketch: Sketch, *, ax: Axes | None = None) -> Axes:
     if not 1 <= len(sites) <= 60:
         raise UsageError(f"{len(sites)} sites cannot be drawn as a graph (1 to 60): print it")
     at = _places(sites)
-    plates: dict[str, list[str]] = {}
-    for site in sites.values():
-        for name in site.plates.values():
-            plates.setdefault(name, []).append(site.name)
     (left, right), (low, high) = ((min(v), max(v)) for v in zip(*at.values(), strict=True))
-    deepest = max((len(site.plates) for site in sites.values()), default=0)
-    margin = 0.55 + 0.16 * deepest
+    margin = 0.55 + 0.16 * max(len(site.plates) for site in sites.values())
     ax = _axes(ax, 0.8 * (right - left) + 2.6, 0.8 * (high - low) + 2)
-    dims = {name: dim for site in sites.values() for dim, name in site.plates.items()}
+    _draw_plates(ax, sites, at)
+    _draw_arrows(ax, sketch, at)
+    for name, place in at.items():
+        _node(ax, sites[name], place)
+    ax.set(xlim=(left - margin, right + margin), ylim=(low - 2 * margin + 0.4, high + margin))
+    ax.set_aspect("equal")
+    ax.axis("off")
+    if guide:
+        ax.plot([], [], "-", color=INK, label="model")
+        ax.plot([], [], "--", color=ORANGE, label="guide")
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+    return ax
+
+
+def _draw_plates(
+    ax: Axes, sites: Mapping[str, SketchedSite], at: Mapping[str, tuple[float, float]]
+) -> None:
+    """A box around the sites of each plate, those of fewer sites inside."""
+    plates: dict[str, list[str]] = {}
+    dims: dict[str, int] = {}
+    for site in sites.values():
+        for dim, name in site.plates.items():
+            plates.setdefault(name, []).append(site.name)
+            dims[name] = dim
     inner = sorted(plates, key=lambda name: (len(plates[name]), -dims[name]))
     for level, name in enumerate(inner, 1):
         across, up = zip(*(at[member] for member in plates[name]), strict=True)
@@ -790,35 +853,23 @@ def graph(sketch: Sketch, *, ax: Axes | None = None) -> Axes:
         ax.add_patch(FancyBboxPatch(corner, *size, style, fc="none", ec=GREY, lw=1.2))
         end = corner[0] + size[0] - 0.08, corner[1] + 0.06
         ax.text(*end, _plate_label(name, sites[plates[name][0]]), size=9, ha="right", color=INK)
-    for site in sketch:
-        for parent in site.parents:
-            if parent in at:
-                _arrow(ax, at[parent], at[site.name], site.program == "guide", at.values())
-    for name, (x, y) in at.items():
-        square = sites[name].program == "data"
-        fill = str(PAPER) if sites[name].observed else "white"
-        ax.plot(x, y, "s" if square else "o", ms=30, mfc=fill, mec=INK, mew=1.2, zorder=3)
-        letters = 12 if len(name) < 3 else 9 if len(name) < 5 else 7
-        ax.text(x, y, name, size=letters, ha="center", va="center", zorder=4)
-    ax.set(xlim=(left - margin, right + margin), ylim=(low - 2 * margin + 0.4, high + margin))
-    ax.set_aspect("equal")
-    ax.axis("off")
-    if guide:
-        for line, words in (("-", "model"), ("--", "guide")):
-            colour = ORANGE if words == "guide" else INK
-            ax.plot([], [], line, color=colour, label=words)
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
-    return ax
+
+
+def _node(ax: Axes, site: SketchedSite, place: tuple[float, float]) -> None:
+    fill = str(PAPER) if site.observed else "white"
+    mark = "s" if site.program == "data" else "o"
+    ax.plot(*place, mark, ms=30, mfc=fill, mec=INK, mew=1.2, zorder=3)
+    letters = 12 if len(site.name) < 3 else 9 if len(site.name) < 5 else 7
+    ax.text(*place, site.name, size=letters, ha="center", va="center", zorder=4)
 
 
 def _places(sites: Mapping[str, SketchedSite]) -> dict[str, tuple[float, float]]:
     """Where each goes: a layer below its parents, beside its layer's others, under its parents."""
     depth: dict[str, int] = {}
+    layers: dict[int, list[str]] = {}
     for name, site in sites.items():  # in the order they were run: parents come first
         depth[name] = max((depth[p] + 1 for p in site.parents if p in depth), default=0)
-    layers: dict[int, list[str]] = {}
-    for name, level in depth.items():
-        layers.setdefault(level, []).append(name)
+        layers.setdefault(depth[name], []).append(name)
     at: dict[str, tuple[float, float]] = {}
     for level in sorted(layers):
         above = {n: [at[p][0] for p in sites[n].parents if p in at] or [0.0] for n in layers[level]}
@@ -828,8 +879,19 @@ def _places(sites: Mapping[str, SketchedSite]) -> dict[str, tuple[float, float]]
     return at
 
 
+def _draw_arrows(ax: Axes, sketch: Sketch, at: Mapping[str, tuple[float, float]]) -> None:
+    for site in sketch:
+        for parent in site.parents:
+            if parent in at:
+                _arrow(ax, at[parent], at[site.name], site.program == "guide", at.values())
+
+
 def _arrow(
-    ax: Axes, start: tuple[float, float], end: tuple[float, float], guide: bool, among: Any
+    ax: Axes,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    guide: bool,
+    among: Iterable[tuple[float, float]],
 ) -> None:
     between = any(
         abs(x - start[0]) < 0.1 and min(start[1], end[1]) < y < max(start[1], end[1])
@@ -866,15 +928,7 @@ def shapes(sketch: Sketch, *, ax: Axes | None = None) -> Axes:
     ax = _axes(ax, 3.4 + 0.95 * (left + right), 0.9 + 0.72 * len(sites))
     several = len({site.program for site in sites}) > 1
     for row, site in enumerate(sites):
-        batch = [
-            (left - len(site.batch_shape) + k, n, site.plates.get(k - len(site.batch_shape)))
-            for k, n in enumerate(site.batch_shape)
-        ]
-        for k, n, plate in batch:
-            colour = BLUE if plate else "white"
-            _box(ax, k, row, n, plate or "no plate", colour, "" if plate else "////")
-        for k, n in enumerate(site.event_shape):
-            _box(ax, left + 0.25 + k, row, n, "event", ORANGE, "")
+        _boxes(ax, site, row, left)
         who = f"{site.program}: " if several else ""
         words = f"{who}{site.name} ~ {site.distribution}" + (" (observed)" * site.observed)
         ax.text(-0.2, row, words, ha="right", va="center", size=10)
@@ -884,6 +938,19 @@ def shapes(sketch: Sketch, *, ax: Axes | None = None) -> Axes:
     ax.set(xlim=(-3.2, left + right + 0.5), ylim=(len(sites) - 0.4, -0.95))
     ax.axis("off")
     return ax
+
+
+def _boxes(ax: Axes, site: SketchedSite, row: int, left: int) -> None:
+    """A site's dimensions: the batch's up to the place ``left``, the event's from there on."""
+    first = len(site.batch_shape)
+    for k, n in enumerate(site.batch_shape):
+        plate = site.plates.get(k - first)
+        if plate:
+            _box(ax, left - first + k, row, n, plate, BLUE, "")
+        else:
+            _box(ax, left - first + k, row, n, "no plate", "white", "////")
+    for k, n in enumerate(site.event_shape):
+        _box(ax, left + 0.25 + k, row, n, "event", ORANGE, "")
 
 
 def _box(ax: Axes, x: float, y: float, size: int, name: str, colour: str, hatch: str) -> None:
@@ -899,7 +966,7 @@ def _box(ax: Axes, x: float, y: float, size: int, name: str, colour: str, hatch:
     ax.text(x + 0.5, y + 0.2, name, size=7, **paint)
 
 
-def save(axes: Axes | NDArray[Any], path: str | Path) -> Path:
+def save(axes: Axes | Panels, path: str | Path) -> Path:
     """Write the figure of `axes` (one, or an array) as a PNG, 120 dots per inch, and close it.
 
     Missing folders are made.

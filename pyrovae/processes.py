@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import cast
 
@@ -109,16 +109,8 @@ class Processes:
                     f"the processes do not find each other ({_first_line(error)}); start all of "
                     f"them, with the same MASTER_ADDR and MASTER_PORT, as torchrun does"
                 ) from error
-            if processes._watch is None:
+            with nullcontext() if processes._watch is None else processes._watch.watching():
                 yield processes
-                return
-            processes._watch.start()
-            try:
-                yield processes
-            except BaseException as error:
-                processes._watch.leave(error)
-                raise
-            processes._watch.leave()
 
     def _forget(self) -> None:
         dist.destroy_process_group(self._cpu)
@@ -253,6 +245,17 @@ class _Watch(threading.Thread):
     def _left(self) -> str:
         return f"process {self.departed} has left while process {self.rank} waits for it"
 
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch, and say how this process ends."""
+        self.start()
+        try:
+            yield
+        except BaseException as error:
+            self.leave(error)
+            raise
+        self.leave()
+
     def leave(self, error: BaseException | None = None) -> None:
         """Say goodbye, so that nobody is alarmed, or why this process stops."""
         if error is None:
@@ -280,20 +283,32 @@ class _Watch(threading.Thread):
                     heard = dict.fromkeys(heard, now)
                 before = now
                 for key, _ in ready:
-                    if key.fileobj is self.asleep:
-                        continue
-                    heard[key.data] = now
-                    if not self._read(key.data):
-                        selector.unregister(key.fileobj)
-                        del heard[key.data]
+                    if key.fileobj is not self.asleep:
+                        self._listen(key, selector, heard, now)
                 for rank in [rank for rank, last in heard.items() if now - last > SILENCE]:
                     self._gone(rank, f"no sign of life for {SILENCE:g} s")
                 if now >= next_beat:
                     self._tell("")
                     next_beat = now + BEAT
                 self._judge(now)
+        self._close()
+
+    def _close(self) -> None:
         for peer in (self.asleep, *self.peers.values()):
             peer.close()
+
+    def _listen(
+        self,
+        key: selectors.SelectorKey,
+        selector: selectors.BaseSelector,
+        heard: dict[int, float],
+        now: float,
+    ) -> None:
+        """Hear a process that speaks; no more, once it has said the last."""
+        heard[key.data] = now
+        if not self._read(key.data):
+            selector.unregister(key.fileobj)
+            del heard[key.data]
 
     def _read(self, rank: int) -> bool:
         """Heed what a process says; False when it will say no more."""

@@ -8,7 +8,7 @@ import itertools
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import pyro
 import torch
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from pyrovae.components import Component
 from pyrovae.errors import UsageError
-from pyrovae.guides import MeanField
-from pyrovae.likelihoods import Bernoulli
-from pyrovae.priors import StandardNormal
-from pyrovae.tensors import TensorData
+from pyrovae.guides import Guide, MeanField
+from pyrovae.likelihoods import Bernoulli, Likelihood
+from pyrovae.priors import Prior, StandardNormal
+from pyrovae.tensors import Data, TensorData
 
-__all__ = ["Program"]
+__all__ = ["Parts", "Program"]
 
 
 _NAMES: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
@@ -40,6 +40,14 @@ def _registered(owner: nn.Module) -> None:
             pyro.param(f"{_NAMES[owner]}$$${name}", parameter)
 
 
+class Parts(TypedDict):
+    """What a model and a guide are made of."""
+
+    prior: Prior
+    likelihood: Likelihood
+    guide: Guide
+
+
 class BoundProgram(nn.Module):
     """One of the two programs of an object: a function of the batch that shows Pyro the object's
     parameters, and a module that has them, as ``Trace_ELBO()(vae.model, vae.guide)`` asks."""
@@ -52,7 +60,7 @@ class BoundProgram(nn.Module):
         functools.update_wrapper(self, method.function)
         vars(self).update(__self__=owner, __func__=method.function, __signature__=method.signature)
 
-    def forward(self, *batch: Any, **named: Any) -> Any:
+    def forward(self, *batch: object, **named: object) -> object:
         """Run the program."""
         owner = vars(self)["__self__"]
         _registered(owner)
@@ -71,12 +79,12 @@ class BoundProgram(nn.Module):
 class _Method:
     """A method that is handed out as a :class:`BoundProgram`."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., object]) -> None:
         self.function = function
         signature = inspect.signature(function)
         self.signature = signature.replace(parameters=[*signature.parameters.values()][1:])
 
-    def __get__(self, owner: nn.Module | None, kind: type) -> Any:
+    def __get__(self, owner: nn.Module | None, kind: type) -> Callable[..., object]:
         return self.function if owner is None else BoundProgram(owner, self)
 
 
@@ -90,7 +98,7 @@ class Program(nn.Module, Component, ABC):
 
     named = "classes"  # what the names are that figure takes: or "columns"
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         for name in ("model", "guide"):
             function = vars(cls).get(name)
@@ -106,20 +114,20 @@ class Program(nn.Module, Component, ABC):
             )
 
     @abstractmethod
-    def model(self, *batch: Any) -> Any:
+    def model(self, *batch: Any) -> object:
         """p(x, z): samples the latents, observes the batch."""
 
     @abstractmethod
-    def guide(self, *batch: Any) -> Any:
+    def guide(self, *batch: Any) -> object:
         """q(z|x): samples the latents."""
 
     @classmethod
-    def usual(cls) -> dict[str, Any]:
+    def usual(cls) -> Parts:
         """The parts where none are given, new ones."""
         return {"prior": StandardNormal(), "likelihood": Bernoulli(), "guide": MeanField()}
 
     @classmethod
-    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, Any]:
+    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, object]:
         """The constructor's arguments that data and the number of their classes decide."""
         known = {"event_shape": tuple(data.event_shape), "classes": classes}
         names = inspect.signature(cls).parameters
@@ -136,7 +144,7 @@ class Program(nn.Module, Component, ABC):
         """Numbers besides those of every pair, on data as :meth:`serve` gives them to measure."""
         return {}
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> object:
         """The picture of what the program is for, as Axes; None where there is none.
 
         Args:
@@ -149,13 +157,13 @@ class Program(nn.Module, Component, ABC):
         """Data of the shapes that the programs take."""
         return (torch.zeros(1, *self.event_shape),)
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         """The constructor's arguments, by name; the part called guide is kept as ``posterior``,
         apart from the program of that name."""
         names = inspect.signature(type(self)).parameters
         return {n: getattr(self, "posterior" if n == "guide" else n) for n in names}
 
-    def _in_memory(self, data: Any) -> None:
+    def _in_memory(self, data: Data) -> None:
         """Refuse data that are streamed."""
         if not data.in_memory:
             raise UsageError(

@@ -37,7 +37,7 @@ OWN = (
 )
 
 
-def save(pair: Any, path: str | Path) -> Path:
+def save(pair: object, path: str | Path) -> Path:
     """Write a pair's parameters and buffers, and for a :class:`VAE` also how to build it again.
 
     Args:
@@ -57,7 +57,7 @@ def save(pair: Any, path: str | Path) -> Path:
     return file
 
 
-def load(path: str | Path, into: Any = None, allow: Sequence[str] = ()) -> Any:
+def load(path: str | Path, into: object = None, allow: Sequence[str] = ()) -> Any:
     """Read what :func:`save` wrote. The file executes nothing, whoever made it.
 
     Args:
@@ -137,7 +137,7 @@ def _usable(path: str | Path) -> Path:
     return found
 
 
-def _notes(owner: Any) -> dict[str, Any]:
+def _notes(owner: object) -> dict[str, object]:
     """What a file says of its tensors: how to build what they are of, where that can be said."""
     try:
         model = describe(owner)
@@ -146,7 +146,7 @@ def _notes(owner: Any) -> dict[str, Any]:
     return {"version": 1, "model": model}
 
 
-def environment(device: str = "cpu") -> dict[str, Any]:
+def environment(device: str = "cpu") -> dict[str, object]:
     """The machine and versions that made a run."""
     packages = ("pyrovae", "torch", "pyro-ppl", "numpy", "safetensors")
     versions = {}
@@ -175,7 +175,7 @@ class Folder:
     """A run's folder: nothing of it exists until :meth:`create`."""
 
     path: Path
-    config: dict[str, Any] | None = None
+    config: Mapping[str, object] | None = None
     heading: str = ""  # said on stderr when the folder is made
     figures: Sequence[str] = ()  # names of pictures that are removed besides
 
@@ -186,7 +186,7 @@ class Folder:
         *,
         force: bool = False,
         resume: bool = False,
-        config: dict[str, Any] | None = None,
+        config: Mapping[str, object] | None = None,
         heading: str = "",
         figures: Sequence[str] = (),
     ) -> Folder:
@@ -248,13 +248,13 @@ class Folder:
         if self.heading:
             print(self.heading, file=sys.stderr)
 
-    def rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def rewrite(self, rows: Sequence[Mapping[str, float]]) -> None:
         """``metrics.csv`` with these rows alone."""
         (self.path / "metrics.csv").unlink(missing_ok=True)
         for row in rows:
             self.append(row)
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: Mapping[str, float]) -> None:
         """One more line of ``metrics.csv``."""
         file = inside(self.path, "metrics.csv")
         new = not file.exists()
@@ -264,16 +264,16 @@ class Folder:
                 writer.writeheader()
             writer.writerow(row)
 
-    def save_best(self, pair: Any, tensors: Mapping[str, Tensor]) -> None:
+    def save_best(self, pair: object, tensors: Mapping[str, Tensor]) -> None:
         """The weights of the best epoch, as :func:`load` reads them."""
         write_tensors(inside(self.path, BEST), tensors, _notes(as_pair(pair).owner))
 
-    def save(self, pair: Any, device: str) -> None:
+    def save(self, pair: object, device: str) -> None:
         """The weights, and the environment that made them."""
         save(pair, self.path)
         self.write_json("environment.json", environment(device))
 
-    def write_json(self, name: str, content: Any) -> None:
+    def write_json(self, name: str, content: object) -> None:
         """One file of the run."""
         with writing(inside(self.path, name)) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")

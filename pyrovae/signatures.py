@@ -50,7 +50,7 @@ class Option:
         return functools.reduce(lambda a, b: a | b, [*known, *(p for p in parts if p is NoneType)])
 
 
-def options(function: Callable[..., Any]) -> dict[str, Option]:
+def options(function: Callable[..., object]) -> dict[str, Option]:
     """The arguments of a function that have a default, by name, in their order.
 
     >>> def train(pair, rate: float = 0.1) -> None:
@@ -69,7 +69,7 @@ def options(function: Callable[..., Any]) -> dict[str, Option]:
 
 
 @functools.lru_cache(100)
-def _options(function: Callable[..., Any]) -> Mapping[str, Option]:
+def _options(function: Callable[..., object]) -> Mapping[str, Option]:
     kinds, whole = get_type_hints(function), get_type_hints(function, include_extras=True)
     words = _words(inspect.getdoc(function) or "")
     return {
@@ -79,16 +79,16 @@ def _options(function: Callable[..., Any]) -> Mapping[str, Option]:
     }
 
 
-def _is_union(kind: Any) -> bool:
+def _is_union(kind: object) -> bool:
     return get_origin(kind) in (Union, UnionType)
 
 
-def _check(kind: Any) -> Check:
+def _check(kind: object) -> Check:
     """What an annotation asks of a value; None passes where it is allowed."""
     parts = get_args(kind) if _is_union(kind) else (kind,)
     checks = [part.__metadata__[0] for part in parts if get_origin(part) is Annotated]
 
-    def check(name: str, value: Any) -> Any:
+    def check(name: str, value: object) -> Any:
         free = not checks or (value is None and NoneType in parts)
         return value if free else checks[0](name, value)
 

@@ -7,7 +7,7 @@ import math
 import mmap
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -171,14 +171,7 @@ class ImageFiles(Source):
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self.name = str(root)
-        found = sorted(
-            file
-            for file in self.root.rglob("[!.]*")
-            if file.suffix.lower() in IMAGES and file.is_file()
-        )
-        if not found:
-            raise UsageError(f"there are no images in {root}; images are files {' '.join(IMAGES)}")
-        files = [file.relative_to(self.root) for file in found]
+        files = _images_below(self.root)
         self.names = [file.parts[0] for file in files] if any(f.parent.name for f in files) else []
         self.labels: np.ndarray | None = None
         if self.names:
@@ -233,31 +226,11 @@ class ParquetFile(Source):
             schema = file.schema_arrow
             self._at = label_column(schema.names, label)
             self.columns = tuple(n for i, n in enumerate(schema.names) if i != self._at)
-            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-            self.bounds = np.cumsum([0, *(group.num_rows for group in groups)])
-            if len(schema.names) == (label is not None):
-                raise UsageError("it has no column of numbers")
-            kinds = []
-            for at, (name, field) in enumerate(zip(schema.names, schema, strict=True)):
-                if at == self._at:
-                    continue
-                try:
-                    kind = np.dtype(field.type.to_pandas_dtype())
-                except NotImplementedError:
-                    kind = np.dtype(object)
-                if kind.kind not in "biuf":
-                    first = next(file.iter_batches(1, columns=[name]), None)
-                    raise not_numeric(name, f"{first[0][0].as_py()!r}" if first else str(kind))
-                whole = kind.kind != "f" and all(_no_gap(group.column(at)) for group in groups)
-                kinds.append(kind if kind.kind == "f" or whole else np.dtype(np.float64))
-            self.dtype = np.result_type(*kinds)
+            self.bounds = np.cumsum([0, *(group.num_rows for group in _groups(file))])
+            self.dtype = _common_dtype(file, self._at)
             self._values: np.ndarray | None = None
             if self._at is not None and len(self):
-                parts = [
-                    _label_values(file.read_row_group(i, columns=[label]).column(0))
-                    for i in range(file.num_row_groups)
-                ]
-                self._values = np.unique(np.concatenate([np.unique(part) for part in parts]))
+                self._values = _distinct(file, label)
                 self.classes, codes = class_codes({"y": self._values})
                 self._codes = codes["y"]
 
@@ -284,6 +257,39 @@ class ParquetFile(Source):
                 return tensor(x), None
             codes = self._codes[np.searchsorted(self._values, _label_values(y))]
             return tensor(x), torch.as_tensor(codes)
+
+
+def _groups(file: Any) -> list[Any]:
+    return [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+
+
+def _common_dtype(file: Any, label: int | None) -> np.dtype[Any]:
+    """What all columns but that of the labels are read as."""
+    places = [i for i in range(len(file.schema_arrow.names)) if i != label]
+    if not places:
+        raise UsageError("it has no column of numbers")
+    return np.result_type(*(_column_dtype(file, i, _groups(file)) for i in places))
+
+
+def _column_dtype(file: Any, at: int, groups: Sequence[Any]) -> np.dtype[Any]:
+    """What a column of a Parquet file is read as: floats where numbers are missing."""
+    name, field = file.schema_arrow.names[at], file.schema_arrow[at]
+    try:
+        kind = np.dtype(field.type.to_pandas_dtype())
+    except NotImplementedError:
+        kind = np.dtype(object)
+    if kind.kind not in "biuf":
+        first = next(file.iter_batches(1, columns=[name]), None)
+        raise not_numeric(name, f"{first[0][0].as_py()!r}" if first else str(kind))
+    whole = kind.kind != "f" and all(_no_gap(group.column(at)) for group in groups)
+    return kind if kind.kind == "f" or whole else np.dtype(np.float64)
+
+
+def _distinct(file: Any, label: str | None) -> np.ndarray:
+    """The values of a column of labels."""
+    groups = range(file.num_row_groups)
+    parts = [_label_values(file.read_row_group(i, columns=[label]).column(0)) for i in groups]
+    return np.unique(np.concatenate([np.unique(part) for part in parts]))
 
 
 def _no_gap(column: Any) -> bool:
@@ -333,7 +339,7 @@ def reading(path: Path, remedy: str = "") -> Iterator[None]:
         raise UsageError(f"{path} cannot be read: {reason(error)}; {remedy}") from error
 
 
-def class_codes(ys: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+def class_codes(ys: Mapping[str, object]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """The names of the classes in `ys`, and each y as positions among them."""
     arrays = {key: np.ravel(np.asarray(y)) for key, y in ys.items()}
     joined = np.concatenate(list(arrays.values()))
@@ -379,3 +385,13 @@ def _decode(file: Path) -> np.ndarray:
 def _cores() -> int:
     own = getattr(os, "sched_getaffinity", None)
     return len(own(0)) if own else os.cpu_count() or 1
+
+
+def _images_below(root: Path) -> list[Path]:
+    """The images in a folder and its subfolders, relative to it."""
+    found = sorted(
+        file for file in root.rglob("[!.]*") if file.suffix.lower() in IMAGES and file.is_file()
+    )
+    if not found:
+        raise UsageError(f"there are no images in {root}; images are files {' '.join(IMAGES)}")
+    return [file.relative_to(root) for file in found]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import multiprocessing
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,11 +22,13 @@ from pyrovae.layouts import Layout, is_array
 from pyrovae.memory import fits
 from pyrovae.serving import Serving
 from pyrovae.sources import ArrayFile, Source, open_source, reading
-from pyrovae.tensors import Batch, Data, TensorData, cuts, own_rows, part_of, tensor_data
+from pyrovae.tensors import Batch, Cut, Data, TensorData, cuts, own_rows, part_of, tensor_data
 
 __all__ = ["Data", "FileData", "StreamedData", "as_data"]
 
 WINDOW, ROWS = 2**26, 2**16  # bytes and rows that are in memory at once
+T = TypeVar("T")
+Columns = tuple[Tensor, ...]
 MOST = 10_000  # rows that are held out or summarised
 
 
@@ -177,7 +179,7 @@ class FileData(Data):
         return self._passing(self._batches(windows, parts, generator))
 
     def _batches(
-        self, windows: _Pass, parts: Iterator[Any], generator: torch.Generator | None
+        self, windows: _Pass, parts: Iterator[Cut], generator: torch.Generator | None
     ) -> Iterator[Batch]:
         needed = windows.needed()
         workers = self.source.workers if self.num_workers is None else self.num_workers
@@ -197,20 +199,27 @@ class FileData(Data):
         reads = iter(loader)
         try:
             for _, size, own in parts:
-                count = own.stop - own.start
-                read, rest = [tuple(t[:count] for t in rest)], tuple(t[count:] for t in rest)
-                while missing := count - sum(len(part[0]) for part in read):
-                    window = next(reads)
-                    if isinstance(window, UsageError):
-                        raise window
-                    window = tuple(t.to(self.device) for t in window)
-                    read.append(tuple(t[:missing] for t in window))
-                    rest = tuple(t[missing:] for t in window)
-                read = [part for part in read if len(part[0])] or read[:1]
-                rows = read[0] if len(read) == 1 else map(torch.cat, zip(*read, strict=True))
-                yield self.serving.batch(tuple(rows), generator, size, own)
+                rows, rest = self._taken(own.stop - own.start, rest, reads)
+                yield self.serving.batch(rows, generator, size, own)
         finally:
             del reads  # an error that is kept would keep the workers
+
+    def _taken(
+        self, count: int, rest: Columns, reads: Iterator[Columns | UsageError]
+    ) -> tuple[Columns, Columns]:
+        """So many rows of what is left of a window and of those that follow; what is left then."""
+        taken, rest = _parted(rest, count)
+        read = [taken]
+        while missing := count - sum(len(part[0]) for part in read):
+            window = next(reads)
+            if isinstance(window, UsageError):
+                raise window
+            taken, rest = _parted(tuple(t.to(self.device) for t in window), missing)
+            read.append(taken)
+        read = [part for part in read if len(part[0])] or read[:1]
+        if len(read) == 1:
+            return read[0], rest
+        return tuple(map(torch.cat, zip(*read, strict=True))), rest
 
     def _drawn(self) -> tuple[Tensor, Tensor | None]:
         """The first datum as :meth:`_block` gives it, and its label."""
@@ -363,7 +372,12 @@ class _Pass(Dataset[Any]):
         return self.data._columns(x, labels)
 
 
-def _as_is(window: Any) -> Any:
+def _parted(columns: Columns, count: int) -> tuple[Columns, Columns]:
+    """The first rows, and the others."""
+    return tuple(t[:count] for t in columns), tuple(t[count:] for t in columns)
+
+
+def _as_is(window: T) -> T:
     return window
 
 
@@ -509,7 +523,7 @@ class StreamedData(Data):
         return self._passing(self._batches(loaded, generator, share))
 
     def _batches(
-        self, loaded: Iterator[Any], generator: torch.Generator | None, share: tuple[int, int]
+        self, loaded: Iterator[object], generator: torch.Generator | None, share: tuple[int, int]
     ) -> Iterator[Batch]:
         for stored in self._stored(loaded):
             size = len(stored[0])
@@ -524,7 +538,7 @@ class StreamedData(Data):
         maximum = 1.0 if form.divisor else None
         return replace(self.serving, divisor=form.divisor, maximum=maximum)
 
-    def _stored(self, loaded: Iterator[Any]) -> Iterator[Batch]:
+    def _stored(self, loaded: Iterator[object]) -> Iterator[Batch]:
         """The batches as leaves on the loader's device, each of the form of the first."""
         for batch in _told(loaded):
             layout, stored = Layout.of(batch, _as_tensor)
@@ -565,7 +579,7 @@ def _in_words(leaves: Batch) -> str:
     return ", ".join(shown) or "none"
 
 
-def _check_leaves(batch: Any, leaves: Batch, single: bool) -> None:
+def _check_leaves(batch: object, leaves: Batch, single: bool) -> None:
     """Refuse what is no batch. ``single``: the loader makes no batches of its own."""
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if not leaves or not isinstance(leaves[0], Tensor):
@@ -573,22 +587,33 @@ def _check_leaves(batch: Any, leaves: Batch, single: bool) -> None:
             f"the DataLoader yields {type(batch).__name__} without a tensor; a batch is a tensor "
             f"x, a tuple (x, y, ...) or a dict of tensors: give it such a data set or collate_fn"
         )
-    numbers = single and any(isinstance(leaf, int | float) for leaf in leaves)
-    if len({tuple(p.shape[:1]) for p in tensors}) > 1 or not tensors[0].dim() or numbers:
+    if not _is_batch(leaves, tensors, single):
         raise UsageError(
             f"the DataLoader yields tensors of shapes {_in_words(leaves)}; a batch is x [B, ...] "
             f"or (x, y, ...) that share their first axis: give the loader a batch_size"
         )
-    if what := next((w for p in tensors if (w := no_data(p))), ""):
-        raise UsageError(
-            f"the DataLoader yields a tensor that is {what}; data are dense real tensors: "
-            f"convert them in the data set or collate_fn"
-        )
+    _check_values(tensors)
+
+
+def _check_values(tensors: Sequence[Tensor]) -> None:
+    for each in tensors:
+        if what := no_data(each):
+            raise UsageError(
+                f"the DataLoader yields a tensor that is {what}; data are dense real tensors: "
+                f"convert them in the data set or collate_fn"
+            )
     if any(bool(p.isinf().any()) for p in tensors if p.is_floating_point()):
         raise UsageError("the DataLoader yields infinite entries; drop or fill such data")
 
 
-def _shared(leaf: Any, own: slice, size: int) -> Any:
+def _is_batch(leaves: Batch, tensors: Sequence[Tensor], single: bool) -> bool:
+    """Whether all have a first axis, and one of them; a loader of single items has numbers."""
+    numbers = single and any(isinstance(leaf, int | float) for leaf in leaves)
+    alike = len({tuple(p.shape[:1]) for p in tensors}) == 1
+    return alike and bool(tensors[0].dim()) and not numbers
+
+
+def _shared(leaf: object, own: slice, size: int) -> object:
     """The rows of a leaf that fall to this process; what is no tensor has none."""
     if isinstance(leaf, Tensor):
         return leaf[own]
@@ -600,11 +625,11 @@ def _shared(leaf: Any, own: slice, size: int) -> Any:
     return leaf
 
 
-def _as_tensor(leaf: Any) -> Any:
+def _as_tensor(leaf: object) -> object:
     return tensor(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
-def _told(loaded: Iterator[Any]) -> Iterator[Any]:
+def _told(loaded: Iterator[object]) -> Iterator[object]:
     """The batches; where there is none to be had, an error that says whose it is."""
     try:
         yield from loaded
@@ -619,7 +644,7 @@ def _told(loaded: Iterator[Any]) -> Iterator[Any]:
 
 
 def as_data(
-    x: Any, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    x: object, device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> Data:
     """Data from what Python has: moved to `device`, served in `dtype`, when they are given.
 
@@ -639,34 +664,52 @@ def as_data(
     >>> as_data({"x": pixels, "mask": torch.ones(4)}).layout.names
     ('x', 'mask')
     """
-    data: Data
-    if isinstance(x, Data):
-        data = x
-    elif isinstance(x, np.memmap) and x.ndim and not fits(2 * x.nbytes, "cpu"):
-        data = FileData(ArrayFile(x, images=False))
-    elif isinstance(x, DataLoader):
-        data = StreamedData(x)
-    elif isinstance(x, TensorDataset):
-        data = tensor_data(*x.tensors)
-    elif isinstance(x, Dataset):
-        data = _read_dataset(x, device)
-    elif isinstance(x, str | Path):
-        name = got(str(x))
-        raise UsageError(f"{name} is a name, not data; pv.data.load({name}) reads it")
-    elif isinstance(x, tuple | dict) or (isinstance(x, list) and any(map(is_array, x))):
-        layout, leaves = Layout.of(x, tensor)
-        data = tensor_data(*leaves)._with(layout=layout)
-    else:
-        data = tensor_data(tensor(x))
+    held = _sets(x, device)
+    data = _values(x) if held is None else held
     return data if device is None and dtype is None else data.to(device, dtype)
 
 
-def _read_dataset(dataset: Dataset[Any], device: Any) -> TensorData | StreamedData:
+def _sets(x: object, device: torch.device | str | None) -> Data | None:
+    """Data from what is a set of them already; None for values."""
+    if isinstance(x, Data):
+        return x
+    if isinstance(x, DataLoader):
+        return StreamedData(x)
+    if isinstance(x, TensorDataset):
+        return tensor_data(*x.tensors)
+    return _read_dataset(x, device) if isinstance(x, Dataset) else None
+
+
+def _values(x: object) -> Data:
+    """Data from tensors, arrays and trees of them."""
+    if isinstance(x, np.memmap) and x.ndim and not fits(2 * x.nbytes, "cpu"):
+        return FileData(ArrayFile(x, images=False))
+    if isinstance(x, str | Path):
+        name = got(str(x))
+        raise UsageError(f"{name} is a name, not data; pv.data.load({name}) reads it")
+    if isinstance(x, tuple | dict) or (isinstance(x, list) and any(map(is_array, x))):
+        layout, leaves = Layout.of(x, tensor)
+        return tensor_data(*leaves)._with(layout=layout)
+    return tensor_data(tensor(x))
+
+
+def _read_dataset(
+    dataset: Dataset[Any], device: torch.device | str | None
+) -> TensorData | StreamedData:
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         kind = type(dataset).__name__
         raise UsageError(f"{kind} has no length; pass DataLoader({kind}(...), batch_size=...)")
     if not (n := len(dataset)):
         raise UsageError(f"there are no data: {type(dataset).__name__} is empty")
+    parts = _first_item(dataset, n)
+    nbytes = n * sum(torch.as_tensor(part).nbytes for part in parts)
+    if not (fits(nbytes, "cpu") and fits(nbytes, device or "cpu")):
+        return StreamedData(DataLoader(dataset, batch_size=128, shuffle=True))
+    return _gathered(dataset, n)
+
+
+def _first_item(dataset: Dataset[Any], n: int) -> list[Any]:
+    """The numbers and tensors that one of a data set's n items holds."""
     try:
         item = dataset[0]
     except LookupError as error:
@@ -681,9 +724,11 @@ def _read_dataset(dataset: Dataset[Any], device: Any) -> TensorData | StreamedDa
                 f"the items of {type(dataset).__name__} hold {type(part).__name__}, not tensors; "
                 f"images become tensors with the data set's transform=ToTensor()"
             )
-    nbytes = n * sum(torch.as_tensor(part).nbytes for part in parts)
-    if not (fits(nbytes, "cpu") and fits(nbytes, device or "cpu")):
-        return StreamedData(DataLoader(dataset, batch_size=128, shuffle=True))
+    return parts
+
+
+def _gathered(dataset: Dataset[Any], n: int) -> TensorData:
+    """All n items of a data set, in memory."""
     try:
         # Its own generator: a DataLoader draws a seed from the global one otherwise.
         loader = DataLoader(dataset, batch_size=256, generator=torch.Generator())

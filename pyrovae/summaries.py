@@ -65,19 +65,12 @@ class Summary:
             nan = math.nan
             kind = (nan, nan, False, False, False, 0)
             return cls(*kind, x.numel(), x.numel(), nan, nan, nan, nan, nan, 0, (nan, nan))
-        # 0 for unknown entries: they add nothing
         count = known.sum(0).clamp_min(1)
-        mean = torch.where(known, x, 0.0).sum(0, dtype=torch.float64) / count
-        squares, fourths = torch.zeros_like(mean), torch.zeros_like(mean)
-        for rows, of in zip(x.split(4096), known.split(4096), strict=True):
-            centred = torch.where(of, rows.double() - mean, 0.0).square_()
-            squares += centred.sum(0)
-            fourths += centred.square_().sum(0)
-        variance = squares / count
+        mean, variance, fourth = _moments(x, known, count)
         varying = variance > 1e-12 * mean.square()
         whole = bool((seen == seen.round()).all())
         scales = variance[varying].sqrt()
-        kurtosis = (fourths / count)[varying] / variance[varying].square()
+        kurtosis = fourth[varying] / variance[varying].square()
         positive = mean.sum() > 0
         inverse = mean.square() / (variance - mean).clamp_min(1e-9 * mean.abs() + 1e-30)
         zero = torch.where(mean > 0, -inverse * torch.log1p(mean / inverse), 0.0).exp()
@@ -96,10 +89,22 @@ class Summary:
             entries=x.numel(),
             mean=float(seen.mean(dtype=torch.float64)),
             dispersion=float(variance.sum() / mean.sum()) if positive else math.nan,
-            excess=float(kurtosis.mean() - 3) if len(kurtosis) else math.nan,
+            excess=float(kurtosis.mean() - 3),  # NaN of none
             zeros=1 - int(seen.count_nonzero()) / len(seen),
             expected_zeros=float((zero * count).sum() / count.sum()) if positive else math.nan,
             constant=int((~varying).sum()),
             spread=(float(scales.min()), float(scales.max())) if len(scales) else (0.0, 0.0),
             columns=tuple(cls.of(x[:, [i]], columns=False) for i in range(table)),
         )
+
+
+def _moments(x: Tensor, known: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, variance and fourth central moment of every column's known entries."""
+    # 0 for unknown entries: they add nothing
+    mean = torch.where(known, x, 0.0).sum(0, dtype=torch.float64) / count
+    squares, fourths = torch.zeros_like(mean), torch.zeros_like(mean)
+    for rows, of in zip(x.split(4096), known.split(4096), strict=True):
+        centred = torch.where(of, rows.double() - mean, 0.0).square_()
+        squares += centred.sum(0)
+        fourths += centred.square_().sum(0)
+    return mean, squares / count, fourths / count

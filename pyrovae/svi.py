@@ -11,7 +11,9 @@ from typing import Any, cast
 import pyro
 import torch
 from pyro.infer import ELBO
+from pyro.optim import PyroOptim
 from torch import Tensor
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten
 
@@ -81,11 +83,11 @@ class Step:
         self.differentiable = hasattr(loss, "differentiable_loss")
         self.why_not = "" if compile else "it was not asked for"
         self.why_no_kernels = ""
-        self.graphs: dict[Any, Graph] = {}
+        self.graphs: dict[tuple[object, ...], Graph] = {}
         self.retraces = 0
         self.count, self.due = 0, 1
         self.steps = 0  # how many there will be, where that is known
-        self.say: Callable[[str], Any] = lambda message: None
+        self.say: Callable[[str], object] = lambda message: None
         if not self.differentiable:
             self.refuse(f"{type(loss).__name__} has no differentiable_loss")
 
@@ -110,27 +112,29 @@ class Step:
         if validating or self.why_not:
             return self.by_handlers(batch, validating)
         self.count += 1
+        graph = self._graph(batch)
+        return self.by_handlers(batch) if graph is None else self._write(graph(*batch))
+
+    def _graph(self, batch: Args) -> Graph | None:
+        """The graph of such a batch, where one holds."""
         leaves, spec = tree_flatten(batch)
         kinds = (_kind(leaf) for leaf in leaves)
         key = (*kinds, None if len(leaves) == len(batch) else str(spec))
         graph = self.graphs.get(key)
         if graph is None:
-            if len(self.graphs) >= SHAPES:
-                return self.by_handlers(batch)
-            graph = self._trace(batch)
-            if graph is None:
-                return self.by_handlers(batch)
-            self.graphs[key] = graph
-            self.verify()
+            graph = self._trace(batch) if len(self.graphs) < SHAPES else None
+            if graph is not None:
+                self.graphs[key] = graph
+                self.verify()
         elif self.count >= self.due:
             self.due = 2 * self.count
             if not self._agrees(graph, batch):
+                graph = None
                 self.graphs.clear()
                 self.retraces += 1
                 if self.retraces > RETRACES:
                     self.refuse("the programs change while they train")
-                return self.by_handlers(batch)
-        return self._write(graph(*batch))
+        return graph
 
     def by_handlers(self, batch: Args, validating: bool = False) -> Tensor:
         """The step as Pyro takes it."""
@@ -151,13 +155,13 @@ class Step:
                 parameter.grad = grad
         return value
 
-    def _registered(self, *args: Any) -> Any:
+    def _registered(self, *args: object) -> object:
         """Losses that call backward themselves do so only when a trace holds a parameter."""
         for name, parameter in self.parameters.items():
             pyro.param(f"_pyrovae.{name}", parameter)
         return self.pair.model(*args)
 
-    def _autocast(self, batch: Args) -> Any:
+    def _autocast(self, batch: Args) -> torch.autocast:
         device = next((a.device.type for a in batch if isinstance(a, Tensor)), "cpu")
         return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
 
@@ -174,7 +178,7 @@ class Step:
         before.put_back()
         try:
             with _silent_elbos(), pyro.validation_enabled(False):
-                graph: Any = make_fx(self._loss_and_grads)(*batch)
+                graph: GraphModule = make_fx(self._loss_and_grads)(*batch)
             graph.graph.eliminate_dead_code()
             graph.recompile()
             if self.compile is True or self._pays(graph):
@@ -193,7 +197,7 @@ class Step:
             self.refuse("the graph does not give what the handlers give on the same noise")
         return None if self.why_not else chosen
 
-    def _pays(self, graph: Any) -> bool:
+    def _pays(self, graph: GraphModule) -> bool:
         """Whether the kernels of a graph save more time than making them takes."""
         made = [node for node in graph.graph.nodes if node.op == "call_function"]
         products = ("mm", "convolution", "linear")
@@ -209,7 +213,7 @@ class Step:
         self.say(f"compiling the step: about {saved:.0f} s to be saved")
         return True
 
-    def _made(self, inner: Any, batch: Args) -> Graph:
+    def _made(self, inner: GraphModule, batch: Args) -> Graph:
         """The graph as kernels, or itself where they cannot be made."""
         try:
             with _quiet_inductor():
@@ -306,7 +310,7 @@ def laid_out(like: Tensor, value: Tensor) -> Tensor:
     return value if value.stride() == like.stride() else torch.empty_like(like).copy_(value)
 
 
-def fused_step(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
+def fused_step(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
     """``optimizer.step``; of a fused Adam its kernel alone, without the bookkeeping around it,
     which takes as long as the kernel for networks of this size."""
     plain = ("amsgrad", "maximize", "capturable", "differentiable")
@@ -381,15 +385,15 @@ class SVI(pyro.infer.SVI):
 
     def __init__(
         self,
-        model: Any,
-        guide: Any,
-        optim: Any,
-        loss: Any,
-        loss_and_grads: Any = None,
+        model: Callable[..., object],
+        guide: Callable[..., object],
+        optim: PyroOptim,
+        loss: ELBO | Callable[..., float],
+        loss_and_grads: Callable[..., float] | None = None,
         *,
         compile: bool | str = True,  # noqa: A002
         precision: str = "float32",
-        **options: Any,
+        **options: object,
     ) -> None:
         super().__init__(model, guide, optim, loss, loss_and_grads, **options)
         self.elbo = loss if isinstance(loss, ELBO) and loss_and_grads is None else None
@@ -397,7 +401,7 @@ class SVI(pyro.infer.SVI):
         self.evaluate: Step | None = None
         self.joint: torch.optim.Optimizer | None = None
 
-    def step(self, *args: Any, **kwargs: Any) -> Any:
+    def step(self, *args: object, **kwargs: object) -> Tensor | float:
         """One step on a batch; the loss, as a tensor without dimensions: reading it is what waits
         for the device. With keyword arguments, or a loss that is no ELBO, the step is Pyro's."""
         if self.elbo is None or kwargs:
@@ -420,17 +424,12 @@ class SVI(pyro.infer.SVI):
     def _join(self, leaves: list[Tensor]) -> None:
         """A step of every parameter's own optimiser, so that their states are there; then one
         optimiser over the same states."""
-        clips, self.optim.pt_clip_args = self.optim.pt_clip_args, {}  # clipped already
-        try:
-            self.optim(leaves)
-        finally:
-            self.optim.pt_clip_args = clips
-        each = [self.optim.optim_objs[p] for p in leaves]
-        each = [getattr(o, "optimizer", o) for o in each]  # a scheduler holds its optimiser
+        each = self._stepped(leaves)
         groups: dict[str, Any] = {}
         for optimizer, leaf in zip(each, leaves, strict=True):
             (own,) = optimizer.param_groups
-            options = {name: value for name, value in own.items() if name != "params"}
+            options = {**own}
+            del options["params"]
             group = groups.setdefault(repr(options), ({**options, "params": []}, own))
             group[0]["params"].append(leaf)
         self.own = [own for _, own in groups.values()]
@@ -444,6 +443,16 @@ class SVI(pyro.infer.SVI):
                 state["step"] = state["step"].to(leaf.device)
             self.joint.state[leaf] = state
         self.advance = fused_step(self.joint)
+
+    def _stepped(self, leaves: list[Tensor]) -> list[Any]:
+        """Every parameter's own optimiser, which has taken a step."""
+        clips, self.optim.pt_clip_args = self.optim.pt_clip_args, {}  # clipped already
+        try:
+            self.optim(leaves)
+        finally:
+            self.optim.pt_clip_args = clips
+        each = [self.optim.optim_objs[p] for p in leaves]
+        return [getattr(o, "optimizer", o) for o in each]  # a scheduler holds its optimiser
 
     def _clip(self, names: list[str]) -> Callable[[list[Tensor]], list[Tensor]] | None:
         """What clips each parameter's gradient as the optimiser was asked to."""

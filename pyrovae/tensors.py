@@ -231,7 +231,7 @@ class Data(ABC):
         """What values x has as it is served, of 10,000 data at random or all there are."""
         return self.sample(10_000).summary()
 
-    def _with(self, **changes: Any) -> Self:
+    def _with(self, **changes: object) -> Self:
         other = copy.copy(self)
         other.__dict__.update(changes)
         return other
@@ -273,28 +273,13 @@ class TensorData(Data, Dataset[Batch]):
         maximum: float | None = None,
         binarise: str | None = None,
     ) -> None:
-        if not tensors:
-            raise UsageError("there are no data: TensorData needs at least one tensor, x [N, ...]")
-        for tensor in tensors:
-            if not isinstance(tensor, Tensor):
-                kind = type(tensor).__name__
-                raise UsageError(f"TensorData holds tensors, not {kind}; as_data(...) converts it")
-            if what := no_data(tensor):
-                raise UsageError(f"a tensor is {what}; data are dense real tensors: convert it")
+        _check_dense(tensors)
         x = tensors[0].detach()
         self.tensors = (x, *(tensor.detach().to(x.device) for tensor in tensors[1:]))
         self.labels = None
         if labels is not None:
             self.labels = torch.as_tensor(labels, dtype=torch.long, device=x.device)
-        rows = [t for t in (*self.tensors, self.labels) if t is not None]
-        if len({tuple(t.shape[:1]) for t in rows}) > 1 or x.ndim == 0:
-            shapes = ", ".join(str(list(t.shape)) for t in rows)
-            raise UsageError(
-                f"the tensors and labels must share their first axis, the number of data; "
-                f"their shapes are {shapes}"
-            )
-        if len(x) == 0:
-            raise UsageError(f"there are no data: x has shape {list(x.shape)}")
+        _check_rows([*self.tensors, *(() if self.labels is None else (self.labels,))])
         self.serving = Serving(x.device, None, divisor, maximum, binarise)
         self._exact: frozenset[torch.dtype] = frozenset()  # dtypes that x keeps its digits in
         if binarise is not None:
@@ -558,6 +543,31 @@ class TensorData(Data, Dataset[Batch]):
                     f"first, {value}, is in datum {start + row} at position {position}; drop or "
                     f"fill such data, or write NaN where a value is missing"
                 )
+
+
+def _check_dense(tensors: Sequence[object]) -> None:
+    """Refuse what is no dense tensor of real numbers."""
+    if not tensors:
+        raise UsageError("there are no data: TensorData needs at least one tensor, x [N, ...]")
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            kind = type(tensor).__name__
+            raise UsageError(f"TensorData holds tensors, not {kind}; as_data(...) converts it")
+        if what := no_data(tensor):
+            raise UsageError(f"a tensor is {what}; data are dense real tensors: convert it")
+
+
+def _check_rows(tensors: Sequence[Tensor]) -> None:
+    """Refuse tensors that do not share a first axis, x first, and such without a datum."""
+    x = tensors[0]
+    if len({tuple(t.shape[:1]) for t in tensors}) > 1 or x.ndim == 0:
+        shapes = ", ".join(str(list(t.shape)) for t in tensors)
+        raise UsageError(
+            f"the tensors and labels must share their first axis, the number of data; "
+            f"their shapes are {shapes}"
+        )
+    if len(x) == 0:
+        raise UsageError(f"there are no data: x has shape {list(x.shape)}")
 
 
 def tensor_data(*tensors: Tensor, **options: Any) -> TensorData:

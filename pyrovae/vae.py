@@ -109,6 +109,6 @@ def _part(name: str, kind: Any, value: T) -> T:
     return value
 
 
-def _example(kind: Any) -> str:
-    names = [str(cls.__name__) for cls in kind.__subclasses__()]
+def _example(kind: type[object]) -> str:
+    names = [cls.__name__ for cls in kind.__subclasses__()]
     return (names or [kind.__name__])[0]

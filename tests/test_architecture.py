@@ -144,3 +144,93 @@ def test_every_requirement_names_the_oldest_version_that_is_tested() -> None:
             assert re.fullmatch(r"[\w-]+>=[\d.]+", requirement), requirement
     for requirement in extras["test"]:
         assert re.fullmatch(r"[\w-]+>=[\d.]+|pyrovae\[.*\]", requirement), requirement
+
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def functions() -> list[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Every function of the package, with where it is."""
+    return [
+        (f"{path.relative_to(PACKAGE)}: {node.name}", node)
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, FUNCTIONS)
+    ]
+
+
+def complexity(node: ast.AST) -> int:
+    """Cyclomatic complexity as radon counts it: 1, and what a function branches at (``if``, loops
+    and their ``else``, handlers, comprehensions and their conditions, ``and``, ``or``,
+    ``assert``); of the functions inside it each has its own."""
+    return 1 + sum(map(branches, node.body))
+
+
+def branches(node: ast.AST) -> int:
+    match node:
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            return 0
+        case ast.If() | ast.IfExp() | ast.Assert():
+            own = 1
+        case ast.For() | ast.AsyncFor() | ast.While():
+            own = 1 + bool(node.orelse)
+        case ast.Try():
+            own = len(node.handlers) + bool(node.orelse)
+        case ast.BoolOp():
+            own = len(node.values) - 1
+        case ast.comprehension():
+            own = 1 + len(node.ifs)
+        case ast.Match():
+            own = len(node.cases) - 1
+        case _:
+            own = 0
+    return own + sum(map(branches, ast.iter_child_nodes(node)))
+
+
+def test_the_measure_of_complexity_counts_what_branches() -> None:
+    text = """
+def f(x):
+    def g(y):
+        return y and x or 1
+    for a in [b for b in x if b]:
+        assert a
+    else:
+        try:
+            return a if x else g(a)
+        except (ValueError, TypeError):
+            pass
+        except LookupError:
+            while x:
+                x = x.last
+"""
+    # the comprehension and its condition, the loop and its else, assert, the choice, two
+    # handlers, the loop
+    (f,) = ast.parse(text).body
+    assert complexity(f) == 1 + 2 + 2 + 1 + 1 + 2 + 1
+    assert complexity(f.body[0]) == 1 + 2
+
+
+def test_few_functions_are_complex() -> None:
+    """By radon's measure (:func:`complexity`), in which ``and`` and comprehensions count."""
+    found = {where: n for where, node in functions() if (n := complexity(node)) > 10}
+    assert len(found) <= 34, found  # 25 is what the house should come to
+
+
+def test_functions_are_short() -> None:
+    """Ninety lines at most after the docstring, which may be a contract of many lines."""
+    for where, node in functions():
+        body = node.body[1:] if ast.get_docstring(node) else node.body
+        assert not body or body[-1].end_lineno - body[0].lineno < 90, where
+
+
+def test_few_annotations_are_any() -> None:
+    """What is annotated: arguments, what functions return, variables."""
+    total = loose = 0
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            found = [getattr(node, name, None) for name in ("annotation", "returns")]
+            for annotation in filter(None, found):
+                total += 1
+                names = {n.id for n in ast.walk(annotation) if isinstance(n, ast.Name)}
+                loose += "Any" in names
+    assert loose <= 0.08 * total, f"{loose} of {total}"

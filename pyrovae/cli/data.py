@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pyrovae as pv
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def standardised(part: Any, train: Any) -> Any:
+    from pyrovae.generation import Values
+    from pyrovae.plots import Axes
+    from pyrovae.program import Program
+    from pyrovae.tensors import Data, TensorData
+
+
+def standardised(part: Data, train: Data) -> TensorData:
     """A part of the data in units of the training part."""
-    if not train.in_memory:
+    held = pv.tensors.TensorData
+    if not (isinstance(part, held) and isinstance(train, held)):
         raise pv.UsageError("--standardise needs data in memory: give --stream false")
     return part.standardised(train)
 
 
-def observed(values: Any, pair: Any) -> Any:
+def observed(values: Values, pair: Program) -> Tensor:
     """Of what several sites observe, that which has the shape of the data."""
     if not isinstance(values, dict):
         return values
@@ -24,7 +33,7 @@ def observed(values: Any, pair: Any) -> Any:
     return (found or list(values.values()))[0]
 
 
-def check_data(vae: Any, data: Any) -> None:
+def check_data(vae: Program, data: TensorData) -> None:
     """Refuse data that the likelihood does not hold before work is done on any."""
     data.check_finite()
     pair = pv.traces.as_pair(vae)
@@ -33,14 +42,14 @@ def check_data(vae: Any, data: Any) -> None:
         pv.traces.Supports(pair, few).check(data)
 
 
-def draw_paths(values: Any) -> Any:
+def draw_paths(values: Tensor) -> Axes:
     """Paths drawn with axes of 1 before the event, lest rows of vectors pass for images."""
     rows, steps, *event = values.shape
     ones = {1: 3, 2: 1 if min(event) >= 4 else 2}.get(len(event), 0)
     return pv.plots.interpolation(values.reshape(rows, steps, *[1] * ones, *event))
 
 
-def first_of_each(data: Any, n: int) -> Any:
+def first_of_each(data: TensorData, n: int) -> Tensor:
     """``n`` data of different classes where there are labels, the first ones elsewhere."""
     import torch
 
@@ -51,7 +60,9 @@ def first_of_each(data: Any, n: int) -> Any:
     return torch.tensor(chosen + rest)
 
 
-def evaluated(pair: Any, test: Any, num_particles: int, seed: int = 0) -> tuple[Any, Any, str]:
+def evaluated(
+    pair: Program, test: TensorData, num_particles: int, seed: int = 0
+) -> tuple[pv.Evaluation, dict[str, object], str]:
     """What every pair is measured by; the same with what the program is scored by besides, as
     plain data and in lines."""
     found = pv.evaluate(pair, test, num_particles, seed=seed)

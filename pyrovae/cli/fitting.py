@@ -8,9 +8,10 @@ import itertools
 import json
 import os
 from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyrovae as pv
 from pyrovae.cli import reading
@@ -32,6 +33,14 @@ from pyrovae.cli.options import (
     program,
     say,
 )
+
+if TYPE_CHECKING:
+    import torch
+
+    from pyrovae.data import Splits
+    from pyrovae.plots import Axes, Panels
+    from pyrovae.program import Program
+    from pyrovae.tensors import Data, TensorData
 
 __all__ = ["fit"]
 
@@ -69,7 +78,7 @@ def fit(arguments: list[str]) -> None:
     train, test, binarise = _prepared(splits, options, parts["usual"] | parts)
     vae, described = _program(train, splits, options, parts)
     config = _config(train, binarise, options, parts) | described
-    held_out: Any = None
+    held_out: TensorData | None = None
     if options.validation:  # before what is particular to training, such as hidden labels
         train, held_out = train.split(options.validation, options.seed)
         held_out = vae.serve(held_out)
@@ -103,17 +112,21 @@ def _goes_on(options: Namespace) -> bool:
     return bool(there) and pv.runs.Folder(Path(options.out)).checkpoints.there()
 
 
-def _program(train: Any, splits: Any, options: Namespace, parts: Any) -> tuple[Any, dict[str, Any]]:
+def _program(
+    train: Data, splits: Splits, options: Namespace, parts: Mapping[str, Any]
+) -> tuple[Program, dict[str, object]]:
     """The program with its first weights, and what the config says of it."""
     import torch
 
     torch.manual_seed(options.seed)
     classes = None if splits.classes is None else len(splits.classes)
-    few = train if train.in_memory else train.sample(10_000)
+    few = cast("TensorData", train) if train.in_memory else train.sample(10_000)
     return program(few, classes, options, parts)
 
 
-def _config(train: Any, binarise: str, options: Namespace, parts: Any) -> dict[str, Any]:
+def _config(
+    train: Data, binarise: str, options: Namespace, parts: Mapping[str, object]
+) -> dict[str, object]:
     """The options that repeat the run, but for those of its program."""
     config = {name: getattr(options, name) for name in all_options() if name not in TRANSIENT}
     # what was held out depends on it, so that it is not left to the memory of another machine
@@ -127,8 +140,13 @@ def _config(train: Any, binarise: str, options: Namespace, parts: Any) -> dict[s
 
 
 def _folder(
-    vae: Any, train: Any, splits: Any, device: Any, config: dict[str, Any], options: Namespace
-) -> Any:
+    vae: Program,
+    train: Data,
+    splits: Splits,
+    device: torch.device,
+    config: dict[str, object],
+    options: Namespace,
+) -> pv.runs.Folder:
     """The run's folder, with what is said once nothing can be refused any more."""
     count = sum(p.numel() for p in vae.parameters())
     return pv.runs.Folder.prepare(
@@ -143,15 +161,15 @@ def _folder(
 
 
 def _train(
-    vae: Any,
-    train: Any,
-    held_out: Any,
-    folder: Any,
-    device: Any,
-    callbacks: list[Any],
+    vae: Program,
+    train: Data,
+    held_out: TensorData | None,
+    folder: pv.runs.Folder | None,
+    device: torch.device,
+    callbacks: list[pv.callbacks.Callback],
     options: Namespace,
-    parts: Any,
-) -> Any:
+    parts: Mapping[str, Any],
+) -> pv.History:
     """The history of training; None for the folder is another process's."""
     schedule = parts["lr_schedule"]
     settings = {name: getattr(options, name) for name in of_fit()}
@@ -173,7 +191,7 @@ def _train(
         raise KeyboardInterrupt(f"{stop}; the run is in {folder.path}") from stop
 
 
-def _loss(given: Any) -> Any:
+def _loss(given: object) -> object:
     """An objective, the loss of ``pyro.infer`` that a word means, or None for the usual one."""
     import pyro.infer
 
@@ -182,8 +200,8 @@ def _loss(given: Any) -> Any:
     return getattr(pyro.infer, LOSSES[given])() if given in LOSSES else None
 
 
-def _callbacks(options: Any) -> list[Any]:
-    made: list[Any] = []
+def _callbacks(options: Namespace) -> list[pv.callbacks.Callback]:
+    made: list[pv.callbacks.Callback] = []
     if options.max_seconds is not None:
         made.append(pv.callbacks.TimeLimit(options.max_seconds))
     if options.patience is not None:
@@ -195,7 +213,9 @@ def _callbacks(options: Any) -> list[Any]:
     return made
 
 
-def _prepared(splits: Any, options: Any, parts: Any) -> tuple[Any, Any, str]:
+def _prepared(
+    splits: Splits, options: Namespace, parts: Mapping[str, object]
+) -> tuple[Any, TensorData, str]:
     """The training and the test part in the units that were asked for, and how they are binary."""
     mode, train, test = options.binarise, splits.train, splits.test
     if options.standardise:
@@ -229,35 +249,35 @@ def _new_folder(program: str, name: str) -> Path:
 class _Results:
     """What a run has come to; its methods draw, and give None where there is nothing to see."""
 
-    vae: Any
-    test: Any
-    splits: Any
-    history: Any
-    found: Any  # the Evaluation
+    vae: Program
+    test: TensorData
+    splits: Splits
+    history: pv.History
+    found: pv.Evaluation  # the Evaluation
 
     @functools.cached_property
-    def few(self) -> Any:
+    def few(self) -> TensorData:
         """Ten test data, of different classes where there are labels."""
         return self.test.select(first_of_each(self.test, 10)).fixed()
 
-    def training(self) -> Any:
+    def training(self) -> Panels:
         return pv.plots.training_curves(self.history.rows)
 
-    def reconstructions(self) -> Any:
+    def reconstructions(self) -> Axes:
         mean = observed(pv.reconstruct(self.vae, self.few), self.vae)
         return pv.plots.reconstructions(self.few.x.cpu(), mean)
 
-    def samples(self) -> Any:
+    def samples(self) -> Axes:
         return pv.plots.data_grid(observed(pv.sample(self.vae, 64, mean=True), self.vae))
 
-    def interpolation(self) -> Any:
+    def interpolation(self) -> Axes | None:
         half = len(self.few) // 2
         if not half:
             return None
         ends = self.few.select(range(half)), self.few.select(range(half, 2 * half))
         return draw_paths(observed(pv.interpolate(self.vae, *ends, steps=10), self.vae))
 
-    def latent_map(self) -> Any:
+    def latent_map(self) -> Axes | None:
         import torch
 
         codes = [code.flatten(1) for code in self.found.codes.values()]
@@ -266,7 +286,7 @@ class _Results:
             return None
         return pv.plots.latent_map(flat, self.test.labels, classes=self.splits.classes)
 
-    def kl(self) -> Any:
+    def kl(self) -> Axes | None:
         import torch
 
         kl, active = self.found.kl_dimensions, self.found.active
@@ -276,7 +296,7 @@ class _Results:
             torch.cat([*kl.values()]), active=torch.cat([active[name] for name in kl])
         )
 
-    def program(self) -> Any:
+    def program(self) -> object:
         names = getattr(self.splits, self.vae.named)
         return self.vae.figure(self.test.fixed(), names)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pyrovae as pv
 from pyrovae.cli.options import Parser, add_allow, add_option, printable
+
+if TYPE_CHECKING:
+    from pyrovae.likelihoods import Likelihood
+    from pyrovae.summaries import Summary
 
 __all__ = ["info"]
 
@@ -46,40 +51,45 @@ def _describe_run(run: Path, allow: Sequence[str]) -> str:
     return printable("\n".join(lines))
 
 
-def _describe_data(options: Any) -> str:
+def _describe_data(options: Namespace) -> str:
     splits = pv.data.load(options.data, options.data_dir, label=options.label)
     few = splits.train.sample(10_000)
     x, seen = few.x, few.summary()
     unknown = x.numel() - int(x.isfinite().sum())
-    kinds = {
-        "nothing": unknown == x.numel(),
-        "0 or 1": seen.binary,
-        "whole numbers": seen.whole,
-        "numbers in [0, 1]": seen.low >= 0 and seen.high <= 1,
-        "real numbers": True,
-    }
     text = (
         f"{splits.description}\ntrain {len(splits.train):,}, test {len(splits.test):,}, shape "
         f"{list(x.shape[1:])}, {len(splits.classes or ())} classes\n"
-        f"values: {next(kind for kind, holds in kinds.items() if holds)}"
+        f"values: {'nothing' if unknown == x.numel() else _kind(seen)}"
     )
     if unknown < x.numel():
         text += f", from {seen.low:.4g} to {seen.high:.4g}, mean {seen.mean:.4g}"
     text += f", {unknown:,} missing or infinite"
-    fitting = pv.likelihoods.advice(seen)
     transforms = _transforms(seen)
-    if fitting:
-        text += "\nlikelihoods that suit:"
-        text += "".join(f"\n  --likelihood {name:<28} {why}" for name, why in fitting.items())
+    if transforms:
+        transforms = ["worth considering:", *(f"  {line}" for line in transforms)]
+    return "\n".join([text, *_suiting(seen), *transforms])
+
+
+def _kind(seen: Summary) -> str:
+    """What the values are, in words."""
+    if seen.binary:
+        return "0 or 1"
+    if seen.whole:
+        return "whole numbers"
+    return "numbers in [0, 1]" if seen.low >= 0 and seen.high <= 1 else "real numbers"
+
+
+def _suiting(seen: Summary) -> list[str]:
+    """The likelihoods that suit, and why."""
+    fitting = pv.likelihoods.advice(seen)
+    lines = [f"  --likelihood {name:<28} {why}" for name, why in fitting.items()]
     if "Mixed" in fitting and len(seen.columns) <= 100:
         columns = ", ".join(map(_column, pv.likelihoods.column_likelihoods(seen)))
-        text += f'\n  column by column: --likelihood Mixed --likelihood.columns "[{columns}]"'
-    if transforms:
-        text += "\nworth considering:" + "".join(f"\n  {line}" for line in transforms)
-    return text
+        lines.append(f'  column by column: --likelihood Mixed --likelihood.columns "[{columns}]"')
+    return ["likelihoods that suit:", *lines] if fitting else []
 
 
-def _column(likelihood: Any) -> str:
+def _column(likelihood: Likelihood) -> str:
     """One column's likelihood as the command line takes it."""
     name = type(likelihood).__name__
     slots = pv.components.slots(type(likelihood))
@@ -90,7 +100,7 @@ def _column(likelihood: Any) -> str:
     return f"{{class_path: {name}, init_args: {{{arguments}}}}}"
 
 
-def _transforms(seen: Any) -> list[str]:
+def _transforms(seen: Summary) -> list[str]:
     """What to do to the data, and why."""
     lines = []
     low, high = seen.spread
@@ -103,14 +113,17 @@ def _transforms(seen: Any) -> list[str]:
             f"standardise the columns for Normal: their deviations are {low:.3g} to {high:.3g}, "
             f"and one shared scale and network suit 1 (or --likelihood.scale per_dimension)"
         )
-    constant = [str(i) for i, column in enumerate(seen.columns) if column.constant]
-    if constant:
-        lines.append(
-            f"drop the columns that never vary: {', '.join(constant[:10])}"
-            f"{', ...' if len(constant) > 10 else ''}"
-        )
-    elif seen.constant:
-        lines.append(f"{seen.constant:,} dimensions never vary: a density of them has no bound")
+    lines += _constants(seen)
     if seen.missing:
         lines.append(f"{seen.missing / seen.entries:.1%} of the entries are missing (NaN)")
     return lines
+
+
+def _constants(seen: Summary) -> list[str]:
+    constant = [str(i) for i, column in enumerate(seen.columns) if column.constant]
+    if constant:
+        more = ", ..." if len(constant) > 10 else ""
+        return [f"drop the columns that never vary: {', '.join(constant[:10])}{more}"]
+    if seen.constant:
+        return [f"{seen.constant:,} dimensions never vary: a density of them has no bound"]
+    return []

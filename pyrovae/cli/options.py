@@ -10,15 +10,19 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pyrovae as pv
+
+if TYPE_CHECKING:
+    from pyrovae.program import Program
+    from pyrovae.tensors import TensorData
 
 OF_A_MODEL = ("prior", "likelihood", "guide")
 # Options that are objects, the kind of part that each is, and words for none of its classes.
 PARTS = {name: name for name in ("program", *OF_A_MODEL, "loss")} | {"lr_schedule": "schedule"}
 LOSSES = {"trace": "Trace_ELBO", "analytic": "TraceMeanField_ELBO", "enum": "TraceEnum_ELBO"}
-BOOLEANS: dict[str, Any] = {"true": True, "false": False}
+BOOLEANS: dict[str, bool] = {"true": True, "false": False}
 WORDS = {"loss": ("auto", *LOSSES), "lr_schedule": ("constant",)}
 
 TEXT = (int, float, bool, str, list[int])  # what a text can give
@@ -88,10 +92,10 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
 
 
-def at_least(least: int) -> Callable[[str, Any], int]:
+def at_least(least: int) -> Callable[[str, int], int]:
     """The check of an option that is a whole number, seeds among them."""
 
-    def check(name: str, value: Any) -> int:
+    def check(name: str, value: int) -> int:
         if not least <= value < 2**32:
             raise pv.UsageError(f"{name} must be at least {least} and below 2^32, got {value}")
         return int(value)
@@ -107,7 +111,7 @@ def flag_of(name: str) -> str:
 class Parser(argparse.ArgumentParser):
     """A parser whose help is the command's docstring, examples included."""
 
-    def __init__(self, command: Callable[..., Any]) -> None:
+    def __init__(self, command: Callable[..., object]) -> None:
         text, _, examples = (inspect.getdoc(command) or "").partition("Examples:\n")
         text = text.partition("\nArgs:\n")[0]
         super().__init__(
@@ -130,14 +134,16 @@ class Parser(argparse.ArgumentParser):
         )
 
 
-def add_option(parser: Any, name: str, kind: Any, default: Any, text: str) -> None:
+def add_option(
+    parser: argparse._ActionsContainer, name: str, kind: Any, default: object, text: str
+) -> None:
     """An option that may be written with dashes or underscores."""
     names = dict.fromkeys([flag_of(name), f"--{name}"])
     if kind is bool and not default:
         parser.add_argument(*names, action="store_true", default=default, help=text)
         return
 
-    def typed(value: str) -> Any:
+    def typed(value: str) -> object:
         try:
             return pv.components.typed(kind, value, "")
         except pv.UsageError as error:
@@ -152,13 +158,13 @@ def add_option(parser: Any, name: str, kind: Any, default: Any, text: str) -> No
     )
 
 
-def add_options(parser: Any, function: Callable[..., Any]) -> None:
+def add_options(parser: Parser, function: Callable[..., object]) -> None:
     """The options that a function's signature and docstring tell of."""
     for name, option in pv.signatures.options(function).items():
         add_option(parser, name, option.told(TEXT) or option.kind, option.default, option.words)
 
 
-def checked_options(function: Callable[..., Any], options: argparse.Namespace) -> dict[str, Any]:
+def checked_options(function: Callable[..., object], options: argparse.Namespace) -> dict[str, Any]:
     """What was given of a function's options, as the checks in its signature leave it."""
     return {
         name: option.check(flag_of(name), getattr(options, name))
@@ -166,7 +172,7 @@ def checked_options(function: Callable[..., Any], options: argparse.Namespace) -
     }
 
 
-def add_allow(parser: Any) -> None:
+def add_allow(parser: Parser) -> None:
     """The option that names modules whose code may run."""
     parser.add_argument(
         "--allow",
@@ -178,7 +184,7 @@ def add_allow(parser: Any) -> None:
     )
 
 
-def _describe_class(option: str, cls: Any) -> str:
+def _describe_class(option: str, cls: type) -> str:
     """What a class is and the flags of its own arguments, for the help."""
     words = (inspect.getdoc(cls) or "").partition(">>>")[0].rstrip()
     lines = [f"{option} {cls.__name__}:", textwrap.indent(words, "  "), ""]
@@ -221,20 +227,21 @@ def _put(tree: dict[str, Any], path: str, value: str, allow: Sequence[str]) -> N
         tree[name] = {"class_path": node} if isinstance(node, str) else dict(node)
         tree[name]["init_args"] = dict(tree[name].get("init_args") or {})
         tree = tree[name]["init_args"]
-    if not above:  # another likelihood keeps the network that the config gives
-        node = tree.get(last)
-        if value in WORDS.get(last, ()):
-            tree[last] = value
-            return
-        slots = pv.components.slots(_class(last, value, allow))
-        init = (node.get("init_args") or {}) if isinstance(node, Mapping) else {}
-        kept = {k: v for k, v in init.items() if k in slots and slots[k].part}
-        tree[last] = {"class_path": value, "init_args": kept}
-    else:
+    if above or value in WORDS.get(last, ()):
         tree[last] = value
+    else:
+        kept = _kept(tree.get(last), _class(last, value, allow))
+        tree[last] = {"class_path": value, "init_args": kept}
 
 
-def _class(option: str, name: Any, allow: Sequence[str]) -> Any:
+def _kept(given: object, cls: type) -> dict[str, object]:
+    """The parts that another class keeps: a likelihood the network that the config gives."""
+    slots = pv.components.slots(cls)
+    init = (given.get("init_args") or {}) if isinstance(given, Mapping) else {}
+    return {k: v for k, v in init.items() if k in slots and slots[k].part}
+
+
+def _class(option: str, name: object, allow: Sequence[str]) -> Any:
     """The class that an option names."""
     try:
         return pv.components.find(PARTS[option], name, allow)
@@ -244,7 +251,7 @@ def _class(option: str, name: Any, allow: Sequence[str]) -> Any:
         raise (pv.components.unknown(option, name, choices) if words else error) from error
 
 
-def _part(option: str, given: Any, allow: Sequence[str], usual: Any = None) -> Any:
+def _part(option: str, given: object, allow: Sequence[str], usual: object = None) -> object:
     """The object that an option means, or the usual one but for what is given; a word stays a
     word."""
     words = WORDS.get(option, ())
@@ -280,33 +287,46 @@ def _of_a_program(tree: Mapping[str, Any], allow: Sequence[str]) -> dict[str, An
 
 
 def program(
-    data: Any, classes: int | None, options: argparse.Namespace, parts: Mapping[str, Any]
-) -> tuple[Any, dict[str, Any]]:
+    data: TensorData,
+    classes: int | None,
+    options: argparse.Namespace,
+    parts: Mapping[str, Any],
+) -> tuple[Program, dict[str, object]]:
     """The program that the options mean, made to fit the data; and its part of the config."""
     described = parts["program"]
     cls = _class("program", described["class_path"], options.allow)
     own = dict(described.get("init_args") or {})
-    decided = {
-        name: pv.components.describe(value)
-        for name, value in cls.decided_by(data, classes).items()
-        if name not in own
-    }
-    shared = {n: pv.components.describe(parts[n]) for n in OF_A_MODEL if n in parts}
+    decided = {n: v for n, v in _described(cls.decided_by(data, classes)).items() if n not in own}
+    shared = _described({n: parts[n] for n in OF_A_MODEL if n in parts})
     if options.latent_dim is not None:
-        if "latent_dim" not in pv.components.slots(cls):
-            raise pv.UsageError(
-                f"{cls.__name__} takes no --latent-dim; see --program {cls.__name__} --help"
-            )
-        shared["latent_dim"] = options.latent_dim
+        shared["latent_dim"] = _latent_dim(cls, options.latent_dim)
     init = {**decided, **shared, **own}
     made = pv.components.construct(
         {**described, "init_args": init}, "program", "program", allow=options.allow
     )
     arguments = pv.components.describe(made)["init_args"]
-    apart = [name for name in (*OF_A_MODEL, "latent_dim") if name in arguments]
+    return made, _in_config(described["class_path"], arguments, decided)
+
+
+def _in_config(
+    name: str, arguments: Mapping[str, object], decided: Mapping[str, object]
+) -> dict[str, object]:
+    """A program's part of the config: what data decide is left to them."""
+    apart = {n: arguments[n] for n in (*OF_A_MODEL, "latent_dim") if n in arguments}
     kept = {n: v for n, v in arguments.items() if n not in decided and n not in apart}
-    config = {"program": {"class_path": described["class_path"], "init_args": kept}}
-    return made, config | {name: arguments[name] for name in apart}
+    return {"program": {"class_path": name, "init_args": kept}, **apart}
+
+
+def _described(parts: Mapping[str, object]) -> dict[str, object]:
+    return {name: pv.components.describe(value) for name, value in parts.items()}
+
+
+def _latent_dim(cls: type, given: int) -> int:
+    if "latent_dim" not in pv.components.slots(cls):
+        raise pv.UsageError(
+            f"{cls.__name__} takes no --latent-dim; see --program {cls.__name__} --help"
+        )
+    return given
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -325,7 +345,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _fit_parser(command: Callable[..., Any], flags: Mapping[str, str]) -> Parser:
+def _fit_parser(command: Callable[..., object], flags: Mapping[str, str]) -> Parser:
     """The parser; its help has the arguments of the classes that the flags choose."""
     parser = Parser(command)
     chosen = {option: value for option, value in flags.items() if option in PARTS}
@@ -355,20 +375,26 @@ def _part_in_words(part: str) -> tuple[str, str]:
     return usual, f"{', '.join(named)}; {flag_of(part)} {named[-1]} --help tells more"
 
 
+def _configured(options: argparse.Namespace) -> dict[str, Any]:
+    """What the given file says, or that of the run which is resumed."""
+    if options.resume and options.out is None:
+        raise pv.UsageError("--resume needs the run's folder: give --out")
+    if options.config is not None:
+        return read_config(Path(options.config))
+    if options.resume:
+        begun = pv.files.home(options.out) / "config.yaml"
+        return read_config(begun) if begun.exists() else {}
+    return {}
+
+
 def fit_options(
-    command: Callable[..., Any], arguments: list[str]
+    command: Callable[..., object], arguments: list[str]
 ) -> tuple[argparse.Namespace, dict[str, Any]]:
     """The options, and those that are objects: by default, as configured, as flagged."""
     rest, flags = _take_parts(arguments)
     parser = _fit_parser(command, flags)
     options = parser.parse_args(rest)
-    config = {} if options.config is None else read_config(Path(options.config))
-    if options.resume:
-        if options.out is None:
-            raise pv.UsageError("--resume needs the run's folder: give --out")
-        begun = pv.files.home(options.out) / "config.yaml"
-        if begun.exists() and options.config is None:
-            config = read_config(begun)
+    config = _configured(options)
     tree = {part: config.pop(part, None) for part in PARTS}
     for path in sorted(flags, key=lambda path: path.count(".")):
         _put(tree, path, flags[path], options.allow)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from json import dumps
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import pyrovae as pv
 from pyrovae.cli.data import draw_paths, evaluated, first_of_each, observed
 from pyrovae.cli.options import at_least
 from pyrovae.cli.verbs import Count, Drawing, Run, Whole, verb
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyrovae.generation import Values
+    from pyrovae.tensors import TensorData
 
 __all__ = ["evaluate", "sample", "reconstruct", "interpolate", "traverse", "calibrate"]  # noqa: RUF022
 
@@ -49,7 +55,7 @@ def sample(run: Run, *, n: Whole = 64, mean: bool = True, density: str = "prior"
       pyrovae sample runs/mine --density mixture
       pyrovae sample runs/mine --n 10000 --mean false --out samples.npy
     """
-    drawn: Any
+    drawn: Values
     if density == "prior":
         drawn = pv.sample(run.pair, n, mean=mean, seed=run.seed)
     elif not mean:
@@ -60,7 +66,7 @@ def sample(run: Run, *, n: Whole = 64, mean: bool = True, density: str = "prior"
         fitted = pv.fit_codes(run.pair, run.data("train"), density, seed=run.seed)
         print(fitted)
         drawn = fitted.sample(n, seed=run.seed)
-    values: Any = observed(drawn, run.pair)
+    values: Tensor = observed(drawn, run.pair)
     return Drawing(values, lambda: pv.plots.data_grid(values))
 
 
@@ -77,8 +83,8 @@ def reconstruct(run: Run, *, n: Whole = 10, draws: Count = 0) -> Drawing:
       pyrovae reconstruct runs/mine --n 5 --draws 3 --out reconstructions.png
     """
     pair, few = run.pair, run.test.select(first_of_each(run.test, n)).fixed()
-    mean: Any = observed(pv.reconstruct(pair, few, seed=run.seed), pair)
-    drawn: Any = None
+    mean: Tensor = observed(pv.reconstruct(pair, few, seed=run.seed), pair)
+    drawn: Tensor | None = None
     if draws:
         drawn = observed(pv.reconstruct(pair, few, draws=draws, seed=run.seed), pair)
     return Drawing(
@@ -115,7 +121,7 @@ def interpolate(
     path = pv.interpolate(
         run.pair, _chosen(run.test, starts), _chosen(run.test, ends), steps, method=method
     )
-    values: Any = observed(path, run.pair)
+    values: Tensor = observed(path, run.pair)
     return Drawing(values, lambda: draw_paths(values))
 
 
@@ -170,7 +176,7 @@ def calibrate(
     return Drawing(found.ranks, lambda: pv.plots.ranks(found.ranks, draws))
 
 
-def _chosen(data: Any, indices: list[int]) -> Any:
+def _chosen(data: TensorData, indices: list[int]) -> TensorData:
     """The data at these indices, drawn once."""
     import torch
 

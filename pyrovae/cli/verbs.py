@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pyrovae as pv
 from pyrovae.cli.data import check_data, standardised
@@ -21,6 +21,14 @@ from pyrovae.cli.options import (
     checked_options,
     read_config,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyrovae.data import Splits
+    from pyrovae.plots import Axes
+    from pyrovae.program import Program
+    from pyrovae.tensors import TensorData
 
 __all__ = ["Count", "Drawing", "Run", "Verb", "Whole", "verb"]
 
@@ -37,8 +45,8 @@ class Drawing:
         draw: gives the picture's Axes.
     """
 
-    values: Any
-    draw: Callable[[], Any]
+    values: Tensor
+    draw: Callable[[], Axes]
 
 
 class Run:
@@ -64,16 +72,16 @@ class Run:
         return self.path if self.path.is_dir() else self.path.parent
 
     @functools.cached_property
-    def pair(self) -> Any:
+    def pair(self) -> Program:
         """The pair, on the device."""
         return pv.load(self.path, allow=self.options.allow).to(self.device)
 
     @functools.cached_property
-    def test(self) -> Any:
+    def test(self) -> TensorData:
         """The test data beside which the pair was trained, or those of ``--data``."""
         return self.data("test")
 
-    def data(self, part: str) -> Any:
+    def data(self, part: str) -> TensorData:
         """A part of those data, as the pair takes them."""
         pair = self.pair  # what cannot be opened says so before data are loaded
         config = self._config()
@@ -131,7 +139,7 @@ class Run:
             raise pv.UsageError(f"{file}: seed must be at least 0 and below 2^32, got {seed}")
         return config | {"data": name, "seed": seed}
 
-    def _splits(self, config: dict[str, Any]) -> Any:
+    def _splits(self, config: dict[str, Any]) -> Splits:
         ours = getattr(self.options, "data_dir", None)
         theirs = ours is None and config.get("data_dir") is not None
         table = str(config["data"]).endswith((".csv", ".parquet"))

@@ -129,15 +129,19 @@ class Flow(_Remembers, dist.TorchDistribution):
         transform: a zuko transform from base to z.
     """
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, base: Any, transform: Any, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, base: dist.TorchDistribution, transform: Any, validate_args: bool | None = None
+    ) -> None:
         self.base_dist, self.transform = base, transform
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Flow:
+    def expand(
+        self, batch_shape: tuple[int, ...], _instance: dist.TorchDistribution | None = None
+    ) -> Flow:
         return Flow(self.base_dist.expand(batch_shape), self.transform, self._validate_args)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
@@ -186,7 +190,9 @@ class MixtureOfNormals(dist.TorchDistribution):
         self.logits, self.loc, self.scale = logits, loc, scale
         super().__init__(logits.shape[:-1], loc.shape[-1:], validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> MixtureOfNormals:
+    def expand(
+        self, batch_shape: tuple[int, ...], _instance: dist.TorchDistribution | None = None
+    ) -> MixtureOfNormals:
         batch = torch.Size(batch_shape)
         each = batch + self.loc.shape[-2:]
         return MixtureOfNormals(
@@ -251,9 +257,9 @@ class Codes(dist.TorchDistribution):
     (torch.Size([6]), [2.0, 2.0, 2.0, 2.0, 2.0])
     """
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
 
-    def __init__(self, base: Any, validate_args: bool | None = None) -> None:
+    def __init__(self, base: dist.TorchDistribution, validate_args: bool | None = None) -> None:
         self.base_dist = base
         codes, self.categories = base.batch_shape[-1], base.event_shape[0]
         event = torch.Size([codes * self.categories])
@@ -264,13 +270,15 @@ class Codes(dist.TorchDistribution):
         return bool(self.base_dist.has_rsample)
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)  # type: ignore[arg-type]
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint:
         return _CodesConstraint(self.base_dist.support, self.categories)
 
     def _apart(self, value: Tensor) -> Tensor:
         return value.unflatten(-1, (-1, self.categories))
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Codes:
+    def expand(
+        self, batch_shape: tuple[int, ...], _instance: dist.TorchDistribution | None = None
+    ) -> Codes:
         shape = (*batch_shape, self.base_dist.batch_shape[-1])
         return Codes(self.base_dist.expand(shape), self._validate_args)
 
@@ -303,7 +311,7 @@ class Codes(dist.TorchDistribution):
 class _CodesConstraint(constraints.Constraint):
     event_dim = 1
 
-    def __init__(self, each: Any, categories: int) -> None:
+    def __init__(self, each: constraints.Constraint, categories: int) -> None:
         self.each, self.categories = each, categories
         self.is_discrete = each.is_discrete  # type: ignore[misc]
 
@@ -334,7 +342,7 @@ class Uniform(dist.TorchDistribution):
     4.0
     """
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
     support = constraints.real_vector
     has_rsample = True
 
@@ -342,7 +350,9 @@ class Uniform(dist.TorchDistribution):
         self.like = like
         super().__init__(like.shape[:-1], like.shape[-1:], validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Uniform:
+    def expand(
+        self, batch_shape: tuple[int, ...], _instance: dist.TorchDistribution | None = None
+    ) -> Uniform:
         return Uniform(self.like.expand(*batch_shape, *self.event_shape), self._validate_args)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
@@ -390,7 +400,9 @@ class PowerSpherical(dist.TorchDistribution):
         self.concentration = concentration.expand(batch)
         super().__init__(batch, loc.shape[-1:], validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> PowerSpherical:
+    def expand(
+        self, batch_shape: tuple[int, ...], _instance: dist.TorchDistribution | None = None
+    ) -> PowerSpherical:
         loc = self.loc.expand(*batch_shape, *self.event_shape)
         return PowerSpherical(loc, self.concentration.expand(batch_shape), self._validate_args)
 
@@ -433,7 +445,7 @@ class PowerSpherical(dist.TorchDistribution):
         return self._log_normaliser - self.concentration * log_one_plus
 
 
-def _kl_to_diagonal(q: Any, p: dist.Independent) -> Tensor:
+def _kl_to_diagonal(q: dist.TorchDistribution, p: dist.Independent) -> Tensor:
     """KL(q || prod_d N(l_d, s_d^2)) = -H(q) - E_q[log p], which q's mean and variance give."""
     normal = p.base_dist
     if not isinstance(normal, torch.distributions.Normal) or p.reinterpreted_batch_ndims != 1:
@@ -444,12 +456,12 @@ def _kl_to_diagonal(q: Any, p: dist.Independent) -> Tensor:
 
 
 @register_kl(MultivariateNormal, dist.Independent)
-def _kl_full_diagonal(q: Any, p: Any) -> Tensor:
+def _kl_full_diagonal(q: MultivariateNormal, p: dist.Independent) -> Tensor:
     return _kl_to_diagonal(q, p)
 
 
 @register_kl(LowRankMultivariateNormal, dist.Independent)
-def _kl_low_rank_diagonal(q: Any, p: Any) -> Tensor:
+def _kl_low_rank_diagonal(q: LowRankMultivariateNormal, p: dist.Independent) -> Tensor:
     return _kl_to_diagonal(q, p)
 
 

@@ -109,7 +109,7 @@ def log_rising(a: Tensor, k: Tensor) -> Tensor:
 class PerEntry(dist.TorchDistribution):
     """A distribution over single numbers that its keyword arguments give: broadcasts, expands."""
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
     def __init__(self, *, validate_args: bool | None = None, **given: Any) -> None:
         self.given = given
@@ -126,10 +126,12 @@ class PerEntry(dist.TorchDistribution):
         super().__init__(batch, validate_args=validate_args)
 
     @staticmethod
-    def _tensors(given: dict[str, Any]) -> list[str]:
+    def _tensors(given: dict[str, object]) -> list[str]:
         return [name for name, value in given.items() if isinstance(value, Tensor)]
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> PerEntry:
+    def expand(
+        self, batch_shape: tuple[int, ...], _instance: dist.TorchDistribution | None = None
+    ) -> PerEntry:
         given = dict(self.given)
         for name in self._tensors(given):
             value, depth = getattr(self, name), self.arg_constraints[name].event_dim
@@ -152,7 +154,7 @@ class ContinuousBernoulli(PerEntry):
     """
 
     logits: Tensor
-    arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"logits": constraints.real}
     support = constraints.unit_interval
     SMALL = 0.1  # below, a series: the closed form's derivative cancels
 
@@ -175,7 +177,7 @@ class ContinuousBernoulli(PerEntry):
         closed = -1 / torch.expm1(-t) - 1 / t
         return torch.where(small, 0.5 + self.logits / 12 - self.logits**3 / 720, closed)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
             t = self.logits
             u = torch.rand(self._extended_shape(sample_shape), dtype=t.dtype, device=t.device)
@@ -194,7 +196,7 @@ class Categorical(dist.Categorical):
     tensor(1.)
     """
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         drawn: Tensor = super().sample(sample_shape).to(self.logits.dtype)
         return drawn
 
@@ -212,7 +214,7 @@ class LogNormal(PerEntry):
 
     loc: Tensor
     scale: Tensor
-    arg_constraints: ClassVar[dict[str, Any]] = {
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
         "loc": constraints.real,
         "scale": constraints.positive,
     }
@@ -231,7 +233,7 @@ class LogNormal(PerEntry):
     def mean(self) -> Tensor:
         return self._exp(self.loc + self.scale.square() / 2)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
             noise = self.loc.new_empty(self._extended_shape(sample_shape)).normal_()
             return self._exp(self.loc + self.scale * noise)
@@ -246,10 +248,10 @@ class Binomial(PerEntry):
 
     logits: Tensor
     total_count: int
-    arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"logits": constraints.real}
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint:
         return constraints.integer_interval(0, self.total_count)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -262,7 +264,7 @@ class Binomial(PerEntry):
     def mean(self) -> Tensor:
         return self.total_count * self.logits.sigmoid()
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
             p = self.logits.sigmoid().expand(self._extended_shape(sample_shape))
             return torch.binomial(torch.full_like(p, self.total_count), p)
@@ -281,13 +283,13 @@ class BetaBinomial(PerEntry):
     concentration1: Tensor
     concentration0: Tensor
     total_count: int
-    arg_constraints: ClassVar[dict[str, Any]] = {
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
         "concentration1": constraints.positive,
         "concentration0": constraints.positive,
     }
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint:
         return constraints.integer_interval(0, self.total_count)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -301,7 +303,7 @@ class BetaBinomial(PerEntry):
         a, b = self.concentration1, self.concentration0
         return self.total_count * a / (a + b)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
             shape = self._extended_shape(sample_shape)
             ones, zeros = (
@@ -329,7 +331,7 @@ class Poisson(PerEntry):
     """
 
     log_rate: Tensor
-    arg_constraints: ClassVar[dict[str, Any]] = {"log_rate": constraints.real}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"log_rate": constraints.real}
     support = constraints.nonnegative_integer
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -340,7 +342,7 @@ class Poisson(PerEntry):
     def mean(self) -> Tensor:
         return self.log_rate.exp()
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
             return torch.poisson(self.mean.expand(self._extended_shape(sample_shape)))
 
@@ -357,7 +359,7 @@ class NegativeBinomial(PerEntry):
 
     log_mean: Tensor
     inverse_dispersion: Tensor
-    arg_constraints: ClassVar[dict[str, Any]] = {
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
         "log_mean": constraints.real,
         "inverse_dispersion": constraints.positive,
     }
@@ -373,7 +375,7 @@ class NegativeBinomial(PerEntry):
     def mean(self) -> Tensor:
         return self.log_mean.exp()
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
             r = self.inverse_dispersion.expand(self._extended_shape(sample_shape))
             rate = torch._standard_gamma(r) * (self.mean / r)
@@ -391,7 +393,7 @@ class ZeroInflatedNegativeBinomial(PerEntry):
     """
 
     gate: Tensor
-    arg_constraints: ClassVar[dict[str, Any]] = {
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
         **NegativeBinomial.arg_constraints,
         "gate": constraints.real,
     }
@@ -413,7 +415,7 @@ class ZeroInflatedNegativeBinomial(PerEntry):
     def mean(self) -> Tensor:
         return self.counts.mean * (-self.gate).sigmoid()
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
             drawn = self.counts.sample(sample_shape)
             return torch.where(torch.rand_like(drawn) < self.gate.sigmoid(), 0.0, drawn)
@@ -452,7 +454,7 @@ class LogisticMixture(PerEntry):
     logits: Tensor
     loc: Tensor
     log_scale: Tensor
-    arg_constraints: ClassVar[dict[str, Any]] = {
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
         "logits": constraints.real_vector,
         "loc": constraints.real_vector,
         "log_scale": constraints.real_vector,
@@ -481,7 +483,7 @@ class LogisticMixture(PerEntry):
             total = total + torch.sigmoid((self.loc - (2 * j - LEVELS) / (LEVELS - 1)) * slope)
         return ((weights * total).sum(-1) / (LEVELS - 1)).clamp(0, 1)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
             chosen = dist.Categorical(logits=self.logits).sample(sample_shape)[..., None]
             shape = chosen.shape[:-1] + self.loc.shape[-1:]
@@ -505,13 +507,13 @@ class OptimalScale(dist.TorchDistribution):
         observed: that mask.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
     def __init__(
         self,
         loc: Tensor,
         kept: Tensor,
-        family: Callable[[Tensor, Tensor], Any],
+        family: Callable[[Tensor, Tensor], dist.TorchDistribution],
         optimal: Callable[[Tensor, Tensor, Tensor | None], Tensor],
         observed: Tensor | None = None,
     ) -> None:
@@ -521,14 +523,16 @@ class OptimalScale(dist.TorchDistribution):
         super().__init__(loc.shape, validate_args=False)
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint:
         return self.drawn.support
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> OptimalScale:
+    def expand(
+        self, batch_shape: tuple[int, ...], _instance: dist.TorchDistribution | None = None
+    ) -> OptimalScale:
         loc = self.loc.expand(batch_shape)
         return OptimalScale(loc, self.kept, self.family, self.optimal, self.observed)
 
-    def mask(self, mask: Any) -> Any:
+    def mask(self, mask: Tensor | bool) -> dist.TorchDistribution:
         """Masked, the scale being that of the observed entries alone."""
         if not isinstance(mask, Tensor):
             return super().mask(mask)
@@ -546,7 +550,7 @@ class OptimalScale(dist.TorchDistribution):
         mean: Tensor = self.drawn.mean
         return mean
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         drawn: Tensor = self.drawn.sample(sample_shape)
         return drawn
 
@@ -556,7 +560,7 @@ class PerColumn(constraints.stack):
 
     event_dim = 0
 
-    def __init__(self, columns: Sequence[Any]) -> None:
+    def __init__(self, columns: Sequence[constraints.Constraint]) -> None:
         super().__init__(list(columns), dim=-1)
 
 
@@ -568,22 +572,26 @@ class Columns(dist.TorchDistribution):
     torch.Size([5])
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
-    def __init__(self, columns: Sequence[Any], validate_args: bool | None = None) -> None:
+    def __init__(
+        self, columns: Sequence[dist.TorchDistribution], validate_args: bool | None = None
+    ) -> None:
         bare = [c.base_dist if isinstance(c, dist.Independent) else c for c in columns]
         batch = torch.broadcast_shapes(*(column.batch_shape for column in bare))
         self.columns = [column.expand(batch) for column in bare]
         super().__init__((*batch, len(columns)), validate_args=validate_args)
 
     @constraints.dependent_property(event_dim=0)
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint:
         return PerColumn([column.support for column in self.columns])
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Columns:
+    def expand(
+        self, batch_shape: tuple[int, ...], _instance: dist.TorchDistribution | None = None
+    ) -> Columns:
         return Columns([column.expand(batch_shape[:-1]) for column in self.columns])
 
-    def mask(self, mask: Any) -> Any:
+    def mask(self, mask: Tensor | bool) -> dist.TorchDistribution:
         """Masked column by column, so that a column knows which of its entries count."""
         if not isinstance(mask, Tensor):
             return super().mask(mask)
@@ -594,7 +602,7 @@ class Columns(dist.TorchDistribution):
         values = zip(self.columns, value.unbind(-1), strict=True)
         return torch.stack(torch.broadcast_tensors(*(c.log_prob(v) for c, v in values)), -1)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         return torch.stack([column.sample(sample_shape) for column in self.columns], -1)
 
     @property
@@ -608,7 +616,7 @@ class Columns(dist.TorchDistribution):
         return torch.stack([_property(column, "mode") for column in self.columns], -1)
 
 
-def _property(fn: Any, name: str) -> Tensor:
+def _property(fn: dist.TorchDistribution, name: str) -> Tensor:
     while isinstance(fn, dist.MaskedDistribution):
         fn = fn.base_dist
     try:

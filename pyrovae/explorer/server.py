@@ -8,24 +8,28 @@ import json
 import socket
 import threading
 import webbrowser
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pyrovae.errors import UsageError
 from pyrovae.explorer.view import View
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 MOST_BYTES = 2**20  # of a request
 MOST_VALUES = 200_000  # of one datum
 MOST_PICTURES = 100  # of one answer
 HOST = "127.0.0.1"
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Event = MutableMapping[str, Any]  # what each key holds, ASGI says
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+Application = Callable[[Event, Receive, Send], Awaitable[None]]
 
 
-def page(exported: Any = None) -> str:
+def page(exported: object = None) -> str:
     """The page, whole: style and script are in it, so that it asks for nothing but numbers.
 
     Args:
@@ -68,7 +72,7 @@ def export(view: View, path: str | Path, *, steps: int = 15) -> Path:
     return path
 
 
-def _packed(rows: Any) -> dict[str, Any]:
+def _packed(rows: Any) -> dict[str, object]:
     """Pictures as bytes, which is as many shades as a screen has; 255 is a missing value."""
     finite = [v for row in rows for v in row if v is not None]
     low, high = min(finite, default=0.0), max(finite, default=1.0)
@@ -80,19 +84,26 @@ def _packed(rows: Any) -> dict[str, Any]:
     return {"low": low, "high": high, "size": size, "bytes": base64.b64encode(shades).decode()}
 
 
-def application(view: View) -> Any:
+def application(view: View) -> Application:
     """The ASGI application: the page at ``/``, questions below ``/api``.
 
     Whatever is wrong with a request is answered by a 4xx and ``{"error": sentence}``.
     """
     try:
-        from fastapi import FastAPI, Request
-        from fastapi.exceptions import RequestValidationError
-        from fastapi.responses import HTMLResponse, JSONResponse
-        from pydantic import BaseModel, ConfigDict, Field
-        from starlette.exceptions import HTTPException
+        from fastapi import FastAPI
     except ImportError as error:
         raise UsageError('the page needs FastAPI: pip install "pyrovae[explore]"') from error
+
+    app = FastAPI(title="pyrovae explore", docs_url=None, redoc_url=None)
+    _answer_questions(app, view)
+    _answer_mistakes(app)
+    return _Guarded(app)
+
+
+def _answer_questions(app: "FastAPI", view: View) -> None:
+    """The page and what it asks of the view."""
+    from fastapi.responses import HTMLResponse
+    from pydantic import BaseModel, ConfigDict, Field
 
     finite = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
     index = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
@@ -122,7 +133,6 @@ def application(view: View) -> Any:
     class Chosen(Question):
         indices: Annotated[list[index], Field(min_length=1, max_length=MOST_PICTURES)]
 
-    app = FastAPI(title="pyrovae explore", docs_url=None, redoc_url=None)
     html = page()
 
     @app.get("/", response_class=HTMLResponse)
@@ -161,6 +171,14 @@ def application(view: View) -> Any:
     async def samples(question: Draws) -> Any:
         return view.samples(question.n, question.seed, question.given)
 
+
+def _answer_mistakes(app: "FastAPI") -> None:
+    """What is wrong with a request, as one sentence."""
+    from fastapi import Request
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse
+    from starlette.exceptions import HTTPException
+
     @app.exception_handler(UsageError)
     def mistaken(_: Request, error: UsageError) -> JSONResponse:
         return JSONResponse({"error": str(error)}, 422)
@@ -175,8 +193,6 @@ def application(view: View) -> Any:
     def unknown(_: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": str(error.detail)}, error.status_code)
 
-    return _Guarded(app)
-
 
 class _Guarded:
     """Answers only who asks this machine by its own name, and no more than a megabyte long.
@@ -184,10 +200,10 @@ class _Guarded:
     A page elsewhere on the web could otherwise have the reader's browser ask (DNS rebinding).
     """
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Application) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
@@ -207,10 +223,10 @@ class _Guarded:
             return
         parts = iter([{"type": "http.request", "body": body, "more_body": False}])
 
-        async def replay() -> MutableMapping[str, Any]:
+        async def replay() -> Event:
             return next(parts, None) or await receive()
 
-        async def dressed(message: MutableMapping[str, Any]) -> None:
+        async def dressed(message: Event) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *_HEADERS]
             await send(message)
@@ -300,7 +316,7 @@ class Server:
     def __enter__(self) -> "Server":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -320,7 +336,13 @@ def serve(view: View, port: int = 0) -> Server:
 
 
 def explore(
-    pair: Any, x: Any, *, port: int = 0, browser: bool = True, names: Any = None, seed: int = 0
+    pair: object,
+    x: object,
+    *,
+    port: int = 0,
+    browser: bool = True,
+    names: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> Server:
     """Explore a pair on a page in the browser: its codes, what they decode to, where the guide is
     wrong.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,14 +12,22 @@ from torch import Tensor
 from pyrovae import traces
 from pyrovae.errors import UsageError, in_short, whole_number
 from pyrovae.evaluation import evaluate
-from pyrovae.generation import codes_of, decoder, flat, impute, reconstruct, sample
+from pyrovae.generation import (
+    Values,
+    codes_of,
+    decoder,
+    flat,
+    impute,
+    reconstruct,
+    sample,
+)
 from pyrovae.tensors import TensorData
 
 MOST_POINTS = 2000  # on the map
 CLOUD = 400  # draws of q(z|x) behind an ellipse
 PARTICLES = 1000
 
-Plain = dict[str, Any]
+Plain = dict[str, object]
 
 
 class View:
@@ -46,8 +54,8 @@ class View:
 
     def __init__(
         self,
-        pair: Any,
-        x: Any,
+        pair: object,
+        x: object,
         *,
         points: int = MOST_POINTS,
         names: Sequence[str] | None = None,
@@ -75,7 +83,7 @@ class View:
         ])  # fmt: skip
         self.active = torch.cat([found.active[name].flatten() for name in self.sites])
         self.rows, self.centre, self.axes = self._plane()
-        self.decoders: dict[int, Callable[[Any], Any]] = {}
+        self.decoders: dict[int, Callable[[object], Values]] = {}
 
     def _plane(self) -> tuple[Tensor, Tensor, list[str]]:
         """The map [2, units], its origin [units] and what its axes are called.
@@ -212,7 +220,7 @@ class View:
         """E[x|z] at the code of every datum."""
         return {"x": self._values(self._decoded(self.codes, 0))}
 
-    def _decoder(self, given: int) -> Callable[[Any], Any]:
+    def _decoder(self, given: int) -> Callable[[object], Values]:
         """One per datum that was given, a few of them kept."""
         if given not in self.decoders:
             while len(self.decoders) > 20:
@@ -220,13 +228,13 @@ class View:
             self.decoders[given] = decoder(self.pair, like=self._select(given))
         return self.decoders[given]
 
-    def _decoded(self, z: Tensor, given: int) -> Any:
+    def _decoded(self, z: Tensor, given: int) -> Values:
         try:
             return self._decoder(given)(self._split(z))
         except ValueError as error:  # such as a scale below zero
             raise UsageError(f"the model takes no such z: {in_short(error)}") from error
 
-    def _posterior(self, few: Any) -> Plain:
+    def _posterior(self, few: object) -> Plain:
         given = self.pair.some(few, 1)[0]
         found = evaluate(self.pair, few, PARTICLES, seed=self.seed)
         x = reconstruct(self.pair, few, seed=self.seed)
@@ -263,7 +271,7 @@ class View:
             "numbers": numbers,
         }
 
-    def _values(self, x: Any) -> list[Any]:
+    def _values(self, x: Values) -> list[Any]:
         """What is observed, one flat row per datum; of several sites, that of the data's shape."""
         if isinstance(x, dict):
             alike = [v for v in x.values() if tuple(v.shape[1:]) == self.event_shape]
@@ -278,7 +286,7 @@ class View:
     def _select(self, index: int) -> TensorData:
         return self.data.select(torch.tensor([self._index(index)]))
 
-    def _own(self, x: Sequence[float | None], given: int) -> Any:
+    def _own(self, x: Sequence[float | None], given: int) -> Tensor | tuple[Tensor, ...]:
         size = math.prod(self.event_shape)
         if len(x) != size:
             raise UsageError(f"x has {len(x)} values; one datum has {size}: {self.event_shape}")
@@ -303,7 +311,7 @@ class View:
         return {n: p.reshape(-1, *s) for (n, s), p in zip(self.sites.items(), parts, strict=True)}
 
 
-def _flat(codes: Any) -> Tensor:
+def _flat(codes: Mapping[str, Tensor]) -> Tensor:
     return flat(codes).float().cpu()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -93,7 +93,7 @@ class Autoencoder(Program):
         """E[x|z] at z = f(x), ``[N, *event_shape]``, for x as it is."""
         return cast(Tensor, decode(self, self.code(x)[0], like=x))
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
         """Data, what f sees of them, reconstructions, draws from a mixture fitted to codes."""
         x = data.fixed().x[: min(10, len(data))]
         seen = self.hide(x)
@@ -103,13 +103,13 @@ class Autoencoder(Program):
         components = min(10, len(data) // 4 - 1)
         if components >= 1:
             fitted = fit_codes(self, data, "mixture", components=components)
-            rows["draw"] = fitted.sample(len(x))
+            rows["draw"] = cast(Tensor, fitted.sample(len(x)))
         return plots.strips(torch.stack([r.cpu() for r in rows.values()]), list(rows))
 
 
 def codes(
-    likelihood: Callable[[Tensor], Any],
-    posterior: Callable[[Tensor], Any],
+    likelihood: Callable[[Tensor], dist.TorchDistribution],
+    posterior: Callable[[Tensor], dist.TorchDistribution],
     latent_dim: int,
     data: TensorData,
     epochs: int,

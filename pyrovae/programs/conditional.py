@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import pyro
 import torch
@@ -17,7 +17,7 @@ from pyrovae.labels import OneHot
 from pyrovae.likelihoods import Bernoulli, Likelihood
 from pyrovae.networks import MLP
 from pyrovae.priors import Prior
-from pyrovae.program import Program
+from pyrovae.program import Parts, Program
 from pyrovae.tensors import TensorData
 
 DEEP = MLP([400, 400])  # a single layer would add what y says to what z says
@@ -70,7 +70,7 @@ class Conditional(Program):
         self.prior.build(latent_dim, self.posterior)
 
     @classmethod
-    def usual(cls) -> dict[str, Any]:
+    def usual(cls) -> Parts:
         """The parts where none are given, new ones."""
         return super().usual() | {"likelihood": Bernoulli(DEEP), "guide": MeanField(DEEP)}
 
@@ -95,7 +95,7 @@ class Conditional(Program):
         """A datum of each class."""
         return torch.zeros(self.classes, *self.event_shape), torch.arange(self.classes)
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
         """One style in a row, each class in a column: z drawn once, decoded with every label."""
         styles, y = 8, torch.arange(self.classes)
         with torch.random.fork_rng(devices=[]), torch.no_grad():

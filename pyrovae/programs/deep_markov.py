@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -167,7 +167,9 @@ class DeepMarkov(Program):
         """h_t of x_t, .., x_T, ``[batch, steps, hidden]``."""
         return self.backwards(x.flip(1))[0].flip(1)
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
+    def figure(
+        self, data: TensorData, names: Sequence[str] | None = None
+    ) -> plots.Axes | plots.Panels:
         """The first two thirds of series given, the rest forecast: images beside the mean and
         draws of what follows, other series with the interval that holds 90 % of the draws."""
         count = min(len(data), 8 if len(self.event_shape) > 2 else 4)
@@ -176,6 +178,8 @@ class DeepMarkov(Program):
         given[..., -(-2 * self.steps // 3) :, :] = torch.nan
         if len(self.event_shape) == 2:
             return plots.forecasts(x, impute(self, given, draws=200, num_particles=3000), given)
-        mean, draws = (impute(self, given, draws=k, num_particles=3000) for k in (0, 3))
+        mean, draws = (
+            cast(Tensor, impute(self, given, draws=k, num_particles=3000)) for k in (0, 3)
+        )
         rows = torch.stack([x, given, mean, *draws])
         return plots.strips(rows, ["data", "given", "mean", "draw 1", "draw 2", "draw 3"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -138,7 +138,7 @@ class DiscreteCode(Program):
             return {}
         return {"exact_log_evidence": float(log_evidence(self.exact(), data, 1).double().mean())}
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
         """What the codes mean: a picture of every value of the first (rows) and the second
         (columns), others at the value that most data have; of a single code in one row."""
         sums = torch.stack([self.assign(x).sum(0) for (x,) in data.batches(1000)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -119,7 +119,7 @@ class GaussianMixture(Program):
         return clustering(found, data.labels)
 
     @torch.no_grad()
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
         """The clusters: the centre of each decoded, and the data most surely in it."""
         x = data[: min(1000, len(data))][0]
         each = min(9, len(x))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -79,9 +79,8 @@ class Hierarchical(Program):
                 f"latent_dims has the size of each of two or more layers, got {latent_dims}"
             )
         if order not in ORDERS:
-            raise UsageError(
-                f"order is {' or '.join(ORDERS)}, got {order!r}{nearest(order, ORDERS)}"
-            )
+            known = " or ".join(ORDERS)
+            raise UsageError(f"order is {known}, got {order!r}{nearest(order, ORDERS)}")
         self.network, self.order, self.skip = network, order, skip
         self.seen = len(latent_dims) if skip else 1  # layers that x sees
         self.prior, self.likelihood = (
@@ -92,15 +91,19 @@ class Hierarchical(Program):
         self.names = [f"z{layer}" for layer in range(1, len(latent_dims) + 1)]
         below, above = latent_dims[:-1], latent_dims[1:]
         self.down = _normals(network, [(size,) for size in above], below)
-        if order == "bottom-up":
-            shapes = [self.event_shape, *((size,) for size in below)]
-            self.up = _normals(network, shapes, latent_dims)
-        else:
-            width = 2 * max(latent_dims)
-            shapes = [self.event_shape, *[(width,)] * len(below)]
-            outputs = [{"h": (width,), "loc": (d,), "raw_scale": (d,)} for d in latent_dims]
-            self.up = nn.ModuleList(map(network.build, shapes, outputs))
+        self.up = self._upwards(latent_dims)
         self.prior.build(latent_dims[-1])
+
+    def _upwards(self, latent_dims: list[int]) -> nn.ModuleList:
+        """The guide's networks, from x on."""
+        below = latent_dims[:-1]
+        if self.order == "bottom-up":
+            shapes = [self.event_shape, *((size,) for size in below)]
+            return _normals(self.network, shapes, latent_dims)
+        width = 2 * max(latent_dims)
+        shapes = [self.event_shape, *[(width,)] * len(below)]
+        outputs = [{"h": (width,), "loc": (d,), "raw_scale": (d,)} for d in latent_dims]
+        return nn.ModuleList(map(self.network.build, shapes, outputs))
 
     def model(self, x: Tensor) -> None:
         """z_L ~ p(z_L), z_l ~ p(z_l|z_{l+1}), x ~ p(x|z_1) observed."""
@@ -130,7 +133,7 @@ class Hierarchical(Program):
                 product = dist.Normal(loc, (ours + theirs) ** -0.5).to_event(1)
                 z = pyro.sample(self.names[layer], product)
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
         """What the layers say: a draw of the top one in each row, of those below in each column."""
         rows, columns = 6, 8
         with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -15,7 +15,7 @@ from pyrovae.errors import UsageError, nearest, whole_number
 from pyrovae.generation import impute
 from pyrovae.guides import Guide
 from pyrovae.likelihoods import Likelihood, StudentT
-from pyrovae.program import Program
+from pyrovae.program import Parts, Program
 from pyrovae.tensors import TensorData
 
 ENCODINGS = ("zero", "mask", "learned")
@@ -83,7 +83,7 @@ class MissingData(Program):
         self.register_buffer("inside", stand_in, persistent=False)
 
     @classmethod
-    def usual(cls) -> dict[str, Any]:
+    def usual(cls) -> Parts:
         """The parts where none are given, new ones."""
         return super().usual() | {"likelihood": StudentT()}
 
@@ -119,7 +119,7 @@ class MissingData(Program):
             "coverage_90": float(within[hidden].double().mean()),
         }
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
         """Entries that were hidden against what is imputed: a tenth of a table's, in standard
         deviations of their column; of ten images half of the pixels."""
         if len(self.event_shape) > 1:
@@ -149,11 +149,12 @@ class MissingData(Program):
                 f"{list(data.event_shape)} have {int((~x.isnan()).sum())} observed ones; give more"
             )
         seen = x.masked_fill(hidden, torch.nan)
-        return x, hidden, impute(self, seen).to(x), impute(self, seen, draws=200).to(x)
+        mean, draws = (cast(Tensor, impute(self, seen, draws=k)).to(x) for k in (0, 200))
+        return x, hidden, mean, draws
 
 
 @torch.no_grad()
-def supported(likelihood: Any, latent_dim: int) -> Tensor:
+def supported(likelihood: Likelihood, latent_dim: int) -> Tensor:
     """A datum within the support of p(x|z), to stand where the mask is.
 
     Raises:

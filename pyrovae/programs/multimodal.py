@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -66,34 +66,29 @@ class Multimodal(Program):
         network: Network = MLP([400]),  # noqa: B008
         weights: list[float] = [],  # noqa: B006
     ) -> None:
-        if len(event_shapes) < 2:
-            raise UsageError(
-                f"event_shapes has the shape of each of two or more modalities, such as "
-                f"[[1, 28, 28], [1]]; got {event_shapes}"
-            )
+        given = list(likelihoods) or [Bernoulli() for _ in event_shapes]
+        _check_modalities(event_shapes, given, weights)
         super().__init__(event_shapes[0])
         self.event_shapes = [[int(size) for size in shape] for shape in event_shapes]
         self.latent_dim = whole_number("latent_dim", latent_dim)
-        given = list(likelihoods) or [Bernoulli() for _ in event_shapes]
-        if len(given) != len(event_shapes) or len(set(map(id, given))) < len(given):
-            raise UsageError(
-                f"Multimodal needs one likelihood per modality, each an object of its own; there "
-                f"are {len(event_shapes)} event_shapes and {len(set(map(id, given)))} likelihoods"
-            )
-        if len(weights or given) != len(given):
-            raise UsageError(f"there are {len(given)} modalities, and weights of {len(weights)}")
         self.weights = [number("weights", w) for w in weights or [1.0] * len(given)]
         self.likelihoods, self.network = nn.ModuleList(given), network
         self.classes = [p.classes if isinstance(p, Categorical) else 0 for p in given]
-        self.experts = nn.ModuleList()
         self.one_hot = nn.ModuleList(OneHot(max(1, c), "Multimodal") for c in self.classes)
-        said = {"loc": (latent_dim,), "raw_scale": (latent_dim,)}
-        for m, (p, shape) in enumerate(zip(given, self.event_shapes, strict=True)):
-            p.build((latent_dim,), tuple(shape))
-            seen = (*shape, self.classes[m]) if self.classes[m] else tuple(shape)
-            self.experts.append(network.build(seen, said))
-            self.register_buffer(f"inside{m + 1}", supported(p, latent_dim), persistent=False)
+        self.experts = self._experts(given)
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
+
+    def _experts(self, likelihoods: list[Likelihood]) -> nn.ModuleList:
+        """Each modality's q(z|x_m), and what of z its p(x_m|z) holds beside it."""
+        size, experts = self.latent_dim, nn.ModuleList()
+        said = {"loc": (size,), "raw_scale": (size,)}
+        each = zip(likelihoods, self.event_shapes, self.classes, strict=True)
+        for m, (p, shape, classes) in enumerate(each, 1):
+            p.build((size,), tuple(shape))
+            seen = (*shape, classes) if classes else tuple(shape)
+            experts.append(self.network.build(seen, said))
+            self.register_buffer(f"inside{m}", supported(p, size), persistent=False)
+        return experts
 
     def model(self, *batch: Tensor) -> None:
         """z ~ N(0, I), x_m ~ p(x_m|z) observed where it is present."""
@@ -138,7 +133,7 @@ class Multimodal(Program):
         return here & batch[-1] if len(batch) > len(self.classes) else here
 
     @classmethod
-    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, Any]:
+    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, object]:
         """The modalities that the data hold; labels are the second one where they hold one."""
         shapes = [list(tensor.shape[1:]) for tensor in data.tensors]
         if len(shapes) > 1 or classes is None:
@@ -192,7 +187,7 @@ class Multimodal(Program):
         right = (found == data.tensors[1].cpu()).flatten(1).all(1)
         return {"accuracy": float(right[data.tensors[-1][:, 1].cpu()].double().mean())}
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
         """x_1 from the others: of a label, means at draws of z, each class in a column; else data
         above what each other modality alone makes of them."""
         classes, count = self.classes[1], len(self.classes)
@@ -219,6 +214,27 @@ class Multimodal(Program):
         alone[:, m] = present[:, m]
         return data.with_arguments(*others, alone)
 
-    def _means(self, data: Any, num_particles: int = 16) -> dict[str, Tensor]:
+    def _means(self, data: object, num_particles: int = 16) -> dict[str, Tensor]:
         """E[x_m|x_S] by site."""
         return cast("dict[str, Tensor]", reconstruct(self, data, num_particles=num_particles))
+
+
+def _check_modalities(
+    event_shapes: Sequence[Sequence[int]],
+    likelihoods: Sequence[Likelihood],
+    weights: Sequence[float],
+) -> None:
+    """Refuse other than one likelihood, and one weight if there are any, for each of several."""
+    if len(event_shapes) < 2:
+        raise UsageError(
+            f"event_shapes has the shape of each of two or more modalities, such as "
+            f"[[1, 28, 28], [1]]; got {event_shapes}"
+        )
+    count, objects = len(likelihoods), len(set(map(id, likelihoods)))
+    if count != len(event_shapes) or objects < count:
+        raise UsageError(
+            f"Multimodal needs one likelihood per modality, each an object of its own; there "
+            f"are {len(event_shapes)} event_shapes and {objects} likelihoods"
+        )
+    if len(weights or likelihoods) != count:
+        raise UsageError(f"there are {count} modalities, and weights of {len(weights)}")

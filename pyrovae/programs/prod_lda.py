@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -27,7 +26,7 @@ class Counts(dist.Multinomial):
     words."""
 
     @constraints.dependent_property(event_dim=1)
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint:
         return constraints.independent(constraints.nonnegative_integer, 1)
 
 
@@ -126,7 +125,7 @@ class ProdLDA(Program):
             pyro.sample("z", dist.Normal(loc, (log_var / 2).exp()).to_event(1))
 
     @classmethod
-    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, Any]:
+    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, object]:
         """The vocabulary, and as ``words`` the mean length."""
         length = float(data.x.flatten(1).nansum(1).mean())
         return super().decided_by(data, classes) | {"words": max(1, round(length))}
@@ -178,7 +177,7 @@ class ProdLDA(Program):
             "coherence": coherence(x, best),
         }
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Panels:
         """The most probable words of the topics that the documents have most of."""
         shares = torch.cat([self.shares(x) for (x,) in data.batches(1000)]).mean(0)
         order = shares.argsort(descending=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -15,7 +14,7 @@ from pyrovae.errors import UsageError, whole_number
 from pyrovae.guides import Guide
 from pyrovae.likelihoods import Likelihood, Normal
 from pyrovae.networks import MLP, Network
-from pyrovae.program import Program
+from pyrovae.program import Parts, Program
 from pyrovae.tensors import TensorData, log_mean_exp
 from pyrovae.traces import as_pair
 
@@ -83,7 +82,7 @@ class Regression(Program):
         self.register_buffer("unit", torch.ones(()))
 
     @classmethod
-    def usual(cls) -> dict[str, Any]:
+    def usual(cls) -> Parts:
         """The parts where none are given, new ones."""
         return super().usual() | {"likelihood": Normal(scale="per_dimension")}
 
@@ -119,7 +118,7 @@ class Regression(Program):
             return self.origin + self.unit * p.loc, self.unit * p.scale
 
     @classmethod
-    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, Any]:
+    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, object]:
         """The shape of x: of a table without y apart, that of the other columns."""
         shape = tuple(data.event_shape)
         if len(data.tensors) > 1:
@@ -174,7 +173,7 @@ class Regression(Program):
             "log_predictive_density": float(density.mean()),
         }
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
         """y against what is predicted from x, with 90 % intervals."""
         x, y = self._known(data)
         mean, low, high = self._interval(*self._given(x, 1000, 0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -211,7 +211,7 @@ class SemiSupervised(Program):
         return {"accuracy": float((found == data.labels).double().mean())}
 
     @torch.no_grad()
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
         """Analogies: data whose class was hidden, and the style of each in every class."""
         shown = min(8, len(data))
         x = data[:shown][0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -146,7 +146,7 @@ class SpikeAndSlab(Program):
         alone = torch.eye(self.count).to(vector)[..., None] * vector
         return alone.flatten(1)
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> Any:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Panels:
         """What each group adds to a datum, either way, above the classes that it is open in."""
         z = self.directions(data)
         size = self.latent_dim // self.count

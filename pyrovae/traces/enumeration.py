@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.runtime import Message
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.traces.sites import PARTICLES, log_prob, sites, within
@@ -29,7 +31,7 @@ class Contraction:
     expected: dict[str, Tensor]
 
 
-def contracted(trace: Any, shape: Structure, particles: int, batch: int) -> Contraction:
+def contracted(trace: Trace, shape: Structure, particles: int, batch: int) -> Contraction:
     """Sum a model's enumerated sites out, by message passing over its plates and chains.
 
     The expectation of a factor f is the derivative of log sum p exp(t f) at t = 0.
@@ -66,11 +68,11 @@ def contracted(trace: Any, shape: Structure, particles: int, batch: int) -> Cont
     return Contraction(total, expected)
 
 
-def _frames(site: Any) -> list[Any]:
+def _frames(site: Message) -> list[CondIndepStackFrame]:
     return [f for f in site["cond_indep_stack"] if f.vectorized]
 
 
-def _ordinal(site: Any, symbols: dict[str, str], shape: Structure) -> frozenset[str]:
+def _ordinal(site: Message, symbols: dict[str, str], shape: Structure) -> frozenset[str]:
     """The plates that a factor is repeated in, beside those of data and particles."""
     inner = [f for f in _frames(site) if f.name not in (shape.plate, PARTICLES)]
     return frozenset(symbols[f.name] for f in inner)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pyro
 import torch
+from pyro.poutine.runtime import Message
 from torch import Tensor
 
 from pyrovae.errors import UsageError
@@ -34,7 +34,7 @@ def first_bad(pair: Pair, args: Args) -> str:
     return ""
 
 
-def _tensors(site: Any) -> Iterator[tuple[str, Tensor]]:
+def _tensors(site: Message) -> Iterator[tuple[str, Tensor]]:
     """A site's numbers, in the order in which they come about."""
     fn = site["fn"]
     while hasattr(fn, "base_dist"):

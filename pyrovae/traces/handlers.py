@@ -11,9 +11,11 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import transform_to
+from torch.distributions.constraints import Constraint
 
 from pyrovae import supports
 from pyrovae.errors import UsageError, in_short
@@ -100,14 +102,14 @@ def _completing(pair: Pair, args: Args) -> tuple[Pair, set[int]]:
         if bears(model, set()):  # else the data are at fault
             conditions = {k for k in incomplete if not bears(model, {k})}
 
-    def filled(*batch: Any) -> Any:
+    def filled(*batch: object) -> Any:
         return guide(*(_filled(b) if k in unable else b for k, b in enumerate(batch)))
 
     kind = f"missing, filled {sorted(unable)}"
     return pair.running(model, filled if unable else guide, kind), conditions
 
 
-def _floating(argument: Any) -> bool:
+def _floating(argument: object) -> bool:
     return isinstance(argument, Tensor) and argument.is_floating_point()
 
 
@@ -129,7 +131,7 @@ class _MasksMissing(Messenger):
     What is done never depends on which entries are missing, so a step can be traced.
     """
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         value = msg["value"]
         if not msg["is_observed"] or not isinstance(value, Tensor):
             return
@@ -171,7 +173,7 @@ class _Shares(Messenger):
         super().__init__()
         self.plate, self.share, self.total = plate, share, total
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if site_is_subsample(msg) or any(f.name == self.plate for f in msg["cond_indep_stack"]):
             return
         msg["scale"] = msg["scale"] * self.share
@@ -192,7 +194,7 @@ class Unmasked(Messenger):
         super().__init__()
         self.names = names
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if msg["name"] in self.names:
             msg["mask"] = None
 
@@ -200,7 +202,7 @@ class Unmasked(Messenger):
 class Drawing(Messenger):
     """Data are drawn; what is computed, and what is only scored, stays."""
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if msg["is_observed"] and not is_factor(msg) and not is_deterministic(msg):
             msg["is_observed"], msg["value"], msg["done"] = False, None, False
 
@@ -210,7 +212,7 @@ class _FillsMissing(Messenger):
         super().__init__()
         self.missing = missing
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         gone, value = self.missing.get(msg["name"]), msg["value"]
         if gone is not None and msg["is_observed"]:
             with pyro.validation_enabled(False):
@@ -218,7 +220,7 @@ class _FillsMissing(Messenger):
             msg["value"] = torch.where(gone.reshape(value.shape), drawn, value)
 
 
-def _inside(fn: Any, like: Tensor) -> Tensor:
+def _inside(fn: dist.TorchDistribution, like: Tensor) -> Tensor:
     """Values within the support, to stand where the mask is: constants where they are known."""
     found = supports.inside(supports.bare(fn), like)
     if found is not None:
@@ -251,7 +253,7 @@ class Refinement(Messenger):
         """The same pair, its guide shifted."""
         return pair.running(pair.model, self(pair.guide), "refined")
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         name, fn = msg["name"], msg["fn"]
         refined = (*self.shape.latents, *self.shape.auxiliary)
         if name not in refined or name in self.shape.globals or msg["is_observed"]:
@@ -260,7 +262,7 @@ class Refinement(Messenger):
             return
         extra = independent(fn)
 
-        def change(parameter: str, constraint: Any, value: Tensor) -> Tensor:
+        def change(parameter: str, constraint: Constraint, value: Tensor) -> Tensor:
             kept = self.shape.nesting + extra + constraint.event_dim
             to = transform_to(constraint)
             free = to.inv(value)
@@ -283,7 +285,7 @@ class Refinement(Messenger):
             msg["value"] = self._matched(name, fn)
             msg["done"] = msg["value"] is not None
 
-    def _matched(self, name: str, fn: Any) -> Tensor | None:
+    def _matched(self, name: str, fn: dist.TorchDistribution) -> Tensor | None:
         base = fn.base_dist if isinstance(fn, dist.Independent) else fn
         size = fn.event_shape.numel()
         if not isinstance(base, dist.Normal | dist.MultivariateNormal):

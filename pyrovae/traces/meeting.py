@@ -47,7 +47,7 @@ def _laid_out(pair: Pair, data: Data) -> Pair:
         bound = layout.bound(_signature(program))
         whole = not bound.names and not _binds(program, _width(bound, data)) and _binds(program, 1)
 
-        def run(*leaves: Any) -> Any:
+        def run(*leaves: object) -> Any:
             arguments, named = bound.call(leaves)
             return program(list(arguments)) if whole else program(*arguments, **named)
 

@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 import pyro
 import torch
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from pyrovae.errors import UsageError, got
 from pyrovae.streams import Data, as_data
@@ -54,7 +55,7 @@ class _Memory:
     here: bool = False
     trained: bool = False
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """A copy of the pair is seen anew."""
         kept = ("store", "pending", "initial", "example", "trained", "here")
         return {**vars(_Memory()), **{name: getattr(self, name) for name in kept}}
@@ -79,7 +80,7 @@ class _Declarations(Messenger):
                 f"begins anew call pyro.clear_param_store() first"
             )
 
-    def _pyro_param(self, msg: Any) -> None:
+    def _pyro_param(self, msg: Message) -> None:
         given = msg["args"][1] if len(msg["args"]) > 1 else None
         if isinstance(given, nn.Parameter):  # of a module (pyro.module), which keeps it
             self.known.add(msg["name"])
@@ -87,7 +88,7 @@ class _Declarations(Messenger):
         elif msg["name"] in pyro.get_param_store() and msg["name"] not in self.memory.refused:
             self.known.add(msg["name"])
 
-    def _pyro_post_param(self, msg: Any) -> None:
+    def _pyro_post_param(self, msg: Message) -> None:
         name, memory = msg["name"], self.memory
         if name not in self.known and msg["value"] is not None:
             self.known.add(name)
@@ -96,7 +97,7 @@ class _Declarations(Messenger):
             self.pair._settle()  # of a module that this run has just made
             msg["value"] = pyro.get_param_store()[name]
 
-    def _declared(self, name: str, msg: Any) -> None:
+    def _declared(self, name: str, msg: Message) -> None:
         own, memory = msg["value"].unconstrained(), self.memory
         saved, elsewhere = memory.pending.get(name), (memory.outer or {}).get(name)
         if saved is not None:
@@ -157,8 +158,8 @@ class Pair:
             if not callable(program):
                 raise UsageError(f"{name} must be a function of the batch, got {program!r}")
         self.model, self.guide = model, guide
-        self.code: tuple[Any, ...] = (_code(model), _code(guide))
-        self.owner: Any = self
+        self.code: tuple[object, ...] = (_code(model), _code(guide))
+        self.owner: object = self
         self.memory = _Memory()
 
     @classmethod
@@ -248,7 +249,7 @@ class Pair:
                 getattr(self.owner, "model", self.model),
                 getattr(self.owner, "guide", self.guide),
             )
-            roots: dict[str, Any] = {"model": programs[0], "guide": programs[1]}
+            roots: dict[str, object] = {"model": programs[0], "guide": programs[1]}
             if isinstance(self.owner, nn.Module):
                 roots = {"": self.owner, **roots}
             self.memory.reach = Reach(roots)
@@ -315,13 +316,13 @@ class Pair:
         """Where the pair's tensors are."""
         return next((t.device for t in self._floats()), torch.device("cpu"))
 
-    def serve(self, x: Any) -> Data:
+    def serve(self, x: object) -> Data:
         """``x`` as data on this pair's device, in its floating dtype."""
         floats = next((t.dtype for t in self._floats() if t.is_floating_point()), None)
         given = x.dtype if isinstance(x, Tensor) and x.is_floating_point() else None
         return as_data(x, self.device, floats or given)
 
-    def some(self, x: Any, n: int | None = None) -> Args:
+    def some(self, x: object, n: int | None = None) -> Args:
         """At most ``n`` of the data ``x``, as the programs take them."""
         data = self.serve(x)
         n = len(data) if n is None else min(n, len(data))
@@ -377,7 +378,7 @@ class Pair:
         """
         training: list[nn.Module] = []
 
-        def switch(module: nn.Module, inputs: Any = None) -> None:
+        def switch(module: nn.Module, inputs: object = None) -> None:
             if inputs is not None:
                 self.memory.entered.add(module)
             if module.training:
@@ -396,7 +397,7 @@ class Pair:
                 module.training = True
 
 
-def as_pair(pair: Any) -> Pair:
+def as_pair(pair: object) -> Pair:
     """``pair`` as a :class:`Pair`: anything with ``.model`` and ``.guide``, or a tuple of two."""
     if isinstance(pair, Pair):
         return pair
@@ -420,7 +421,7 @@ def as_pair(pair: Any) -> Pair:
     return wrapped
 
 
-def _code(program: Any) -> Any:
+def _code(program: object) -> Any:
     """What tells a program apart: its code, or the object that it is."""
     code = getattr(getattr(program, "__func__", program), "__code__", None)
     return _Itself(program) if code is None else code

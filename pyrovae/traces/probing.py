@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.poutine.runtime import Message
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae.errors import UsageError
@@ -116,7 +118,7 @@ def _terms(
     return _measured(given(pair.model), given(pair.guide), found)
 
 
-def _rows_of(site: Any, found: Structure, order: Tensor | None) -> Tensor:
+def _rows_of(site: Message, found: Structure, order: Tensor | None) -> Tensor:
     """A draw's values for some of the data."""
     value: Tensor = site["value"]
     axis = found.dim - int(site["fn"].event_dim)
@@ -195,7 +197,13 @@ class _Allocations(TorchDispatchMode):
         self.total = 0
         self.kept: dict[int, Tensor] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         out = func(*args, **(kwargs or {}))
         known = {t.untyped_storage().data_ptr() for t in args if isinstance(t, Tensor)}
         for tensor in out if isinstance(out, tuple | list) else (out,):

@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer import infer_discrete
+from pyro.poutine.runtime import Message
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.errors import UsageError, in_short, whole_number
@@ -66,7 +69,13 @@ class Problem:
 
     @classmethod
     def of(
-        cls, pair: Any, x: Any, seed: int = 0, plate: str | None = None, *, checked: bool = True
+        cls,
+        pair: object,
+        x: object,
+        seed: int = 0,
+        plate: str | None = None,
+        *,
+        checked: bool = True,
     ) -> Problem:
         """A pair and data in any form that ``pv.fit`` takes. NaN means missing; a binarisation is
         drawn once.
@@ -112,7 +121,7 @@ class Problem:
         raise last
 
     @classmethod
-    def at(cls, pair: Any, args: Args, plate: str | None = None) -> Problem:
+    def at(cls, pair: object, args: Args, plate: str | None = None) -> Problem:
         """A pair and one batch, as the programs take it."""
         program = as_pair(pair)
         shape = seen(program, args, plate)
@@ -224,11 +233,11 @@ class Problem:
             kept[key] = observe(self.pair, batch, self.plate)
         return kept[key]
 
-    def _traced(self, batch: Args, particles: int, shape: Structure) -> tuple[Any, Any]:
+    def _traced(self, batch: Args, particles: int, shape: Structure) -> tuple[Trace, Trace]:
         return run(self.pair, batch, particles, shape.nesting, shape.enumerated)
 
     def _again(
-        self, batch: Args, guide_trace: Any, shape: Structure, particles: int
+        self, batch: Args, guide_trace: Trace, shape: Structure, particles: int
     ) -> Callable[[], Traces]:
         """Both programs once more on the same particles, held constant."""
 
@@ -242,7 +251,7 @@ class Problem:
 
         return rerun
 
-    def _in_particles(self, particles: int, shape: Structure) -> tuple[Any, Any]:
+    def _in_particles(self, particles: int, shape: Structure) -> tuple[Trace, Trace]:
         both = (self.pair.guide, self.pair.model)
         if particles == 1:
             return both
@@ -280,8 +289,8 @@ class Problem:
             if self._varies(batch, found):
                 if self.shape.broadcasts:
                     return self._codes(self._guide(batch, CODES))
-                several = [self._codes(self._guide(batch)) for _ in range(CODES // 4)]
-                return {n: torch.stack([each[n] for each in several]).mean(0) for n in found}
+                runs = [self._codes(self._guide(batch)) for _ in range(CODES // 4)]
+                return {n: torch.stack([each[n] for each in runs]).mean(0) for n in found}
         return found
 
     def _varies(self, batch: Args, found: Mapping[str, Tensor]) -> bool:
@@ -357,7 +366,7 @@ class Problem:
             found = sites(poutine.trace(self.pair.guide).get_trace(*batch))
         return self.discrete(batch, {n: found[n]["value"] for n in self._shared(found)})
 
-    def _shared(self, guide: Mapping[str, Any]) -> list[str]:
+    def _shared(self, guide: Mapping[str, Message]) -> list[str]:
         """The latents among a guide's sites: those of the run at hand."""
         helpers = self.shape.auxiliary
         return [n for n, s in guide.items() if not s["is_observed"] and n not in helpers
@@ -380,7 +389,7 @@ class Problem:
 
     def generate(
         self, batch: Args, latents: Mapping[str, Tensor] | None = None, *, draw: bool = True
-    ) -> dict[str, tuple[Any, Tensor]]:
+    ) -> dict[str, tuple[dist.TorchDistribution, Tensor]]:
         """Run the model: ``{site: (distribution, value)}``.
 
         Args:
@@ -398,7 +407,7 @@ class Problem:
         """Latents and data drawn from the model, as :func:`simulate`."""
         return simulate(self.pair, batch, latents, self.wiring(batch))
 
-    def names(self, found: Mapping[str, Any]) -> list[str]:
+    def names(self, found: Mapping[str, object]) -> list[str]:
         """The observed sites of a run, in the model's order: those that were seen, and where that
         run has other sites, those it has."""
         kept = {*self.shape.latents, *self.shape.enumerated, *self.shape.auxiliary}
@@ -471,7 +480,7 @@ class _Batch(TensorData):
     def __len__(self) -> int:
         return rows(self.args)
 
-    def batches(self, *args: Any, **kwargs: Any) -> Iterator[Args]:
+    def batches(self, *args: object, **kwargs: object) -> Iterator[Args]:
         yield self.args
 
 
@@ -488,7 +497,9 @@ def seen(pair: Pair, args: Args, plate: str | None = None) -> Structure:
     return kept[key]
 
 
-def _at_hand(problem: Problem, batch: Args, traced: tuple[Any, Any], known: Structure) -> Structure:
+def _at_hand(
+    problem: Problem, batch: Args, traced: tuple[Trace, Trace], known: Structure
+) -> Structure:
     """The structure of a run whose sites are its own, as where their number is drawn."""
     model, guide = map(sites, traced)
     over = plate_over(problem.pair, batch, model, guide, problem.plate or known.plate)
@@ -537,7 +548,7 @@ def said(batch: Args) -> Iterator[None]:
 
 def generate(
     pair: Pair, args: Args, latents: Mapping[str, Tensor] | None = None, *, draw: bool = True
-) -> dict[str, tuple[Any, Tensor]]:
+) -> dict[str, tuple[dist.TorchDistribution, Tensor]]:
     """As :meth:`Problem.generate`, of a pair that need not have a guide."""
     with pair.scope(), _drawing():
         model = Drawing()(pair.model) if draw else pair.model
@@ -599,7 +610,7 @@ def replaced(pair: Pair, args: Args) -> Args:
     return tuple(new)
 
 
-def draw(pair: Any, args: Args, num_particles: int = 1) -> Traces:
+def draw(pair: object, args: Args, num_particles: int = 1) -> Traces:
     """Run guide and model of a pair on one batch, with gradients if they are enabled.
 
     Args:

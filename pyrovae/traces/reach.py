@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Iterator, Mapping
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pyro.poutine.messenger import Messenger
@@ -34,14 +34,14 @@ class Reach:
         leaves: tensors outside modules that can be trained, by name.
     """
 
-    def __init__(self, roots: Mapping[str, Any]) -> None:
+    def __init__(self, roots: Mapping[str, object]) -> None:
         self.modules: dict[str, nn.Module] = {}
         self.leaves: dict[str, Tensor] = {}
         self._seen: set[int] = set()
         for name, value in roots.items():
             self._follow(name, value, 0)
 
-    def _follow(self, name: str, value: Any, depth: int) -> None:
+    def _follow(self, name: str, value: object, depth: int) -> None:
         bound = getattr(value, "__dict__", {})
         if isinstance(value, nn.Module) and "__self__" in bound:  # a module that is a method
             value = MethodType(bound["__func__"], bound["__self__"])
@@ -61,7 +61,7 @@ class Reach:
             self._follow(key, part, depth + 1)
 
 
-def _add(found: dict[str, Any], name: str, value: Any) -> None:
+def _add(found: dict[str, T], name: str, value: T) -> None:
     """Under its name, or the first free one of its name and a number."""
     free, count = name, 1
     while free in found:
@@ -70,7 +70,7 @@ def _add(found: dict[str, Any], name: str, value: Any) -> None:
     found[free] = value
 
 
-def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _parts(name: str, value: object) -> Iterator[tuple[str, object]]:
     """What an object holds, with the names that the parts get."""
     if isinstance(value, MethodType):
         owner = value.__self__
@@ -96,7 +96,7 @@ def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from _named(inspect.getattr_static(type(value), "__call__", None))
 
 
-def _is_open(value: Any) -> bool:
+def _is_open(value: object) -> bool:
     """Whether an object may hold what belongs to a program: those of libraries do not, but for
     distributions and Pyro's handlers."""
     home = type(value).__module__
@@ -111,7 +111,7 @@ def _within(name: str, key: object) -> str:
     return f"{name}.{key}" if name else str(key)
 
 
-def _attributes(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _attributes(name: str, value: object) -> Iterator[tuple[str, object]]:
     held = getattr(value, "__dict__", {})
     registered = ("_parameters", "_buffers", "_modules") if isinstance(value, nn.Module) else ()
     slots = [s for kind in type(value).__mro__ for s in _slots(kind)]
@@ -126,7 +126,7 @@ def _slots(kind: type) -> list[str]:
     return [n for n in names if n not in ("__dict__", "__weakref__")]
 
 
-def _named(function: Any) -> Iterator[tuple[str, Any]]:
+def _named(function: object) -> Iterator[tuple[str, object]]:
     """What a function's code names: globals, closure, default values."""
     if not isinstance(function, FunctionType):
         return
@@ -154,7 +154,7 @@ def _names(code: CodeType) -> Iterator[str]:
             yield from _names(part)
 
 
-def _bound(name: str, value: functools.partial[Any]) -> Iterator[tuple[str, Any]]:
+def _bound(name: str, value: functools.partial[Any]) -> Iterator[tuple[str, object]]:
     """A partial's function, and its arguments under the names of the parameters they fill."""
     yield name, value.func
     try:
@@ -166,4 +166,5 @@ def _bound(name: str, value: functools.partial[Any]) -> Iterator[tuple[str, Any]
     yield from value.keywords.items()
 
 
+T = TypeVar("T")
 MEMORY = "_pyrovae_memory"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import pyro
 import pyro.distributions as dist
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
+from pyro.poutine.runtime import InferDict, Message
+from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
@@ -21,7 +23,7 @@ FAILURES = (
 )  # fmt: skip
 PARTICLES = "_particles"
 
-Sites: TypeAlias = dict[str, dict[str, Any]]
+Sites: TypeAlias = dict[str, Message]
 
 
 def run(
@@ -30,7 +32,7 @@ def run(
     particles: int = 1,
     nesting: int = 0,
     enumerated: Sequence[str] = (),
-) -> tuple[Any, Any]:
+) -> tuple[Trace, Trace]:
     """(model trace, guide trace), particles in the dimension left of all plates, the values of
     the enumerated sites further to the left."""
     guide, model = pair.guide, pair.model
@@ -44,10 +46,10 @@ def run(
     return replay(model, guide_trace, args), guide_trace
 
 
-def _only(names: Sequence[str]) -> Any:
+def _only(names: Sequence[str]) -> Callable[[Message], InferDict]:
     """Enumerate these sites, in parallel, and no others."""
 
-    def configure(site: Any) -> dict[str, Any]:
+    def configure(site: Message) -> InferDict:
         if site["name"] in names:
             return {"enumerate": "parallel"}
         return {"enumerate": None} if "enumerate" in site["infer"] else {}
@@ -61,12 +63,12 @@ def in_particles(program: Program, particles: int, nesting: int) -> Program:
     return wrapped
 
 
-def replay(program: Program, trace: Any, args: Args) -> Any:
+def replay(program: Program, trace: Trace, args: Args) -> Trace:
     """The trace of a program whose latents are those of a trace."""
     return poutine.trace(poutine.replay(program, trace=trace)).get_trace(*args)
 
 
-def sites(trace: Any) -> Sites:
+def sites(trace: Trace) -> Sites:
     """A trace's sample sites, by name."""
     return {n: s for n, s in prune_subsample_sites(trace).nodes.items() if s["type"] == "sample"}
 
@@ -81,17 +83,17 @@ def draws(guide: Sites) -> Sites:
     }
 
 
-def within(site: Any, plate: str) -> bool:
+def within(site: Message, plate: str) -> bool:
     """Whether a site lies in a plate."""
     return any(frame.name == plate for frame in site["cond_indep_stack"])
 
 
-def is_factor(site: Any) -> bool:
+def is_factor(site: Message) -> bool:
     """Whether it is a ``pyro.factor``, which is scored and holds no data."""
     return isinstance(entries(site["fn"]), dist.Unit)
 
 
-def is_deterministic(site: Any) -> bool:
+def is_deterministic(site: Message) -> bool:
     """Whether it stands for a value that was computed: ``pyro.deterministic``, a latent that was
     reparameterised."""
     fn = entries(site["fn"])
@@ -99,11 +101,11 @@ def is_deterministic(site: Any) -> bool:
     return bool(site["is_observed"]) and (bool(site["infer"].get("_deterministic")) or computed)
 
 
-def argument(site: Any, args: Args) -> int | None:
+def argument(site: Message, args: Args) -> int | None:
     """Which argument of the programs an observed site observes, as it is or in another shape."""
     value = site["infer"].get("_observed", site["value"])
 
-    def same(a: Any) -> bool:
+    def same(a: object) -> bool:
         return a is value or (
             isinstance(a, Tensor)
             and isinstance(value, Tensor)
@@ -115,7 +117,7 @@ def argument(site: Any, args: Args) -> int | None:
     return next((k for k, a in enumerate(args) if same(a)), None)
 
 
-def log_prob(site: Any) -> Tensor:
+def log_prob(site: Message) -> Tensor:
     """A site's log density, masked, without the scale of its plates."""
     density = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
     masked: Tensor = scale_and_mask(density, 1.0, site["mask"])

@@ -11,13 +11,16 @@ import pyro
 from pyro import poutine
 from pyro.infer.inspect import TrackProvenance
 from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.runtime import Message
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.errors import UsageError, in_short, whole_number
 from pyrovae.supports import entries
 from pyrovae.traces.meeting import met
 from pyrovae.traces.pair import Args, Pair, Program, as_pair
-from pyrovae.traces.sites import FAILURES, in_particles, is_factor, sites
+from pyrovae.traces.sites import FAILURES, Sites, in_particles, is_factor, sites
 
 DRAWS = "draws"  # the plate of particles, as it is shown
 
@@ -78,7 +81,7 @@ class Sketch:
         return "\n".join(line.rstrip() for line in lines)
 
 
-def sketch(pair: Any, x: Any, *, num_particles: int = 1) -> Sketch:
+def sketch(pair: Any, x: object, *, num_particles: int = 1) -> Sketch:
     """The sites of a pair, or of a model alone, run once on the data x.
 
     Nothing is checked: a program with a mistake in its plates or events is shown as it is, where
@@ -119,7 +122,7 @@ def sketch(pair: Any, x: Any, *, num_particles: int = 1) -> Sketch:
             programs = [program.guide, program.model]
             if num_particles > 1:
                 programs = [in_particles(p, num_particles, nesting) for p in programs]
-            guide: list[tuple[Any, tuple[str, ...]]] = []
+            guide: list[tuple[Message, tuple[str, ...]]] = []
             if not alone:
                 known = {k: seen.get(name, (name,)) for k, name in enumerate(names)}
                 drawn, guide = _dependencies(programs[0], None, args, known)
@@ -159,14 +162,14 @@ def _tracked(args: Args, named: Mapping[int, tuple[str, ...]]) -> Args:
     )
 
 
-def _observers(sites: dict[str, Any], names: list[str]) -> dict[str, tuple[str, ...]]:
+def _observers(sites: Sites, names: list[str]) -> dict[str, tuple[str, ...]]:
     """For each argument that sites observe, as it is or changed, these sites."""
     seen = {n: get_provenance(s["value"]) for n, s in sites.items() if s["is_observed"]}
     found = {name: tuple(site for site, of in seen.items() if name in of) for name in names}
     return {name: by for name, by in found.items() if by}
 
 
-def _replayed(program: Program, drawn: Any, args: Args) -> Any:
+def _replayed(program: Program, drawn: Trace, args: Args) -> Trace:
     with pyro.validation_enabled(False):
         if drawn is not None:  # a flat prior cannot be drawn from
             program = poutine.replay(program, trace=drawn)
@@ -176,13 +179,13 @@ def _replayed(program: Program, drawn: Any, args: Args) -> Any:
 class _TracksDraws(TrackProvenance):  # type: ignore[misc]
     """Draws are followed; a parameter stays what Pyro takes it for."""
 
-    def _pyro_post_param(self, msg: Any) -> None:
+    def _pyro_post_param(self, msg: Message) -> None:
         return
 
 
 def _dependencies(
-    program: Program, drawn: Any, args: Args, named: Mapping[int, tuple[str, ...]]
-) -> tuple[Any, list[tuple[Any, tuple[str, ...]]]]:
+    program: Program, drawn: Trace, args: Args, named: Mapping[int, tuple[str, ...]]
+) -> tuple[Trace, list[tuple[Message, tuple[str, ...]]]]:
     """The program's trace, and for each of its sites the names that its distribution depends on."""
     with _TracksDraws():
         trace = _replayed(program, drawn, _tracked(args, named))
@@ -197,11 +200,11 @@ def _dependencies(
     return trace, found
 
 
-def _frames(site: Any) -> list[Any]:
+def _frames(site: Message) -> list[CondIndepStackFrame]:
     return [frame for frame in site["cond_indep_stack"] if frame.vectorized]
 
 
-def _sketched(site: Any, program: str, parents: tuple[str, ...]) -> SketchedSite:
+def _sketched(site: Message, program: str, parents: tuple[str, ...]) -> SketchedSite:
     fn = site["fn"]
     return SketchedSite(
         name=site["name"],
@@ -215,7 +218,7 @@ def _sketched(site: Any, program: str, parents: tuple[str, ...]) -> SketchedSite
     )
 
 
-def _given(name: str, value: Any, sites: list[SketchedSite]) -> SketchedSite:
+def _given(name: str, value: object, sites: list[SketchedSite]) -> SketchedSite:
     """An argument that no site observes, in the plate that a batch of its size lies in, if one."""
     shape = tuple(getattr(value, "shape", ()))
     last = {s.plates[-1] for s in sites if -1 in s.plates and s.batch_shape[-1:] == shape[:1]}

@@ -10,6 +10,9 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.runtime import Message
+from pyro.poutine.trace_struct import Trace
 from pyro.util import check_site_shape
 from torch import Tensor
 
@@ -91,7 +94,7 @@ class Structure:
     share: int | None = None
     broadcasts: bool = True
     row_bytes: int = 1
-    signature: tuple[Any, ...] = ()
+    signature: tuple[object, ...] = ()
     places: tuple[tuple[str, tuple[int, ...], int], ...] = ()
 
     def native(self, name: str, value: Tensor) -> Tensor:
@@ -151,7 +154,7 @@ class Structure:
 # --- the mistakes that one run shows --------------------------------------------------------------
 
 
-def check(pair: Pair, args: Args) -> tuple[Any, Any]:
+def check(pair: Pair, args: Args) -> tuple[Trace, Trace]:
     """Run the pair once and compare its sites; returns the two traces.
 
     Raises:
@@ -215,12 +218,12 @@ def _check_names(model: Sites, guide: Sites) -> None:
         )
 
 
-def is_data(site: Any) -> bool:
+def is_data(site: Message) -> bool:
     """Whether a site observes data: a factor and a ``pyro.deterministic`` only look so."""
     return site["is_observed"] and not is_factor(site) and not is_deterministic(site)
 
 
-def enumerates(model_trace: Any, guide_trace: Any) -> bool:
+def enumerates(model_trace: Trace, guide_trace: Trace) -> bool:
     """Whether a latent site of either program asks to be summed out."""
     model, guide = sites(model_trace), draws(sites(guide_trace))
     return any(
@@ -233,7 +236,7 @@ def _shapes(found: Sites, names: Sequence[str]) -> str:
     return _list([f"{n} {list(found[n]['value'].shape)}" for n in names])
 
 
-def same(a: Any, b: Any) -> bool:
+def same(a: object, b: object) -> bool:
     """Whether two scales are equal."""
     return bool(torch.equal(torch.as_tensor(a).float(), torch.as_tensor(b).float()))
 
@@ -317,7 +320,7 @@ def _is_one_table(found: Sequence[Any], plate: Plate) -> bool:
     return combinations <= SUMMED
 
 
-def signature(model: Sites, guide: Sites) -> tuple[Any, ...]:
+def signature(model: Sites, guide: Sites) -> tuple[object, ...]:
     """What two runs of one structure have in common."""
     return tuple(
         (
@@ -333,7 +336,7 @@ def signature(model: Sites, guide: Sites) -> tuple[Any, ...]:
     )
 
 
-def _vectorized(site: Any) -> list[Any]:
+def _vectorized(site: Message) -> list[CondIndepStackFrame]:
     return [f for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
 
 
@@ -344,7 +347,7 @@ def plates(*found: Sites) -> list[Plate]:
     return [Plate(frame.name, frame.dim, *_sizes(frame, all_sites)) for frame in frames.values()]
 
 
-def _sizes(frame: Any, found: Sequence[Any]) -> tuple[int, int]:
+def _sizes(frame: CondIndepStackFrame, found: Sequence[Any]) -> tuple[int, int]:
     """A plate's size and full size; where it was given none, that of what lies in it."""
     if frame.size >= 0:
         return frame.size, frame.size if frame.full_size in (None, -1) else frame.full_size
@@ -402,7 +405,7 @@ def data_plate(pair: Pair, args: Args, model: Sites, guide: Sites, name: str | N
     return around[0]
 
 
-def _along(site: Any, args: Args, found: Iterable[Plate]) -> list[Plate]:
+def _along(site: Message, args: Args, found: Iterable[Plate]) -> list[Plate]:
     """The plate along the first axis of the argument that a site observes as it is."""
     where = argument(site, args)
     if where is None or site["value"].shape[:1] != args[where].shape[:1]:
@@ -422,7 +425,7 @@ def head(args: Args, count: int) -> Args:
     return tuple(a[:count] if isinstance(a, Tensor) and len(a) == size else a for a in args)
 
 
-def _rescaled(site: Any, plate: Plate) -> bool:
+def _rescaled(site: Message, plate: Plate) -> bool:
     by_plate = plate.full_size / plate.size if within(site, plate.name) else 1.0
     return not same(site["scale"], site["infer"].get(SHARE, by_plate))
 

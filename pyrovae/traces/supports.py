@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyro
+from pyro.poutine.runtime import Message
 from torch import Tensor
 
 from pyrovae import supports
@@ -27,8 +28,8 @@ class Supports:
 
     def __init__(self, pair: Pair, args: Args) -> None:
         self.covered = True
-        self.found: list[tuple[Any, int, Any, tuple[float, ...]]] = []
-        observing: list[Any] = []
+        self.found: list[tuple[Message, int, Any, tuple[float, ...]]] = []
+        observing: list[Message] = []
         try:
             with pyro.validation_enabled(False), pair.scope():
                 observing += sites(run(pair, args)[0]).values()
@@ -78,7 +79,7 @@ class Supports:
 PADDING = -100  # torch's ignore_index
 
 
-def _outside(site: Any, support: Any, value: Tensor, inside: Tensor, seen: Summary) -> str:
+def _outside(site: Message, support: Any, value: Tensor, inside: Tensor, seen: Summary) -> str:
     """What the site takes, what the data are, and which likelihoods hold such data."""
     fn, where = site["fn"], ""
     fn = entries(fn)

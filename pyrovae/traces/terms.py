@@ -7,13 +7,16 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions.util import scale_and_mask
+from pyro.poutine.runtime import Message
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
+from torch.distributions.constraints import Constraint
 
 import pyrovae.distributions  # noqa: F401  (registers closed-form divergences)
 from pyrovae.errors import UsageError
@@ -34,7 +37,7 @@ class Site:
     """
 
     name: str
-    fn: Any
+    fn: dist.TorchDistribution
     value: Tensor
     log_prob: Tensor
     is_observed: bool
@@ -173,7 +176,7 @@ def joined(parts: list[Traces]) -> Traces:
     )
 
 
-def measure(model_trace: Any, guide_trace: Any, shape: Structure, particles: int = 1) -> Traces:
+def measure(model_trace: Trace, guide_trace: Trace, shape: Structure, particles: int = 1) -> Traces:
     """Reduce two traces to per-site, per-particle, per-datum terms."""
     model, guide = sites(model_trace), draws(sites(guide_trace))
     log_q = {name: term(site, shape) for name, site in guide.items()}
@@ -205,7 +208,7 @@ def measure(model_trace: Any, guide_trace: Any, shape: Structure, particles: int
 
 
 def _contracted(
-    model_trace: Any,
+    model_trace: Trace,
     model: Sites,
     guide: Sites,
     log_q: dict[str, Tensor],
@@ -307,7 +310,7 @@ def _assembled(
     )
 
 
-def _site(site: Any, log_prob: Tensor, shape: Structure) -> Site:
+def _site(site: Message, log_prob: Tensor, shape: Structure) -> Site:
     fn, local, mean = site["fn"], within(site, shape.plate), None
     if not site["is_observed"] and not site.get("opaque"):
         try:
@@ -340,7 +343,7 @@ def _averaged(site: Site, weights: Tensor | None) -> Site:
     return dataclasses.replace(site, mean=(shares * mean).sum(tuple(range(weights.dim() - 2))))
 
 
-def term(site: Any, shape: Structure) -> Tensor:
+def term(site: Message, shape: Structure) -> Tensor:
     """A site's log density, reduced to one number per particle and datum."""
     if "reduced" in site:
         reduced: Tensor = site["reduced"]
@@ -371,7 +374,7 @@ def _place(value: Tensor, event: int, local: bool, shape: Structure) -> Tensor:
     )
 
 
-def _closed_form(q: Any, p: Any) -> Tensor | None:
+def _closed_form(q: Message, p: Message) -> Tensor | None:
     """KL(q || p) of two sites where a closed form is registered and their masks agree."""
     if q["mask"] is not p["mask"] or q.get("opaque"):
         return None
@@ -383,7 +386,7 @@ def _closed_form(q: Any, p: Any) -> Tensor | None:
     return masked
 
 
-def _by_dimension(q: Any, p: Any, closed: bool) -> Tensor | None:
+def _by_dimension(q: Message, p: Message, closed: bool) -> Tensor | None:
     """KL of each coordinate, where both distributions factorise over one event dimension, or are
     of one number."""
     fns = [site["fn"] for site in (q, p)]
@@ -403,7 +406,7 @@ def _by_dimension(q: Any, p: Any, closed: bool) -> Tensor | None:
 
 
 def _enumeration_weights(
-    joint: Tensor, log_q: dict[str, Tensor], model: Any, guide: Any, shape: Structure
+    joint: Tensor, log_q: dict[str, Tensor], model: Sites, guide: Sites, shape: Structure
 ) -> tuple[Tensor, Tensor]:
     """q of every combination of enumerated values ``[*enumerated, particles, batch]``, and the
     part of log q that is the model's own conditional of the sites that no guide has."""
@@ -424,14 +427,14 @@ def _enumeration_weights(
     return (log_weights.exp() + torch.zeros_like(joint)), log_conditional
 
 
-def reduced(site: Any, shape: Structure, particles: int, batch: int) -> Site:
+def reduced(site: Message, shape: Structure, particles: int, batch: int) -> Site:
     """A site of a run of one program alone."""
     found = term(site, shape)
     local = within(site, shape.plate)
     return _site(site, found.expand((particles, batch) if local else (particles,)), shape)
 
 
-def beside(site: Any, shape: Structure, particles: int) -> Tensor:
+def beside(site: Message, shape: Structure, particles: int) -> Tensor:
     """A site's value with its particles side by side along the data's dimension, particle by
     particle, in the site's own plates."""
     value, event = site["value"], site["fn"].event_dim
@@ -445,7 +448,7 @@ def beside(site: Any, shape: Structure, particles: int) -> Tensor:
     return value
 
 
-def narrowed(guide_trace: Any, start: int, stop: int, shape: Structure) -> Any:
+def narrowed(guide_trace: Trace, start: int, stop: int, shape: Structure) -> Trace:
     """The guide's trace with the particles ``start:stop`` alone; a single one stands without the
     particles' dimension, as a run of one particle would have drawn it."""
     count, particle, sliced = stop - start, -shape.nesting - 1, guide_trace.copy()
@@ -477,17 +480,23 @@ def narrowed(guide_trace: Any, start: int, stop: int, shape: Structure) -> Any:
 
 
 def _narrow_parameter(
-    narrow: Callable[[Tensor, int], Tensor], dim: int, name: str, constraint: Any, value: Tensor
+    narrow: Callable[[Tensor, int], Tensor],
+    dim: int,
+    name: str,
+    constraint: Constraint,
+    value: Tensor,
 ) -> Tensor:
     return narrow(value, dim - constraint.event_dim)
 
 
-def independent(fn: Any) -> int:
+def independent(fn: dist.TorchDistribution) -> int:
     """How many dimensions of independent entries a distribution has as events."""
     return fn.reinterpreted_batch_ndims if isinstance(fn, dist.Independent) else 0
 
 
-def rebuild(fn: Any, change: Callable[[str, Any, Tensor], Tensor]) -> Any:
+def rebuild(
+    fn: dist.TorchDistribution, change: Callable[[str, Constraint, Tensor], Tensor]
+) -> dist.TorchDistribution:
     """``fn`` with every parameter replaced by ``change(name, constraint, value)``.
 
     Raises:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pyro
 import torch
+from pyro.poutine.runtime import Message
 from torch import Tensor
 
 from pyrovae.errors import UsageError
@@ -104,7 +104,7 @@ def put(into: Tensor, wire: Wire, value: Tensor) -> None:
     into.copy_(flat.reshape(into.shape))
 
 
-def _axis(site: Any, shape: Structure) -> int:
+def _axis(site: Message, shape: Structure) -> int:
     return shape.dim - int(site["fn"].event_dim)
 
 
@@ -135,7 +135,7 @@ def _numbered(pair: Pair, args: Args, k: int, names: list[str], shape: Structure
                 yield Wire(name, k, whole.cpu(), _axis(seen[0][name], shape))
 
 
-def _one(site: Any, shape: Structure) -> Tensor:
+def _one(site: Message, shape: Structure) -> Tensor:
     """What a site observes of the first datum, if it observes the same of all; else nothing."""
     value = site["infer"].get("_observed", site["value"])
     axis = _axis(site, shape)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import torch
 from pyro.infer import ELBO
@@ -61,7 +61,7 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     return chosen
 
 
-def _loss(name: str, given: Any) -> ELBO | None:
+def _loss(name: str, given: object) -> ELBO | None:
     if given is not None and not isinstance(given, ELBO):
         raise UsageError(
             f"{name} must be an ELBO such as pyro.infer.Trace_ELBO() or pv.objectives.IWAE(), got "
@@ -70,7 +70,7 @@ def _loss(name: str, given: Any) -> ELBO | None:
     return given
 
 
-def _schedule(name: str, given: Any) -> Schedule | None:
+def _schedule(name: str, given: object) -> Schedule | None:
     if given is not None and not isinstance(given, Schedule):
         raise UsageError(
             f"{name} must be a schedule such as pv.schedules.Cosine(), got {got(given)}"
@@ -78,7 +78,7 @@ def _schedule(name: str, given: Any) -> Schedule | None:
     return given
 
 
-def _optimizer(name: str, given: Any) -> Optimizer | None:
+def _optimizer(name: str, given: object) -> Optimizer | None:
     if given is not None and (isinstance(given, Tensor) or not callable(given)):
         raise UsageError(
             f"{name} must be a function optimizer(parameters, lr) such as torch.optim.Adam, got "
@@ -87,23 +87,32 @@ def _optimizer(name: str, given: Any) -> Optimizer | None:
     return cast("Optimizer | None", given)
 
 
-def _callbacks(name: str, given: Any) -> list[Callback]:
+def _callbacks(name: str, given: object) -> list[Callback]:
     """The callbacks, functions among them."""
-    several = isinstance(given, list | tuple)
-    for one in given if several else [given]:
-        function = callable(one) and not isinstance(one, type)
-        if not several or not (function or isinstance(one, Callback)):
-            raise UsageError(
-                f"{name} must be a list of pv.callbacks.Callback objects or functions of the "
-                f"history, got {got(one)}"
-            )
-    return [one if isinstance(one, Callback) else EachEpoch(one) for one in given]
+    if isinstance(given, list | tuple):
+        return [_callback(name, one) for one in given]
+    raise _no_callback(name, given)
+
+
+def _callback(name: str, given: object) -> Callback:
+    if isinstance(given, Callback):
+        return given
+    if callable(given) and not isinstance(given, type):
+        return EachEpoch(given)
+    raise _no_callback(name, given)
+
+
+def _no_callback(name: str, given: object) -> UsageError:
+    return UsageError(
+        f"{name} must be a list of pv.callbacks.Callback objects or functions of the history, got "
+        f"{got(given)}"
+    )
 
 
 @checked
 def fit(
-    pair: Any,
-    x: Any,
+    pair: object,
+    x: object,
     *,
     loss: Annotated[ELBO | None, _loss] = None,
     epochs: Whole = 40,
@@ -114,7 +123,7 @@ def fit(
     accumulate: Whole = 1,
     clip_norm: Positive | None = None,
     ema: Share | None = None,
-    validation: Any = None,
+    validation: object = None,
     keep_best: Flag = False,
     seed: Seed = 0,
     device: str | torch.device = "auto",
@@ -125,7 +134,7 @@ def fit(
     resume: Flag = False,
     checkpoint_every: Whole | None = None,
     rollbacks: Count = 0,
-    callbacks: Annotated[Sequence[Callback | Callable[[History], Any]], _callbacks] = (),
+    callbacks: Annotated[Sequence[Callback | Callable[[History], object]], _callbacks] = (),
     progress: Flag = True,
 ) -> History:
     """Train a pair by stochastic variational inference.
@@ -237,7 +246,7 @@ def fit(
 
 
 def _session(
-    pair: Any,
+    pair: object,
     program: Pair,
     data: Data,
     held_out: Data | None,
@@ -375,7 +384,7 @@ def _check_together(
         )
 
 
-def _parts(data: Data, validation: Any, seed: int) -> tuple[Data, Data | None]:
+def _parts(data: Data, validation: object, seed: int) -> tuple[Data, Data | None]:
     """The data to train on and those to watch."""
     if isinstance(validation, numbers.Real) and not isinstance(validation, bool):
         if not validation:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae import traces
@@ -77,7 +77,7 @@ def of_data(
         "validation": "none" if held_out is None else f"{len(held_out)} data",
     }
     for name, part in (("data", watched), ("validation", held_out)):
-        if whole and part is not None and part.in_memory:
+        if whole and isinstance(part, TensorData):
             found[f"checksum of the {name}"] = f"{_checksum(part):08x}"
             found[f"binarisation of the {name}"] = part.binarise or "none"
     return found
@@ -105,7 +105,7 @@ def of_pair(program: Pair, few: Args) -> Identity:
     return {PAIR + name: words for name, words in _entries("program", described)}
 
 
-def _entries(path: str, described: Any) -> Iterator[tuple[str, str]]:
+def _entries(path: str, described: object) -> Iterator[tuple[str, str]]:
     """The classes and arguments of a description, each with its path."""
     if isinstance(described, Mapping) and "class_path" in described:
         yield path, str(described["class_path"]).rpartition(".")[2]
@@ -125,7 +125,13 @@ class _Operations(TorchDispatchMode):
         super().__init__()
         self.names: set[str] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         self.names.add(func.overloadpacket.__name__)
         return func(*args, **(kwargs or {}))
 
@@ -148,7 +154,7 @@ def _seen(program: Pair, few: Args) -> Iterator[tuple[str, str]]:
     before.put_back()
 
 
-def _distribution(fn: Any) -> str:
+def _distribution(fn: object) -> str:
     """A distribution's family, and those of its parameters that are one constant number."""
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist

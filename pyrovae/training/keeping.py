@@ -30,7 +30,7 @@ class Keeper:
     """
 
     def __init__(
-        self, pair: Any, folder: Folder | None, processes: Processes, every: int | None
+        self, pair: object, folder: Folder | None, processes: Processes, every: int | None
     ) -> None:
         self.pair, self.folder, self.processes, self.every = pair, folder, processes, every
         self.kept: Checkpoints | Memory = Memory() if folder is None else folder.checkpoints

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from pyrovae import traces
 from pyrovae.errors import UsageError
 from pyrovae.streams import Data
 from pyrovae.traces import Args, Pair
+from pyrovae.traces.sites import Trace
 from pyrovae.training.state import Weights
 
 __all__ = ["Observed", "always_alike", "refuse_closed_form"]
@@ -73,7 +73,7 @@ class Observed:
             self.problem = traces.Problem.at(program, few)
         self.program, self.few = program, few
 
-    def _traced(self, program: Pair, few: Args, data: Data) -> tuple[Any, Any]:
+    def _traced(self, program: Pair, few: Args, data: Data) -> tuple[Trace, Trace]:
         """A run on the first data; programs that run on all of them alone are told so."""
         try:
             return traces.check(program, few)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +45,7 @@ class Session:
         opening: the random states as the epoch at hand began, None between two epochs.
     """
 
-    pair: Any
+    pair: object
     data: Data
     held_out: Data | None
     observed: Observed

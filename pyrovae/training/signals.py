@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from types import FrameType
 from typing import Any
 
 __all__ = ["Signals"]
@@ -33,7 +34,7 @@ class Signals:
         for each, handler in self._before.items():
             signal.signal(each, handler)
 
-    def _note(self, number: int, frame: Any) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         if self.came:
             self.twice = True
             raise KeyboardInterrupt

@@ -103,7 +103,7 @@ class State:
     optimizer: dict[str, Any]
     handlers: str
     random: list[Tensor]
-    callbacks: dict[str, Any]
+    callbacks: dict[str, dict[str, object]]
 
     @classmethod
     def of(cls, tree: Mapping[str, Any]) -> State:

@@ -20,7 +20,7 @@ from pyrovae.objectives import BetaELBO, Objective
 from pyrovae.processes import Processes
 from pyrovae.schedules import Schedule
 from pyrovae.svi import Step, fused_step, laid_out
-from pyrovae.traces import Args
+from pyrovae.traces import Args, Structure
 from pyrovae.training.observed import Observed, refuse_closed_form
 
 __all__ = ["Optimizer", "Recipe", "Steps"]
@@ -46,10 +46,7 @@ class Recipe:
         """The loss, or the one that fits the pair; refused where it would be wrong."""
         found = observed.structure
         if self.loss is None and observed.enumerates:
-            plain = found is not None and not found.contracted and not found.scaled
-            if found is not None and found.enumerated and plain:
-                return BetaELBO()  # sums them out, and its steps can be compiled
-            return TraceEnum_ELBO(max_plate_nesting=math.inf if found is None else found.nesting)
+            return _summing(found)
         if isinstance(self.loss, TraceMeanField_ELBO) and found is not None:
             refuse_closed_form(found)
         return self.loss or Trace_ELBO()
@@ -212,15 +209,19 @@ class Steps:
                 mean.copy_(value)
         self._load_optimizer(copied(optimizer))
 
-    def _load_optimizer(self, state: dict[str, Any]) -> None:
-        """Take over a state like that of a twin that has taken a step: a kernel that is given
-        another may read beyond its end."""
+    def _twin(self) -> torch.optim.Optimizer:
+        """An optimiser of leaves like these that has taken a step."""
         twins = [leaf.detach().clone().requires_grad_() for leaf in self.leaves]
         for twin in twins:
             twin.grad = torch.zeros_like(twin)
         other = self.recipe.build(twins)
         other.step()
-        own = other.state_dict()
+        return other
+
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
+        """Take over a state like that of a twin that has taken a step: a kernel that is given
+        another may read beyond its end."""
+        own = self._twin().state_dict()
         own["state"] = {index: own["state"][index] for index in state["state"]}
         check_alike(own, state, "optimizer")
         for mine, theirs in zip(own["param_groups"], state["param_groups"], strict=True):
@@ -234,7 +235,16 @@ class Steps:
                     kept[name] = laid_out(leaf, value)
 
 
-def _described(loss: Any) -> str:
+def _summing(found: Structure | None) -> ELBO:
+    """The loss of a pair with enumerated sites, of this structure where it has one."""
+    if found is None:
+        return TraceEnum_ELBO(max_plate_nesting=math.inf)
+    if found.enumerated and not found.contracted and not found.scaled:
+        return BetaELBO()  # sums them out, and its steps can be compiled
+    return TraceEnum_ELBO(max_plate_nesting=found.nesting)
+
+
+def _described(loss: ELBO) -> str:
     """A loss and the plain values that it was made of."""
     if isinstance(loss, Objective):
         return repr(loss)
