@@ -178,7 +178,7 @@ class Pair:
         >>> svi = pyro.infer.SVI(model, lambda x: None, pyro.optim.Adam({"lr": 0.1}),
         ...                      pyro.infer.Trace_ELBO())
         >>> _ = svi.step(torch.ones(5))
-        >>> round(float(Pair.here(model, lambda x: None).params["mu"]), 3)
+        >>> round(Pair.here(model, lambda x: None).params["mu"].item(), 3)
         0.1
         """
         pair = cls(model, guide)
