@@ -241,7 +241,7 @@ def make_auto_normal_places() -> tuple[Program, Program, tuple[Tensor, Tensor]]:
     def places(x: Tensor, index: Tensor) -> pyro.plate:
         return pyro.plate("data", N, subsample=index)
 
-    guide = AutoNormal(_walk, init_loc_fn=init_to_mean, init_scale=0.53, create_plates=places)
+    guide = AutoNormal(_walk, init_loc_fn=init_to_mean, init_scale=0.9, create_plates=places)
     return _walk, guide, (x, torch.arange(N))
 
 
