@@ -241,7 +241,7 @@ def make_auto_normal_places() -> tuple[Program, Program, tuple[Tensor, Tensor]]:
     def places(x: Tensor, index: Tensor) -> pyro.plate:
         return pyro.plate("data", N, subsample=index)
 
-    guide = AutoNormal(_walk, init_loc_fn=init_to_mean, init_scale=0.53, create_plates=places)
+    guide = AutoNormal(_walk, init_loc_fn=init_to_mean, init_scale=0.9, create_plates=places)
     return _walk, guide, (x, torch.arange(N))
 
 
@@ -253,8 +253,8 @@ def exact_auto_normal_places(data: tuple[Tensor, Tensor]) -> Tensor:
 @seeded
 def make_auto_normal_tied() -> tuple[Program, Program, Tensor]:
     """The same without the places: parameters are tied to rows by their order, and only all rows
-    as one batch mean what they say. They start near the
-    posterior, wider than it: a guide that does not read x must be right of half of a row too."""
+    as one batch mean what they say. They start near the posterior, but wider: a guide that does
+    not read x proposes for rows of which a half is missing, too."""
 
     def model(x: Tensor) -> None:
         with pyro.plate("data", len(x)):

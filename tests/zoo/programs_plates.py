@@ -63,7 +63,8 @@ def exact_linear(x: Tensor) -> Tensor:
 @seeded
 def make_places() -> tuple[Program, Program, tuple[Tensor, Tensor]]:
     """pyro.plate("data", N, subsample=places) with a parameter per datum that the plate takes
-    its part of: latent-variable models without an encoder (GPLVM, matrix factorisation)."""
+    its part of: latent-variable models without an encoder (GPLVM, matrix factorisation). The
+    guide is wider than the prior, as it proposes for data that are missing, too."""
     x = torch.randn(N) * 2**0.5
 
     def model(x: Tensor, places: Tensor) -> None:
@@ -77,7 +78,7 @@ def make_places() -> tuple[Program, Program, tuple[Tensor, Tensor]]:
     def guide(x: Tensor, places: Tensor) -> None:
         with pyro.plate("data", N, subsample=places):
             loc = pyro.param("loc", start, event_dim=0)
-            pyro.sample("z", dist.Normal(loc, 0.9))
+            pyro.sample("z", dist.Normal(loc, 1.2))
 
     return model, guide, (x, torch.arange(N))
 

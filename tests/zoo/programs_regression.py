@@ -99,6 +99,6 @@ CASES = [
         observed={"y": 0},
         lr=3e-2,
         rows=False,
-        meaningless={"calibrate": "amortis|places|runs on|batch"},
+        refused={"calibrate": "amortis|places|runs on|batch"},
     ),
 ]

@@ -290,13 +290,13 @@ def predictive_check(case: Case, path: Path) -> None:
         "the data's statistic",
     )
     values = []
-    for _ in range(40):
+    for _ in range(24):
         values.append(_statistic(argument(hand.put(args, hand.draw_at(args)), where)))
     theirs = Estimate(torch.stack(values))
     near(
         found.replicated.double().mean(),
         theirs.mean,
-        theirs.sd * math.sqrt(1 / 20 + 1 / 40),
+        theirs.sd * math.sqrt(1 / 20 + 1 / 24),
         "replicated statistic",
     )
 
@@ -351,7 +351,7 @@ def decode(case: Case, path: Path) -> None:
 def reconstruct(case: Case, path: Path) -> None:
     subject, pair = paired(case)
     found = named(pv.reconstruct(pair, subject.data, num_particles=DRAWS), case.observed)
-    for name, hand in Hand(Subject(case)).reconstruction(runs(case)).items():
+    for name, hand in Hand(Subject(case)).reconstruction(max(2, runs(case) // 2)).items():
         if hand.classes is not None:  # the one of most weight
             assert found[name].shape == hand.mean.shape
             assert bool(torch.isin(found[name].double(), hand.classes).all()), f"no class of {name}"
