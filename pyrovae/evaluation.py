@@ -208,14 +208,14 @@ def evaluate(
             dimensions[name] = dimensions.get(name, 0.0) + kl.double().cpu()
         bits = bits or _discrete_images(parts[0])
     found = filled.tensors()
-    codes = {n.removeprefix("code/"): v for n, v in found.items() if n.startswith("code/")}
+    codes = _under("code/", found)
     log_evidence = found.get("log_evidence")
     elements = math.prod(problem.data.event_shape)
     return Evaluation(
         elbo=found["elbo"],
         reconstruction=found["elbo"] + found["kl"],
         kl=found["kl"],
-        kl_sites={n.removeprefix("kl/"): v for n, v in found.items() if n.startswith("kl/")},
+        kl_sites=_under("kl/", found),
         kl_dimensions={name: kl / filled.start for name, kl in dimensions.items()},
         log_evidence=log_evidence,
         ess=found.get("ess"),
@@ -231,6 +231,11 @@ def evaluate(
     )
 
 
+def _under(prefix: str, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The entries whose names have the prefix, without it."""
+    return {n.removeprefix(prefix): v for n, v in found.items() if n.startswith(prefix)}
+
+
 def _terms(parts: Sequence[Traces], num_particles: int) -> dict[str, Tensor]:
     """Everything that is told of each datum, ``[batch, ...]``, by name."""
     first, shape = parts[0], parts[0].shape
@@ -238,18 +243,32 @@ def _terms(parts: Sequence[Traces], num_particles: int) -> dict[str, Tensor]:
     for name in first.kl:
         if first.kl[name].dim() == 2:
             terms[f"kl/{name}"] = _mean([p.kl[name] for p in parts])
-    for site in first.guide.values():
-        if site.name in shape.latents and not site.is_global:
-            code = _code(site, parts)
-            if code is not None:
-                terms[f"code/{site.name}"] = code
+    terms |= _codes(parts)
     weighed = num_particles > 1 or shape.exact
     if weighed and not (shape.globals or shape.points):
-        weights = torch.cat([p.log_weights for p in parts]).double()
-        terms["log_evidence"] = log_mean_exp(weights)
-        if not shape.exact:
-            terms["ess"] = (2 * weights.logsumexp(0) - (2 * weights).logsumexp(0)).exp()
-            terms["khat"] = pareto_khat(weights)
+        terms |= _evidence(parts)
+    return terms
+
+
+def _codes(parts: Sequence[Traces]) -> dict[str, Tensor]:
+    """The mean of each local latent that has one, ``[batch, ...]``."""
+    first = parts[0]
+    codes = {}
+    for site in first.guide.values():
+        if site.name in first.shape.latents and not site.is_global:
+            code = _code(site, parts)
+            if code is not None:
+                codes[f"code/{site.name}"] = code
+    return codes
+
+
+def _evidence(parts: Sequence[Traces]) -> dict[str, Tensor]:
+    """The log evidence, and how far it is to be trusted where it is sampled."""
+    weights = torch.cat([p.log_weights for p in parts]).double()
+    terms = {"log_evidence": log_mean_exp(weights)}
+    if not parts[0].shape.exact:
+        terms["ess"] = (2 * weights.logsumexp(0) - (2 * weights).logsumexp(0)).exp()
+        terms["khat"] = pareto_khat(weights)
     return terms
 
 
