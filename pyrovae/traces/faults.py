@@ -58,13 +58,7 @@ def adds(pair: Pair, args: Args) -> bool:
     if len(args[0]) == 1:
         args = tuple(torch.cat([a, a]) for a in args)
     half = tuple(a[: len(a) // 2] for a in args)
-    with pair.evaluating():
-        whole, part = (sites(run(pair, rows)[0]) for rows in (args, half))
-    ratios = [
-        torch.as_tensor(part[name]["scale"]) / torch.as_tensor(site["scale"])
-        for name, site in whole.items()
-        if site["is_observed"] and name in part
-    ]
+    ratios = _scale_ratios(pair, args, half)
     n, m = len(args[0]), len(half[0])
     if all(same(ratio, 1.0) for ratio in ratios):
         return True
@@ -74,3 +68,14 @@ def adds(pair: Pair, args: Args) -> bool:
         "a batch cannot be taken in parts here: the scale of an observed site neither stays nor "
         "grows as one over the batch; train in one process with accumulate=1"
     )
+
+
+def _scale_ratios(pair: Pair, args: Args, part: Args) -> list[Tensor]:
+    """How the scale of each observed site on a part compares to its scale on the whole."""
+    with pair.evaluating():
+        whole, fewer = (sites(run(pair, rows)[0]) for rows in (args, part))
+    return [
+        torch.as_tensor(fewer[name]["scale"]) / torch.as_tensor(site["scale"])
+        for name, site in whole.items()
+        if site["is_observed"] and name in fewer
+    ]

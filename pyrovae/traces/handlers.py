@@ -254,12 +254,9 @@ class Refinement(Messenger):
         return pair.running(pair.model, self(pair.guide), "refined")
 
     def _pyro_sample(self, msg: Message) -> None:
+        if not self._refines(msg):
+            return
         name, fn = msg["name"], msg["fn"]
-        refined = (*self.shape.latents, *self.shape.auxiliary)
-        if name not in refined or name in self.shape.globals or msg["is_observed"]:
-            return
-        if isinstance(entries(fn), dist.Delta):  # it follows what it was computed from
-            return
         extra = independent(fn)
 
         def change(parameter: str, constraint: Constraint, value: Tensor) -> Tensor:
@@ -284,6 +281,12 @@ class Refinement(Messenger):
         if self.noise and self.particles > 1 and apart:
             msg["value"] = self._matched(name, fn)
             msg["done"] = msg["value"] is not None
+
+    def _refines(self, msg: Message) -> bool:
+        """Whether a site is local and free; a Delta follows what it was computed from."""
+        local = {*self.shape.latents, *self.shape.auxiliary} - set(self.shape.globals)
+        free = msg["name"] in local and not msg["is_observed"]
+        return free and not isinstance(entries(msg["fn"]), dist.Delta)
 
     def _matched(self, name: str, fn: dist.TorchDistribution) -> Tensor | None:
         base = fn.base_dist if isinstance(fn, dist.Independent) else fn

@@ -266,12 +266,10 @@ class Pair:
         for prefix, module in reach.modules.items():
             for name, value in module.state_dict(keep_vars=True).items():
                 tensors[f"{prefix}.{name}" if prefix else name] = value
-        known = {id(value) for value in tensors.values()}
-        tensors.update((n, v) for n, v in reach.leaves.items() if id(v) not in known)
+        _update(tensors, reach.leaves)
         if pending:
             tensors.update(self.memory.pending)
-        known = {id(value) for value in tensors.values()}
-        tensors.update((n, v) for n, v in self.params.items() if id(v) not in known)
+        _update(tensors, self.params)
         return tensors
 
     def nameless(self) -> list[str]:
@@ -336,16 +334,9 @@ class Pair:
             UsageError: names or shapes that do not fit this pair.
         """
         own = self.tensors()
-        lazy = {n for n, t in own.items() if isinstance(t, UninitializedTensorMixin)}
-        known = {id(own[name]) for name in own if name in tensors}  # by another of its names
-        missing = [n for n, t in own.items() if n not in tensors and id(t) not in known]
-        wrong = [
-            f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
-            for name in own
-            if name in tensors and name not in lazy and tensors[name].shape != own[name].shape
-        ]
+        missing, wrong = _missing(own, tensors), _misshapen(own, tensors)
         left = {name: value for name, value in tensors.items() if name not in own}
-        foreign = [name for name in left if self._is_whole()]
+        foreign = list(left) if self._is_whole() else []
         if missing or wrong or foreign:
             raise UsageError(
                 f"{source or 'these tensors'} do not fit the pair: missing {_list(missing)}, "
@@ -452,6 +443,28 @@ def _remembered(model: Program, guide: Program, new: _Memory) -> _Memory:
             return memory
     known.append((model, guide, new))
     return new
+
+
+def _update(tensors: dict[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Add those that have no name yet."""
+    known = {id(value) for value in tensors.values()}
+    tensors.update((n, v) for n, v in found.items() if id(v) not in known)
+
+
+def _missing(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors for which no value was saved, under any of their names."""
+    known = {id(value) for name, value in own.items() if name in saved}
+    return [n for n, t in own.items() if n not in saved and id(t) not in known]
+
+
+def _misshapen(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> list[str]:
+    """Tensors whose saved values have another shape, in words; a lazy one takes any."""
+    both = [(n, t, saved[n]) for n, t in own.items() if n in saved]
+    return [
+        f"{name} {tuple(value.shape)} for {tuple(tensor.shape)}"
+        for name, tensor, value in both
+        if not isinstance(tensor, UninitializedTensorMixin) and value.shape != tensor.shape
+    ]
 
 
 def _devices() -> list[int]:

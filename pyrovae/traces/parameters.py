@@ -29,23 +29,28 @@ def parameters(pair: Pair, args: Args) -> dict[str, Tensor]:
             "neither program depends on a parameter, so there is nothing to train: use an "
             "nn.Module with parameters that require gradients, or pyro.param"
         )
-    names = {id(tensor): name for name, tensor in pair.tensors().items()}
+    names = _names(pair)
     nameless = [leaf for leaf in leaves if id(leaf) not in names]
-    if nameless or pair.nameless():
-        what = [f"a tensor of shape {list(leaf.shape)}" for leaf in nameless] or pair.nameless()
+    what = [f"a tensor of shape {list(leaf.shape)}" for leaf in nameless] or pair.nameless()
+    if what:
         raise UsageError(
             f"the programs depend on {_list(what[:5])}, which no name leads to, so that no file "
             f"could hold what is learned. Make it an attribute of an nn.Module or of the object "
             f"that the programs belong to, a variable that they name, or a pyro.param"
         )
-    order = {key: k for k, key in enumerate(names)}
-    return {names[id(leaf)]: leaf for leaf in sorted(leaves, key=lambda t: order[id(t)])}
+    reached = {id(leaf): leaf for leaf in leaves}
+    return {name: reached[key] for key, name in names.items() if key in reached}
 
 
 def in_graph_order(pair: Pair, args: Args) -> list[str]:
     """The names of the leaves as the autograd graph comes to them."""
-    names = {id(tensor): name for name, tensor in pair.tensors().items()}
+    names = _names(pair)
     return [names[id(leaf)] for leaf in _reached(pair, args)]
+
+
+def _names(pair: Pair) -> dict[int, str]:
+    """The name of each tensor, by its id."""
+    return {id(tensor): name for name, tensor in pair.tensors().items()}
 
 
 def _reached(pair: Pair, args: Args) -> list[Tensor]:

@@ -84,16 +84,19 @@ def _tied(pair: Pair, args: Args, found: Structure) -> bool:
     try:
         again = _terms(pair, _turned(args, order), values, found, order)
         first = [t[..., order] if t.dim() == 2 else t for t in _measured(model, guide, found)]
-        if all(torch.allclose(a, b, rtol=1e-3, atol=1e-3, equal_nan=True)
-               for a, b in zip(first, again, strict=True)):  # fmt: skip
+        if _close(first, again, 1e-3):
             return False
     except FAILURES:
         return True
     # programs that draw outside of their sites differ from themselves
     same = _terms(pair, args, values, found, None)
     first = _measured(model, guide, found)
-    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-4, equal_nan=True)
-               for a, b in zip(first, same, strict=True))  # fmt: skip
+    return _close(first, same, 1e-4)
+
+
+def _close(first: Sequence[Tensor], second: Sequence[Tensor], by: float) -> bool:
+    pairs = zip(first, second, strict=True)
+    return all(torch.allclose(a, b, rtol=by, atol=by, equal_nan=True) for a, b in pairs)
 
 
 def _turned(args: Args, order: Tensor) -> Args:

@@ -32,6 +32,7 @@ from pyrovae.traces.sites import (
     replay,
     run,
     sites,
+    within,
 )
 from pyrovae.traces.structure import Structure, head, is_data, rows, signature, structure
 from pyrovae.traces.structure import data_plate as plate_over
@@ -450,23 +451,23 @@ class Problem:
         """log p(x, z) of the local sites at given latents ``[particles, batch, ...]``:
         ``[particles, batch]``, with gradients if they are enabled."""
         particles = len(next(iter(latents.values())))
-        model = poutine.condition(self.pair.model, data=dict(latents))
         if self.shape.nesting > 1:
             raise UsageError("exact evidence needs latents in the plate over the data alone")
-        if not self.shape.broadcasts and particles > 1:
-            each = ({n: v[k : k + 1] for n, v in latents.items()} for k in range(particles))
-            return torch.cat([self.log_density(batch, one) for one in each])
-        if not self.shape.broadcasts:
-            model = poutine.condition(self.pair.model, data={n: v[0] for n, v in latents.items()})
+        if self.shape.broadcasts:
+            return self._local(batch, latents, particles)
+        each = ({n: v[k] for n, v in latents.items()} for k in range(particles))
+        return torch.cat([self._local(batch, one) for one in each])
+
+    def _local(
+        self, batch: Args, latents: Mapping[str, Tensor], particles: int | None = None
+    ) -> Tensor:
+        """The log density of the local sites in one run, in a plate of particles or without."""
+        model = poutine.condition(self.pair.model, data=dict(latents))
         with self.pair.scope(), said(batch):
-            program = in_particles(model, particles, self.shape.nesting)
-            program = program if self.shape.broadcasts else model
-            found = sites(poutine.trace(program).get_trace(*batch))
-        terms = [
-            term(s, self.shape)
-            for s in found.values()
-            if any(f.name == self.shape.plate for f in s["cond_indep_stack"])
-        ]
+            if particles is not None:
+                model = in_particles(model, particles, self.shape.nesting)
+            found = sites(poutine.trace(model).get_trace(*batch)).values()
+        terms = [term(s, self.shape) for s in found if within(s, self.shape.plate)]
         return sum(terms[1:], start=terms[0])
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
-from types import CodeType, FunctionType, MethodType, ModuleType
+from collections.abc import Iterable, Iterator, Mapping
+from types import CodeType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any, TypeVar
 
 import torch
@@ -19,7 +19,7 @@ LIBRARIES = {
     "pandas", "pathlib", "PIL", "pyro", "pyrovae", "random", "scipy", "sklearn", "threading",
     "torch", "tqdm", "typing", "weakref",
 }  # fmt: skip
-CLOSED = (ModuleType, type, str, bytes, int, float, complex, Dataset, DataLoader)
+CLOSED = (NoneType, ModuleType, type, str, bytes, int, float, complex, Dataset, DataLoader)
 OPENED = (Messenger, torch.distributions.Distribution, torch.distributions.transforms.Transform)
 
 
@@ -42,15 +42,13 @@ class Reach:
             self._follow(name, value, 0)
 
     def _follow(self, name: str, value: object, depth: int) -> None:
-        bound = getattr(value, "__dict__", {})
-        if isinstance(value, nn.Module) and "__self__" in bound:  # a module that is a method
-            value = MethodType(bound["__func__"], bound["__self__"])
-        if value is None or isinstance(value, CLOSED) or depth > DEEP or id(value) in self._seen:
+        value = _unwrapped(value)
+        if isinstance(value, CLOSED) or depth > DEEP or id(value) in self._seen:
             return
         if not isinstance(value, MethodType):  # made anew each time, and not kept
             self._seen.add(id(value))
         if isinstance(value, Tensor):
-            if isinstance(value, nn.Parameter) or (value.is_leaf and value.requires_grad):
+            if _is_trainable(value):
                 _add(self.leaves, name, value)
             return
         if isinstance(value, nn.Module):
@@ -59,6 +57,18 @@ class Reach:
                 self._seen.update(map(id, (module, *module._parameters.values())))
         for key, part in _parts(name, value):
             self._follow(key, part, depth + 1)
+
+
+def _unwrapped(value: object) -> object:
+    """The method that a module is, where it is one."""
+    bound = getattr(value, "__dict__", {})
+    if isinstance(value, nn.Module) and "__self__" in bound:
+        return MethodType(bound["__func__"], bound["__self__"])
+    return value
+
+
+def _is_trainable(value: Tensor) -> bool:
+    return isinstance(value, nn.Parameter) or (value.is_leaf and value.requires_grad)
 
 
 def _add(found: dict[str, T], name: str, value: T) -> None:
@@ -73,27 +83,39 @@ def _add(found: dict[str, T], name: str, value: T) -> None:
 def _parts(name: str, value: object) -> Iterator[tuple[str, object]]:
     """What an object holds, with the names that the parts get."""
     if isinstance(value, MethodType):
-        owner = value.__self__
-        if isinstance(owner, (nn.Module, *CLOSED)):
-            yield name, owner
-        else:
-            yield from _attributes("", owner)
-        yield from _named(value.__func__)
+        yield from _of_method(name, value)
     elif isinstance(value, FunctionType):
         yield from _named(value)
     elif isinstance(value, functools.partial):
         yield from _bound(name, value)
     elif isinstance(value, Mapping):
-        yield from ((_within(name, k), v) for k, v in value.items() if isinstance(k, str | int))
+        yield from _items(name, value.items())
     elif isinstance(value, list | tuple):
-        yield from ((_within(name, k), part) for k, part in enumerate(value))
+        yield from _items(name, enumerate(value))
     elif isinstance(value, nn.Module):
-        for module_name, module in value.named_modules(prefix=name):
-            if not type(module).__module__.startswith("torch."):
-                yield from _attributes(module_name, module)
+        yield from _of_module(name, value)
     elif _is_open(value):
         yield from _attributes(name, value)
         yield from _named(inspect.getattr_static(type(value), "__call__", None))
+
+
+def _items(name: str, held: Iterable[tuple[object, object]]) -> Iterator[tuple[str, object]]:
+    yield from ((_within(name, k), part) for k, part in held if isinstance(k, str | int))
+
+
+def _of_method(name: str, method: MethodType) -> Iterator[tuple[str, object]]:
+    owner = method.__self__
+    if isinstance(owner, (nn.Module, *CLOSED)):
+        yield name, owner
+    else:
+        yield from _attributes("", owner)
+    yield from _named(method.__func__)
+
+
+def _of_module(name: str, value: nn.Module) -> Iterator[tuple[str, object]]:
+    for module_name, module in value.named_modules(prefix=name):
+        if not type(module).__module__.startswith("torch."):
+            yield from _attributes(module_name, module)
 
 
 def _is_open(value: object) -> bool:
@@ -139,12 +161,16 @@ def _named(function: object) -> Iterator[tuple[str, object]]:
             yield key, cell.cell_contents
         except ValueError:  # not yet filled
             continue
+    yield from _defaults(function)
+    yield function.__name__, getattr(function, "__wrapped__", None)
+
+
+def _defaults(function: FunctionType) -> Iterator[tuple[str, object]]:
     defaults = function.__defaults__ or ()
     count = function.__code__.co_argcount
     yield from zip(function.__code__.co_varnames[count - len(defaults) : count], defaults,
                    strict=True)  # fmt: skip
     yield from (function.__kwdefaults__ or {}).items()
-    yield function.__name__, getattr(function, "__wrapped__", None)
 
 
 def _names(code: CodeType) -> Iterator[str]:

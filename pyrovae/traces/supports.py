@@ -77,6 +77,7 @@ class Supports:
 
 
 PADDING = -100  # torch's ignore_index
+OPTIONS = " (--likelihood Normal); pyrovae info --data says why each"
 
 
 def _outside(site: Message, support: Any, value: Tensor, inside: Tensor, seen: Summary) -> str:
@@ -96,12 +97,7 @@ def _outside(site: Message, support: Any, value: Tensor, inside: Tensor, seen: S
         f"the data do not lie in the support of site {site['name']!r}: {type(fn).__name__} takes "
         f"{supports.in_words(support)}, the data{where} range from {low:.4g} to {high:.4g}"
     )
-    names = [name for name in advice(seen) if name not in ("Mixed", "Normal", type(fn).__name__)]
-    fitting = f"{', '.join([*names, 'or'])} " * bool(names) + (
-        "Normal, for any real numbers"
-        if where
-        else "Normal, for any real numbers (--likelihood Normal); pyrovae info --data says why each"
-    )
+    fitting = _fitting(seen, type(fn).__name__, "" if where else OPTIONS)
     if low == PADDING and bool(getattr(support, "is_discrete", False)):
         return (
             f"{words}. {PADDING} marks padding for PyTorch's losses and is no value: write NaN "
@@ -114,3 +110,10 @@ def _outside(site: Message, support: Any, value: Tensor, inside: Tensor, seen: S
             f"them: {fitting}"
         )
     return f"{words}. Choose a likelihood that holds them{where and ' there'}: {fitting}"
+
+
+def _fitting(seen: Summary, taken: str, options: str) -> str:
+    """The likelihoods that hold such data, other than the one taken."""
+    names = [name for name in advice(seen) if name not in ("Mixed", "Normal", taken)]
+    listed = f"{', '.join([*names, 'or'])} " * bool(names)
+    return f"{listed}Normal, for any real numbers{options}"

@@ -258,15 +258,16 @@ def _divergences(
     shape: Structure,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """KL of each latent and of its dimensions: closed form where valid, else at the particle."""
-    kl: dict[str, Tensor] = {}
+    kl = {
+        name: log_q[name] - log_p.get(name, torch.zeros(()))
+        for name in (*shape.latents, *shape.auxiliary)
+    }
     kl_dimensions: dict[str, Tensor] = {}
     summed = set(shape.enumerated) - guide.keys()
-    for name in (*shape.latents, *shape.auxiliary):
-        kl[name] = log_q[name] - log_p.get(name, torch.zeros(()))
-        if name not in shape.latents:
-            continue
+    known = set(shape.closed_form) - set(shape.enumerated)
+    for name in shape.latents:
         local, q, p = within(guide[name], shape.plate), guide[name], model[name]
-        closed = name in shape.closed_form and name not in shape.enumerated
+        closed = name in known
         exact = _closed_form(q, p) if closed else None
         # the weights of what the model alone sums out depend on the draw: its prior given such a
         # value has no closed form to be averaged with them
@@ -389,12 +390,10 @@ def _closed_form(q: Message, p: Message) -> Tensor | None:
 def _by_dimension(q: Message, p: Message, closed: bool) -> Tensor | None:
     """KL of each coordinate, where both distributions factorise over one event dimension, or are
     of one number."""
-    fns = [site["fn"] for site in (q, p)]
-    events = {independent(fn) for fn in fns}
-    bases = [fn.base_dist if independent(fn) else fn for fn in fns]
     if q.get("opaque") or p.get("opaque") or q["mask"] is not None:
         return None
-    if len(events) > 1 or max(events) > 1 or any(base.event_dim for base in bases):
+    bases = _coordinates(q["fn"], p["fn"])
+    if bases is None:
         return None
     kl: Tensor | None = None
     if closed:
@@ -402,7 +401,17 @@ def _by_dimension(q: Message, p: Message, closed: bool) -> Tensor | None:
             kl = kl_divergence(*bases)
     if kl is None:
         kl = bases[0].log_prob(q["value"]) - bases[1].log_prob(q["value"])
-    return kl if events == {1} else kl[..., None]
+    return kl if independent(q["fn"]) else kl[..., None]
+
+
+def _coordinates(*fns: dist.TorchDistribution) -> list[dist.TorchDistribution] | None:
+    """The distributions of single coordinates, where all factorise alike over at most one event
+    dimension."""
+    events = {independent(fn) for fn in fns}
+    bases = [fn.base_dist if independent(fn) else fn for fn in fns]
+    if len(events) > 1 or max(events) > 1 or any(base.event_dim for base in bases):
+        return None
+    return bases
 
 
 def _enumeration_weights(

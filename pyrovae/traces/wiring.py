@@ -64,16 +64,11 @@ class Wiring:
         """Run the model on the data, then on numbers in the place of their entries."""
         with pair.scope(), pyro.validation_enabled(False), torch.no_grad():
             model = {n: s for n, s in sites(run(pair, args)[0]).items() if is_data(s)}
-            wires = {}
-            for name, site in model.items():
-                where = argument(site, args)
-                if where is not None:
-                    wires[name] = Wire(name, where, None, _axis(site, shape))
+            wires = {w.site: w for w in _whole(model, args, shape)}
             for k in range(len(args)):
-                left = [n for n in model if n not in wires]
-                if left:
+                if left := _left(model, wires):
                     wires |= {w.site: w for w in _numbered(pair, args, k, left, shape)}
-        return cls(tuple(wires.values()), tuple(n for n in model if n not in wires))
+        return cls(tuple(wires.values()), tuple(_left(model, wires)))
 
     def filled(self, args: Args, values: Mapping[str, Tensor]) -> Args:
         """The batch with sites' values in the place of what they observe.
@@ -108,10 +103,22 @@ def _axis(site: Message, shape: Structure) -> int:
     return shape.dim - int(site["fn"].event_dim)
 
 
+def _left(model: Sites, wires: Mapping[str, Wire]) -> list[str]:
+    return [name for name in model if name not in wires]
+
+
+def _whole(model: Sites, args: Args, shape: Structure) -> Iterator[Wire]:
+    """The wires of the sites that observe all of an argument."""
+    for name, site in model.items():
+        where = argument(site, args)
+        if where is not None:
+            yield Wire(name, where, None, _axis(site, shape))
+
+
 def _numbered(pair: Pair, args: Args, k: int, names: list[str], shape: Structure) -> Iterator[Wire]:
     """The wires of the sites that observe some entries of an argument."""
     given = args[k]
-    if not isinstance(given, Tensor) or given.dtype == torch.bool or len(given) != rows(args):
+    if not _holds_numbers(given, rows(args)):
         return
     numbers = torch.arange(math.prod(given.shape[1:]), device=given.device)
     seen: list[Sites] = []
@@ -125,14 +132,24 @@ def _numbered(pair: Pair, args: Args, k: int, names: list[str], shape: Structure
     for name in names:
         if all(name in each and within(each[name], shape.plate) for each in seen):
             first, second = (_one(each[name], shape) for each in seen)
-            whole = first.round().long()
-            if (
-                first.shape == second.shape
-                and torch.equal(whole.to(first), first)
-                and torch.equal(len(numbers) - 1 - first, second)
-                and bool(((whole >= 0) & (whole < len(numbers))).all())
-            ):
-                yield Wire(name, k, whole.cpu(), _axis(seen[0][name], shape))
+            if _are_numbers(first, second, len(numbers)):
+                entries = first.round().long().cpu()
+                yield Wire(name, k, entries, _axis(seen[0][name], shape))
+
+
+def _holds_numbers(given: object, count: int) -> bool:
+    return isinstance(given, Tensor) and given.dtype != torch.bool and len(given) == count
+
+
+def _are_numbers(first: Tensor, second: Tensor, count: int) -> bool:
+    """Whether values are some of ``count`` numbers, counted up and then down."""
+    whole = first.round().long()
+    return (
+        first.shape == second.shape
+        and torch.equal(whole.to(first), first)
+        and torch.equal(count - 1 - first, second)
+        and bool(((whole >= 0) & (whole < count)).all())
+    )
 
 
 def _one(site: Message, shape: Structure) -> Tensor:
