@@ -369,7 +369,9 @@ def latent_map(
     `classes` [i] names label i, more a colour bar. `names` [d] are those of the coordinates.
     """
     rows = np.asarray(codes)
-    points = _array(rows.reshape(len(rows), -1) if rows.ndim > 2 else rows, "codes", "N d")
+    points = _array(
+        rows.reshape(len(rows), -1) if rows.ndim and rows.size else rows, "codes", "N d"
+    )
     n, d = points.shape
     names = [f"z{k}" for k in range(d)] if names is None else list(names)
     _same("names", [len(names)], [d], "codes")
