@@ -306,29 +306,28 @@ def interpolate(
         raise UsageError(
             f"method is {' or '.join(paths)}, got {method!r}{nearest(method, list(paths))}"
         )
-    ends = _ends(pair, a, b)
-    single, one, other = ends
+    single, one, other = _ends(pair, a, b)
     start, end = codes_of(one), codes_of(other)
     if len(one.data) != len(other.data):
         raise UsageError(
             f"a and b must hold as many data, got {len(one.data)} and {len(other.data)}"
         )
-    both = [problem.data.first(len(problem.data))[:] for problem in (one, other)]
-    n = steps * len(one.data)
+    count = len(one.data)
+    both = one.data.first(count)[:], other.data.first(count)[:]
+    n = steps * count
     _check_room(n, both[0])
     t = torch.linspace(0, 1, steps)
     between = {name: paths[method](start[name], end[name], t).flatten(0, 1) for name in start}
     left = {*one.shape.latents, *one.shape.enumerated} - start.keys()
     if left:
-        drawn = [_drawn(problem, part) for problem, part in zip((one, other), both, strict=True)]
-        for name in sorted(left & drawn[0].keys()):
+        here, there = _drawn(one, both[0]), _drawn(other, both[1])
+        for name in sorted(left & here.keys()):
             shared = name in one.shape.globals
-            values = [each[name] for each in drawn]
-            between[name] = values[0] if shared else _switched(values[0], values[1], steps)
-    given = tuple(_switched(here, there, steps) for here, there in zip(*both, strict=True))
+            between[name] = here[name] if shared else _switched(here[name], there[name], steps)
+    given = tuple(_switched(first, last, steps) for first, last in zip(*both, strict=True))
     out = _Given(one, given).generated(n, between)
-    out = {name: v.reshape(-1, steps, *v.shape[1:]) for name, v in out.items()}
-    return _unwrap({name: v[0] if single else v for name, v in out.items()})
+    lead = (steps,) if single else (-1, steps)
+    return _unwrap({name: v.reshape(*lead, *v.shape[1:]) for name, v in out.items()})
 
 
 def _ends(pair: object, a: Any, b: Any) -> tuple[bool, Problem, Problem]:
@@ -373,9 +372,7 @@ def traverse(
     units = codes.reshape(len(codes), -1)
     if dims is None:
         information = found.kl_dimensions.get(name, units.var(0, correction=0)).flatten()
-        active = found.active[name].flatten()
-        order = information.argsort(descending=True).tolist()
-        dims = [d for d in order if bool(active[d])] or order[:1]
+        dims = _informative(information, found.active[name].flatten())
     if not dims or any(not 0 <= d < units.shape[1] for d in dims):
         raise UsageError(f"dims names the units 0 to {units.shape[1] - 1}, got {list(dims)}")
     one = problem.data.first(1)[:]
@@ -384,12 +381,16 @@ def traverse(
     latents = units[0].repeat(len(dims), steps, 1)
     for row, dim in enumerate(dims):
         latents[row, :, dim] = values
-    shared = problem.shape.globals
-    rest = {k: v for k, v in _drawn(problem, one).items() if k in shared} if shared else {}
     varied = latents.reshape(-1, *codes.shape[1:])
-    out = _Given(problem, one).generated(len(varied), {name: varied, **rest})
+    out = _Given(problem, one).generated(len(varied), {name: varied, **_shared(problem, one)})
     images = next(iter(out.values()))
     return images.reshape(len(dims), steps, *images.shape[1:]), list(dims), values
+
+
+def _informative(information: Tensor, active: Tensor) -> list[int]:
+    """The active units, most informative first; that of most information where none is active."""
+    order: list[int] = information.argsort(descending=True).tolist()
+    return [d for d in order if bool(active[d])] or order[:1]
 
 
 def impute(
@@ -563,6 +564,12 @@ def _drawn(problem: Problem, args: Args) -> dict[str, Tensor]:
         torch.manual_seed(0)
         drawn = problem.latents(args)
     return {name: problem.shape.by_datum(name, value) for name, value in drawn.items()}
+
+
+def _shared(problem: Problem, args: Args) -> dict[str, Tensor]:
+    """A draw of what all data share."""
+    shared = problem.shape.globals
+    return {k: v for k, v in _drawn(problem, args).items() if k in shared} if shared else {}
 
 
 def _linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
