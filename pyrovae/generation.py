@@ -112,8 +112,11 @@ def _check_latents(latents: object, problem: Problem) -> None:
             f"latents are a tensor, or a dict of tensors by site; the pair's latents are {known}, "
             f"got {unknown or got(latents)}"
         )
-    sizes = {k: len(v) if v.dim() else 0 for k, v in latents.items()
-             if k not in problem.shape.globals}  # fmt: skip
+    _check_sizes({k: v for k, v in latents.items() if k not in problem.shape.globals})
+
+
+def _check_sizes(local: Mapping[str, Tensor]) -> None:
+    sizes = {k: len(v) if v.dim() else 0 for k, v in local.items()}
     if len(set(sizes.values())) > 1 or 0 in sizes.values():
         raise UsageError(f"the latents of each datum must be as many, [n, ...] each; got {sizes}")
 
@@ -166,19 +169,12 @@ class _Given:
         parts: list[dict[str, Tensor]] = []
         problem = self.problem
         size = problem.at_once(BATCH)
-        shared = problem.shape.globals
         with problem.pair.evaluating():
             torch.manual_seed(seed)
             for start in range(0, n, size):
                 stop = min(start + size, n)
                 last = start + size if problem.whole else stop
-                known = {
-                    k: (v if k in shared else _filled_up(v[start:stop], last - start))
-                    for k, v in latents.items()
-                }
-                known = {
-                    k: problem.shape.native(k, v.to(problem.pair.device)) for k, v in known.items()
-                }
+                known = self._native(latents, slice(start, stop), last - start)
                 sites = problem.generate(
                     _taken(self.rows, start, last), known, draw=draw or parents == "drawn"
                 )
@@ -191,6 +187,14 @@ class _Given:
                     )
                 parts.append({name: value[: stop - start] for name, value in made.items()})
         return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+
+    def _native(self, latents: Mapping[str, Tensor], rows: slice, count: int) -> dict[str, Tensor]:
+        """The latents of some data, filled up to ``count``, as the programs draw them."""
+        shape, device = self.problem.shape, self.problem.pair.device
+        some = {
+            k: v if k in shape.globals else _filled_up(v[rows], count) for k, v in latents.items()
+        }
+        return {k: shape.native(k, v.to(device)) for k, v in some.items()}
 
 
 def _filled_up(rows: Tensor, count: int) -> Tensor:
