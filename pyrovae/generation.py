@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 Values = Tensor | dict[str, Tensor]
+Votes = dict[str, tuple[Tensor, torch.Size]]  # by site: which entries are classes, of what shape
 BATCH = 512
 ROWS = 8192  # data times particles that are decoded at once
 
@@ -441,9 +442,18 @@ def impute(
         for start in range(0, len(broken), size):
             batch = tuple(a[start : start + size] for a in rows)
             parts.append(_filled(problem, batch, wires, draws, num_particles))
+    filled = _whole_again(whole, broken, parts, draws)
+    observed = sorted({w.argument for w in wires if whole[w.argument].is_floating_point()})
+    return filled[observed[0]] if len(observed) == 1 else tuple(filled[k] for k in observed)
+
+
+def _whole_again(
+    whole: Args, broken: Tensor, parts: Sequence[list[Tensor]], draws: int
+) -> list[Tensor]:
+    """The arguments with their broken rows replaced by the filled ones."""
     filled = []
-    for k, arguments in enumerate(zip(*parts, strict=True)):
-        value = whole[k].expand(draws, *whole[k].shape).clone() if draws else whole[k].clone()
+    for given, arguments in zip(whole, zip(*parts, strict=True), strict=True):
+        value = given.expand(draws, *given.shape).clone() if draws else given.clone()
         new = torch.cat([a.to(value) for a in arguments], dim=int(draws > 0))
         value[(slice(None), broken) if draws else broken] = new
         filled.append(value.cpu())
@@ -452,8 +462,7 @@ def impute(
             "some missing entries are observed by no site, or depend on others that are missing in "
             "a way that the model computes itself, so that nothing says how they are distributed"
         )
-    observed = sorted({w.argument for w in wires if whole[w.argument].is_floating_point()})
-    return filled[observed[0]] if len(observed) == 1 else tuple(filled[k] for k in observed)
+    return filled
 
 
 def _incomplete(args: Args) -> Tensor:
@@ -496,40 +505,53 @@ def _filled(
         chosen = torch.multinomial(weights.T, draws, replacement=True).T
         rows = (chosen * size + torch.arange(size, device=chosen.device)).flatten()
         latents = {n: v.index_select(problem.axes[n], rows) for n, v in latents.items()}
-    each, votes = [], {}
+    each: list[list[Tensor]] = []
+    votes: Votes = {}
     for repeated, part in problem.turns(batch, count, latents):
-        floats = {k: a for k, a in enumerate(repeated) if a.is_floating_point()}
-        gone = {w.site: w.of(floats[w.argument].isnan()) for w in wires if w.argument in floats}
-        known = tuple(a.nan_to_num(0.0) if k in floats else a for k, a in enumerate(repeated))
-        drawn = problem.discrete(repeated, part)
-        sites = traces.generate(filling(problem.pair, gone), known, drawn, draw=False)
-        made = [a.clone() for a in repeated]
-        for wire in wires:
-            fn, value = sites[wire.site]
-            traces.put(made[wire.argument], wire, _value(fn, value, mean=not draws))
-            votes[wire.site] = voted(fn), fn.batch_shape + fn.event_shape
-        each.append([a.unflatten(0, (-1, size)) for a in made])
+        made, marks = _made(problem, repeated, part, wires, mean=not draws)
+        votes |= marks
+        each.append(made)
     filled = []
     for k, given in enumerate(batch):
-        new = torch.cat([made[k] for made in each])
         if not given.is_floating_point():
             filled.append(given.expand(draws, *given.shape) if draws else given)
-        elif draws:
-            filled.append(torch.where(given.isnan(), new, given))
-        else:
-            classes = _classes(given, [w for w in wires if w.argument == k], votes)
-            filled.append(torch.where(given.isnan(), _average(new, weights, classes), given))
+            continue
+        new = torch.cat([made[k] for made in each]).unflatten(0, (-1, size))
+        if not draws:
+            new = _average(new, weights, _classes(k, given, wires, votes))
+        filled.append(torch.where(given.isnan(), new, given))
     return filled
 
 
-def _classes(
-    given: Tensor, wires: Sequence[traces.Wire], votes: Mapping[str, tuple[Tensor, torch.Size]]
-) -> Tensor:
-    """Which entries of one datum are classes."""
+def _made(
+    problem: Problem,
+    rows: Args,
+    latents: dict[str, Tensor],
+    wires: Sequence[traces.Wire],
+    *,
+    mean: bool,
+) -> tuple[list[Tensor], Votes]:
+    """The arguments with the observed sites' means or draws in their places, and which entries of
+    each site are classes."""
+    floats = {k: a for k, a in enumerate(rows) if a.is_floating_point()}
+    gone = {w.site: w.of(floats[w.argument].isnan()) for w in wires if w.argument in floats}
+    known = tuple(a.nan_to_num(0.0) if k in floats else a for k, a in enumerate(rows))
+    drawn = problem.discrete(rows, latents)
+    sites = traces.generate(filling(problem.pair, gone), known, drawn, draw=False)
+    made, votes = [a.clone() for a in rows], {}
+    for wire in wires:
+        fn, value = sites[wire.site]
+        traces.put(made[wire.argument], wire, _value(fn, value, mean))
+        votes[wire.site] = voted(fn), fn.batch_shape + fn.event_shape
+    return made, votes
+
+
+def _classes(k: int, given: Tensor, wires: Sequence[traces.Wire], votes: Votes) -> Tensor:
+    """Which entries of one datum are classes, in the argument ``k``."""
     marks = given.new_zeros(1, *given.shape[1:])
     for wire in wires:
         marked, shape = votes[wire.site]
-        if bool(marked.any()):
+        if wire.argument == k and bool(marked.any()):
             flags = marked.to(given.device).expand(shape).to(marks)
             traces.put(marks, wire, flags.movedim(wire.axis, 0)[:1].movedim(0, wire.axis))
     return marks[0].bool()
