@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 Values = Tensor | dict[str, Tensor]
+Votes = dict[str, tuple[Tensor, torch.Size]]  # by site: which entries are classes, of what shape
 BATCH = 512
 ROWS = 8192  # data times particles that are decoded at once
 
@@ -112,8 +113,11 @@ def _check_latents(latents: object, problem: Problem) -> None:
             f"latents are a tensor, or a dict of tensors by site; the pair's latents are {known}, "
             f"got {unknown or got(latents)}"
         )
-    sizes = {k: len(v) if v.dim() else 0 for k, v in latents.items()
-             if k not in problem.shape.globals}  # fmt: skip
+    _check_sizes({k: v for k, v in latents.items() if k not in problem.shape.globals})
+
+
+def _check_sizes(local: Mapping[str, Tensor]) -> None:
+    sizes = {k: len(v) if v.dim() else 0 for k, v in local.items()}
     if len(set(sizes.values())) > 1 or 0 in sizes.values():
         raise UsageError(f"the latents of each datum must be as many, [n, ...] each; got {sizes}")
 
@@ -166,19 +170,12 @@ class _Given:
         parts: list[dict[str, Tensor]] = []
         problem = self.problem
         size = problem.at_once(BATCH)
-        shared = problem.shape.globals
         with problem.pair.evaluating():
             torch.manual_seed(seed)
             for start in range(0, n, size):
                 stop = min(start + size, n)
                 last = start + size if problem.whole else stop
-                known = {
-                    k: (v if k in shared else _filled_up(v[start:stop], last - start))
-                    for k, v in latents.items()
-                }
-                known = {
-                    k: problem.shape.native(k, v.to(problem.pair.device)) for k, v in known.items()
-                }
+                known = self._native(latents, slice(start, stop), last - start)
                 sites = problem.generate(
                     _taken(self.rows, start, last), known, draw=draw or parents == "drawn"
                 )
@@ -191,6 +188,14 @@ class _Given:
                     )
                 parts.append({name: value[: stop - start] for name, value in made.items()})
         return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+
+    def _native(self, latents: Mapping[str, Tensor], rows: slice, count: int) -> dict[str, Tensor]:
+        """The latents of some data, filled up to ``count``, as the programs draw them."""
+        shape, device = self.problem.shape, self.problem.pair.device
+        some = {
+            k: v if k in shape.globals else _filled_up(v[rows], count) for k, v in latents.items()
+        }
+        return {k: shape.native(k, v.to(device)) for k, v in some.items()}
 
 
 def _filled_up(rows: Tensor, count: int) -> Tensor:
@@ -306,29 +311,28 @@ def interpolate(
         raise UsageError(
             f"method is {' or '.join(paths)}, got {method!r}{nearest(method, list(paths))}"
         )
-    ends = _ends(pair, a, b)
-    single, one, other = ends
+    single, one, other = _ends(pair, a, b)
     start, end = codes_of(one), codes_of(other)
     if len(one.data) != len(other.data):
         raise UsageError(
             f"a and b must hold as many data, got {len(one.data)} and {len(other.data)}"
         )
-    both = [problem.data.first(len(problem.data))[:] for problem in (one, other)]
-    n = steps * len(one.data)
+    count = len(one.data)
+    both = one.data.first(count)[:], other.data.first(count)[:]
+    n = steps * count
     _check_room(n, both[0])
     t = torch.linspace(0, 1, steps)
     between = {name: paths[method](start[name], end[name], t).flatten(0, 1) for name in start}
     left = {*one.shape.latents, *one.shape.enumerated} - start.keys()
     if left:
-        drawn = [_drawn(problem, part) for problem, part in zip((one, other), both, strict=True)]
-        for name in sorted(left & drawn[0].keys()):
+        here, there = _drawn(one, both[0]), _drawn(other, both[1])
+        for name in sorted(left & here.keys()):
             shared = name in one.shape.globals
-            values = [each[name] for each in drawn]
-            between[name] = values[0] if shared else _switched(values[0], values[1], steps)
-    given = tuple(_switched(here, there, steps) for here, there in zip(*both, strict=True))
+            between[name] = here[name] if shared else _switched(here[name], there[name], steps)
+    given = tuple(_switched(first, last, steps) for first, last in zip(*both, strict=True))
     out = _Given(one, given).generated(n, between)
-    out = {name: v.reshape(-1, steps, *v.shape[1:]) for name, v in out.items()}
-    return _unwrap({name: v[0] if single else v for name, v in out.items()})
+    lead = (steps,) if single else (-1, steps)
+    return _unwrap({name: v.reshape(*lead, *v.shape[1:]) for name, v in out.items()})
 
 
 def _ends(pair: object, a: Any, b: Any) -> tuple[bool, Problem, Problem]:
@@ -373,9 +377,7 @@ def traverse(
     units = codes.reshape(len(codes), -1)
     if dims is None:
         information = found.kl_dimensions.get(name, units.var(0, correction=0)).flatten()
-        active = found.active[name].flatten()
-        order = information.argsort(descending=True).tolist()
-        dims = [d for d in order if bool(active[d])] or order[:1]
+        dims = _informative(information, found.active[name].flatten())
     if not dims or any(not 0 <= d < units.shape[1] for d in dims):
         raise UsageError(f"dims names the units 0 to {units.shape[1] - 1}, got {list(dims)}")
     one = problem.data.first(1)[:]
@@ -384,12 +386,16 @@ def traverse(
     latents = units[0].repeat(len(dims), steps, 1)
     for row, dim in enumerate(dims):
         latents[row, :, dim] = values
-    shared = problem.shape.globals
-    rest = {k: v for k, v in _drawn(problem, one).items() if k in shared} if shared else {}
     varied = latents.reshape(-1, *codes.shape[1:])
-    out = _Given(problem, one).generated(len(varied), {name: varied, **rest})
+    out = _Given(problem, one).generated(len(varied), {name: varied, **_shared(problem, one)})
     images = next(iter(out.values()))
     return images.reshape(len(dims), steps, *images.shape[1:]), list(dims), values
+
+
+def _informative(information: Tensor, active: Tensor) -> list[int]:
+    """The active units, most informative first; that of most information where none is active."""
+    order: list[int] = information.argsort(descending=True).tolist()
+    return [d for d in order if bool(active[d])] or order[:1]
 
 
 def impute(
@@ -436,9 +442,18 @@ def impute(
         for start in range(0, len(broken), size):
             batch = tuple(a[start : start + size] for a in rows)
             parts.append(_filled(problem, batch, wires, draws, num_particles))
+    filled = _whole_again(whole, broken, parts, draws)
+    observed = sorted({w.argument for w in wires if whole[w.argument].is_floating_point()})
+    return filled[observed[0]] if len(observed) == 1 else tuple(filled[k] for k in observed)
+
+
+def _whole_again(
+    whole: Args, broken: Tensor, parts: Sequence[list[Tensor]], draws: int
+) -> list[Tensor]:
+    """The arguments with their broken rows replaced by the filled ones."""
     filled = []
-    for k, arguments in enumerate(zip(*parts, strict=True)):
-        value = whole[k].expand(draws, *whole[k].shape).clone() if draws else whole[k].clone()
+    for given, arguments in zip(whole, zip(*parts, strict=True), strict=True):
+        value = given.expand(draws, *given.shape).clone() if draws else given.clone()
         new = torch.cat([a.to(value) for a in arguments], dim=int(draws > 0))
         value[(slice(None), broken) if draws else broken] = new
         filled.append(value.cpu())
@@ -447,8 +462,7 @@ def impute(
             "some missing entries are observed by no site, or depend on others that are missing in "
             "a way that the model computes itself, so that nothing says how they are distributed"
         )
-    observed = sorted({w.argument for w in wires if whole[w.argument].is_floating_point()})
-    return filled[observed[0]] if len(observed) == 1 else tuple(filled[k] for k in observed)
+    return filled
 
 
 def _incomplete(args: Args) -> Tensor:
@@ -491,40 +505,53 @@ def _filled(
         chosen = torch.multinomial(weights.T, draws, replacement=True).T
         rows = (chosen * size + torch.arange(size, device=chosen.device)).flatten()
         latents = {n: v.index_select(problem.axes[n], rows) for n, v in latents.items()}
-    each, votes = [], {}
+    each: list[list[Tensor]] = []
+    votes: Votes = {}
     for repeated, part in problem.turns(batch, count, latents):
-        floats = {k: a for k, a in enumerate(repeated) if a.is_floating_point()}
-        gone = {w.site: w.of(floats[w.argument].isnan()) for w in wires if w.argument in floats}
-        known = tuple(a.nan_to_num(0.0) if k in floats else a for k, a in enumerate(repeated))
-        drawn = problem.discrete(repeated, part)
-        sites = traces.generate(filling(problem.pair, gone), known, drawn, draw=False)
-        made = [a.clone() for a in repeated]
-        for wire in wires:
-            fn, value = sites[wire.site]
-            traces.put(made[wire.argument], wire, _value(fn, value, mean=not draws))
-            votes[wire.site] = voted(fn), fn.batch_shape + fn.event_shape
-        each.append([a.unflatten(0, (-1, size)) for a in made])
+        made, marks = _made(problem, repeated, part, wires, mean=not draws)
+        votes |= marks
+        each.append(made)
     filled = []
     for k, given in enumerate(batch):
-        new = torch.cat([made[k] for made in each])
         if not given.is_floating_point():
             filled.append(given.expand(draws, *given.shape) if draws else given)
-        elif draws:
-            filled.append(torch.where(given.isnan(), new, given))
-        else:
-            classes = _classes(given, [w for w in wires if w.argument == k], votes)
-            filled.append(torch.where(given.isnan(), _average(new, weights, classes), given))
+            continue
+        new = torch.cat([made[k] for made in each]).unflatten(0, (-1, size))
+        if not draws:
+            new = _average(new, weights, _classes(k, given, wires, votes))
+        filled.append(torch.where(given.isnan(), new, given))
     return filled
 
 
-def _classes(
-    given: Tensor, wires: Sequence[traces.Wire], votes: Mapping[str, tuple[Tensor, torch.Size]]
-) -> Tensor:
-    """Which entries of one datum are classes."""
+def _made(
+    problem: Problem,
+    rows: Args,
+    latents: dict[str, Tensor],
+    wires: Sequence[traces.Wire],
+    *,
+    mean: bool,
+) -> tuple[list[Tensor], Votes]:
+    """The arguments with the observed sites' means or draws in their places, and which entries of
+    each site are classes."""
+    floats = {k: a for k, a in enumerate(rows) if a.is_floating_point()}
+    gone = {w.site: w.of(floats[w.argument].isnan()) for w in wires if w.argument in floats}
+    known = tuple(a.nan_to_num(0.0) if k in floats else a for k, a in enumerate(rows))
+    drawn = problem.discrete(rows, latents)
+    sites = traces.generate(filling(problem.pair, gone), known, drawn, draw=False)
+    made, votes = [a.clone() for a in rows], {}
+    for wire in wires:
+        fn, value = sites[wire.site]
+        traces.put(made[wire.argument], wire, _value(fn, value, mean))
+        votes[wire.site] = voted(fn), fn.batch_shape + fn.event_shape
+    return made, votes
+
+
+def _classes(k: int, given: Tensor, wires: Sequence[traces.Wire], votes: Votes) -> Tensor:
+    """Which entries of one datum are classes, in the argument ``k``."""
     marks = given.new_zeros(1, *given.shape[1:])
     for wire in wires:
         marked, shape = votes[wire.site]
-        if bool(marked.any()):
+        if wire.argument == k and bool(marked.any()):
             flags = marked.to(given.device).expand(shape).to(marks)
             traces.put(marks, wire, flags.movedim(wire.axis, 0)[:1].movedim(0, wire.axis))
     return marks[0].bool()
@@ -563,6 +590,12 @@ def _drawn(problem: Problem, args: Args) -> dict[str, Tensor]:
         torch.manual_seed(0)
         drawn = problem.latents(args)
     return {name: problem.shape.by_datum(name, value) for name, value in drawn.items()}
+
+
+def _shared(problem: Problem, args: Args) -> dict[str, Tensor]:
+    """A draw of what all data share."""
+    shared = problem.shape.globals
+    return {k: v for k, v in _drawn(problem, args).items() if k in shared} if shared else {}
 
 
 def _linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class Observed:
                 warnings.warn(f"no reconstruction and KL while training: {error}", stacklevel=4)
         if self.tied and size < total:
             raise _tied(size, total)
-        shape = None if self.problem is None else self.problem.shape
+        shape = self.structure
         if shape is not None and shape.globals and shape.size is None and size < total:
             program = traces.sharing(program, shape.plate, total)
             self.problem = traces.Problem.at(program, few)

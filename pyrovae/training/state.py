@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -154,8 +154,7 @@ def named(state: State, program: Pair, few: Args) -> State:
     if not state.weights.strays:
         return state
     now = list(traces.parameters(program, few))
-    before = [n for n in state.weights.named if n in now]
-    before += [n for n in traces.in_graph_order(program, few) if n not in before]
+    before = _order_of_0_1_0(state.weights, now, traces.in_graph_order(program, few))
 
     def of_names(weights: Weights) -> Weights:
         new = {n: f"parameter_{k}" for k, n in enumerate(before) if n not in weights.named}
@@ -170,6 +169,12 @@ def named(state: State, program: Pair, few: Args) -> State:
         best=state.best and Best(state.best.epoch, of_names(state.best.weights)),
         optimizer={**state.optimizer, "state": {i: kept[k] for i, k in enumerate(order)}},
     )
+
+
+def _order_of_0_1_0(weights: Weights, now: list[str], graph: Iterable[str]) -> list[str]:
+    """The leaves' names as version 0.1.0 numbered them: those that it knew come first."""
+    known = [n for n in weights.named if n in now]
+    return known + [n for n in graph if n not in known]
 
 
 def _from_0_1_0(tree: Mapping[str, Any]) -> dict[str, Any]:
