@@ -96,14 +96,14 @@ def _completing(pair: Pair, args: Args) -> tuple[Pair, set[int]]:
 
     unable, conditions = incomplete, set[int]()
     with pair.evaluating(), pyro.validation_enabled():  # some samplers never end at NaN
-        few = tuple(map(_filled, some))
+        few = tuple(map(without_gaps, some))
         unable = {k for k in incomplete if not bears(guide, {k})}
         few = tuple(_known(a) if k in incomplete else a for k, a in enumerate(some))
         if bears(model, set()):  # else the data are at fault
             conditions = {k for k in incomplete if not bears(model, {k})}
 
     def filled(*batch: object) -> Any:
-        return guide(*(_filled(b) if k in unable else b for k, b in enumerate(batch)))
+        return guide(*(without_gaps(b) if k in unable else b for k, b in enumerate(batch)))
 
     kind = f"missing, filled {sorted(unable)}"
     return pair.running(model, filled if unable else guide, kind), conditions
@@ -121,7 +121,8 @@ def _known(argument: Tensor) -> Tensor:
     return torch.where(known, flat, usual).reshape(argument.shape)
 
 
-def _filled(argument: Any) -> Any:
+def without_gaps(argument: Any) -> Any:
+    """An argument with zeros for its missing entries."""
     return argument.nan_to_num(0.0) if _floating(argument) else argument
 
 

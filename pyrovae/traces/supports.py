@@ -27,15 +27,10 @@ class Supports:
     """
 
     def __init__(self, pair: Pair, args: Args) -> None:
-        self.covered = True
+        observing = _observing(pair, args)
+        self.covered = observing is not None  # check says what is wrong with the programs
         self.found: list[tuple[Message, int, Any, tuple[float, ...]]] = []
-        observing: list[Message] = []
-        try:
-            with pyro.validation_enabled(False), pair.scope():
-                observing += sites(run(pair, args)[0]).values()
-        except FAILURES:
-            self.covered = False  # check says what is wrong with the programs
-        for site in observing:
+        for site in observing or ():
             where = argument(site, args)
             if site["is_observed"] and where is not None:
                 support = supports.bare(site["fn"])
@@ -43,6 +38,28 @@ class Supports:
                 self.found.append((site, where, support, edges))
             else:
                 self.covered = self.covered and not site["is_observed"]
+        if any(_bound(support) for _, _, support, _ in self.found):
+            self._leave_out_those_of_the_batch(pair, args)
+
+    def _leave_out_those_of_the_batch(self, pair: Pair, args: Args) -> None:
+        """A support that one datum alone has otherwise, such as that of a Multinomial of the
+        batch's largest total, is that of a batch: what others must lie in is seen as they come."""
+        ends = [
+            tuple(a[rows] if isinstance(a, Tensor) else a for a in args)
+            for rows in (slice(0, 1), slice(-1, None))
+        ]
+        alone = [{s["name"]: s for s in _observing(pair, end) or ()} for end in ends]
+        kept = [
+            entry
+            for entry in self.found
+            if all(
+                entry[0]["name"] in each
+                and _bound(supports.bare(each[entry[0]["name"]]["fn"])) == _bound(entry[2])
+                for each in alone
+            )
+        ]
+        self.covered = self.covered and len(kept) == len(self.found)
+        self.found = kept
 
     def check(self, data: Data) -> Data:
         """The same data, checked: now where they are in memory, else as they are served.
@@ -74,6 +91,21 @@ class Supports:
                         f"infinite: move them off the edge if they are rounded (clamp), write NaN "
                         f"if they are missing, or choose a distribution that holds them"
                     )
+
+
+def _observing(pair: Pair, args: Args) -> list[Message] | None:
+    """The model's sites on a batch; None where the programs do not run on it."""
+    try:
+        with pyro.validation_enabled(False), pair.scope():
+            return list(sites(run(pair, args)[0]).values())
+    except FAILURES:
+        return None
+
+
+def _bound(support: Any) -> float | None:
+    """The largest value of a support that is neither a probability nor a class."""
+    bound = getattr(support, "upper_bound", None)
+    return float(bound) if isinstance(bound, int | float) and bound > 1 else None
 
 
 PADDING = -100  # torch's ignore_index
