@@ -277,13 +277,18 @@ def _notes(shape: Structure) -> tuple[str, ...]:
     notes = []
     if shape.globals:
         notes.append(
-            f"no log evidence per datum: {', '.join(shape.globals)} is shared by all data; its "
-            f"KL is counted once, spread evenly over the data"
+            f"no log evidence per datum: all data share {', '.join(shape.globals)}; the KL is "
+            f"counted once, spread evenly over the data"
         )
     if shape.points:
         notes.append(
             f"no bound and no log evidence: the guide puts {', '.join(shape.points)} at a point, "
             f"as an autoencoder does, without a density q(z|x)"
+        )
+    if shape.scaled:
+        notes.append(
+            f"the scale that the programs put on {', '.join(shape.scaled)} (poutine.scale) weighs "
+            f"training; these are the numbers of the densities themselves"
         )
     if shape.exact:
         notes.append("every latent is summed out: ELBO and log evidence have no sampling error")

@@ -388,8 +388,17 @@ def traverse(
         latents[row, :, dim] = values
     varied = latents.reshape(-1, *codes.shape[1:])
     out = _Given(problem, one).generated(len(varied), {name: varied, **_shared(problem, one)})
-    images = next(iter(out.values()))
+    images = out[_drawn_of(problem, one, list(out))]
     return images.reshape(len(dims), steps, *images.shape[1:]), list(dims), values
+
+
+def _drawn_of(problem: Problem, batch: Args, names: list[str]) -> str:
+    """Of several observed sites, the first that observes the data as they are given."""
+    if len(names) == 1:
+        return names[0]
+    with problem.pair.evaluating():
+        wired = problem.wiring(batch).names
+    return next((name for name in names if name in wired), names[0])
 
 
 def _informative(information: Tensor, active: Tensor) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 
 import pyro
@@ -196,3 +197,38 @@ def test_rows_side_by_side_are_those_of_single_runs() -> None:
     again = problem.shape.native("z", problem.shape.by_datum("z", drawn["z"]))
     assert torch.equal(again, drawn["z"])
     assert torch.allclose(pv.reconstruct(pv.Pair(model, guide), x, num_particles=3), 10 * x)
+
+
+class Linear(nn.Module):
+    """A pair whose scale weighs training, with a constant beside the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decode, self.encode = nn.Linear(2, 3), nn.Linear(3, 2)
+
+    def joint(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)), pyro.poutine.scale(scale=3.0):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            s = pyro.sample("s", dist.LogNormal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(self.decode(z), s[..., None]).to_event(1))
+
+    def model(self, x: Tensor) -> None:
+        given = {"x": x, "s": torch.ones(len(x))}
+        pyro.poutine.condition(self.joint, data=given)(x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)), pyro.poutine.scale(scale=3.0):
+            pyro.sample("z", dist.Normal(self.encode(x), 1.0).to_event(1))
+
+
+def test_a_pair_that_was_used_is_pickled_and_varied() -> None:
+    """The copy measures the same; of two observed sites the one of the data is varied, and what
+    a scale does is said."""
+    torch.manual_seed(0)
+    linear, x = Linear(), torch.randn(30, 3)
+    pair = pv.Pair(linear.model, linear.guide)
+    found = pv.evaluate(pair, x, 5)
+    assert any("weighs training" in note for note in found.notes)
+    again = pickle.loads(pickle.dumps(pair))
+    assert torch.equal(pv.elbo(again, x, 5), pv.elbo(pair, x, 5))
+    assert pv.traverse(pair, x, steps=3)[0].shape[1:] == (3, 3)

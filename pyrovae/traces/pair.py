@@ -55,10 +55,13 @@ class _Memory:
     here: bool = False
     trained: bool = False
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> dict[str, Any]:
         """A copy of the pair is seen anew."""
         kept = ("store", "pending", "initial", "example", "trained", "here")
-        return {**vars(_Memory()), **{name: getattr(self, name) for name in kept}}
+        return {name: getattr(self, name) for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({**vars(_Memory()), **state})
 
 
 class _Declarations(Messenger):
@@ -161,6 +164,13 @@ class Pair:
         self.code: tuple[object, ...] = (_code(model), _code(guide))
         self.owner: object = self
         self.memory = _Memory()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What tells the programs apart is of this process."""
+        return {name: value for name, value in vars(self).items() if name != "code"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, code=(_code(state["model"]), _code(state["guide"])))
 
     @classmethod
     def here(cls, model: Program, guide: Program) -> Pair:

@@ -122,7 +122,8 @@ def _numbered(pair: Pair, args: Args, k: int, names: list[str], shape: Structure
         return
     numbers = torch.arange(math.prod(given.shape[1:]), device=given.device)
     seen: list[Sites] = []
-    for order in (numbers, numbers.flip(0)):  # twice, lest a constant pass for one of them
+    # twice, each number moved on by one within its range, lest a constant pass for one of them
+    for order in (numbers, (numbers + 1) % max(2, len(numbers))):
         row = order.to(given.dtype).reshape(given.shape[1:])
         try:
             batch = (*args[:k], row.expand_as(given).clone(), *args[k + 1 :])
@@ -142,12 +143,12 @@ def _holds_numbers(given: object, count: int) -> bool:
 
 
 def _are_numbers(first: Tensor, second: Tensor, count: int) -> bool:
-    """Whether values are some of ``count`` numbers, counted up and then down."""
+    """Whether values are some of ``count`` numbers, and then the ones after them."""
     whole = first.round().long()
     return (
         first.shape == second.shape
         and torch.equal(whole.to(first), first)
-        and torch.equal(count - 1 - first, second)
+        and torch.equal((first + 1) % max(2, count), second)
         and bool(((whole >= 0) & (whole < count)).all())
     )
 
