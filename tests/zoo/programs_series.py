@@ -374,5 +374,6 @@ CASES = [
         exact_guide=True,
         lr=1e-4,
         falls=False,
+        refused={"explore": "one length"},
     ),
 ]

@@ -280,7 +280,7 @@ CASES = [
         like="DMM example with `--num-iafs`, series cut at the batch's longest",
         latents=tuple(f"z_{t}" for t in range(1, 5)),
         observed={f"x_{t}": (0, t - 1) for t in range(1, 5)},
-        refused={"impute": "observe", "interpolate": "one length"},
+        refused={"impute": "observe", "interpolate": "one length", "explore": "one length"},
     ),
     Case(
         "AIR",
