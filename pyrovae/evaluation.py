@@ -287,7 +287,7 @@ def _notes(shape: Structure) -> tuple[str, ...]:
         )
     if shape.scaled:
         notes.append(
-            f"the scale that the programs put on {', '.join(shape.scaled)} (poutine.scale) weighs "
+            f"the scale that the programs put on {', '.join(shape.scaled)} weighs "
             f"training; these are the numbers of the densities themselves"
         )
     if shape.exact:
