@@ -13,9 +13,9 @@ from pyrovae.traces.handlers import Refinement, completed, completing, filling, 
 from pyrovae.traces.meeting import met
 from pyrovae.traces.pair import Args, Pair, as_pair
 from pyrovae.traces.parameters import in_graph_order, parameters, unreached
-from pyrovae.traces.problem import Problem, draw, generate, replaced, said
+from pyrovae.traces.problem import Problem, draw, generate, replaced
 from pyrovae.traces.sketches import Sketch, SketchedSite, sketch
-from pyrovae.traces.structure import NoPlate, Structure, check, enumerates, head, rows
+from pyrovae.traces.structure import NoPlate, Structure, check, enumerates, head, rows, said
 from pyrovae.traces.supports import Supports
 from pyrovae.traces.terms import Site, Traces, rebuild
 from pyrovae.traces.wiring import Wire, Wiring, put

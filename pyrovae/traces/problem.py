@@ -24,7 +24,6 @@ from pyrovae.traces.meeting import met
 from pyrovae.traces.pair import Args, Pair, as_pair
 from pyrovae.traces.probing import observe
 from pyrovae.traces.sites import (
-    FAILURES,
     argument,
     draws,
     in_particles,
@@ -34,7 +33,7 @@ from pyrovae.traces.sites import (
     sites,
     within,
 )
-from pyrovae.traces.structure import Structure, head, is_data, rows, signature, structure
+from pyrovae.traces.structure import Structure, head, is_data, rows, said, signature, structure
 from pyrovae.traces.structure import data_plate as plate_over
 from pyrovae.traces.structure import plates as plates_of
 from pyrovae.traces.supports import Supports
@@ -529,22 +528,6 @@ def _whole(found: Traces, batch: Args) -> Traces:
             f"subsample_size=len(x)), and pass batches of x"
         )
     return found
-
-
-@contextmanager
-def said(batch: Args) -> Iterator[None]:
-    """What Pyro or torch raises at a batch, as one sentence."""
-    try:
-        yield
-    except FAILURES as error:
-        if isinstance(error, UsageError):  # Pyro adds to its words
-            raise UsageError(in_short(error, 2000)) from error
-        shapes = ", ".join(str(tuple(a.shape)) for a in batch if isinstance(a, Tensor))
-        raise UsageError(
-            f"the pair does not run on a batch of shape {shapes}: {in_short(error)}; it did on "
-            f"other data of this kind: give data of one shape, and programs that take any number "
-            f"of them"
-        ) from error
 
 
 def generate(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,6 +155,24 @@ class Structure:
 # --- the mistakes that one run shows --------------------------------------------------------------
 
 
+@contextmanager
+def said(
+    batch: Args,
+    advice: str = "; it did on other data of this kind: give data of one shape, and programs that "
+    "take any number of them",
+) -> Iterator[None]:
+    """What Pyro or torch raises at a batch, as one sentence that ends in ``advice``."""
+    try:
+        yield
+    except FAILURES as error:
+        if isinstance(error, UsageError):  # Pyro adds to its words
+            raise UsageError(in_short(error, 2000)) from error
+        shapes = ", ".join(str(tuple(a.shape)) for a in batch if isinstance(a, Tensor))
+        raise UsageError(
+            f"the pair does not run on a batch of shape {shapes}: {in_short(error)}{advice}"
+        ) from error
+
+
 def check(pair: Pair, args: Args) -> tuple[Trace, Trace]:
     """Run the pair once and compare its sites; returns the two traces.
 
@@ -161,22 +180,16 @@ def check(pair: Pair, args: Args) -> tuple[Trace, Trace]:
         UsageError: the sites of model and guide differ (Pyro only warns), no observed site,
             a shape that the plates do not explain.
     """
-    try:
-        with pyro.validation_enabled():
-            model_trace, guide_trace = run(pair, args)
-            model, guide = sites(model_trace), sites(guide_trace)
-            for site in (*model.values(), *guide.values()):
-                site["log_prob"] = site["fn"].log_prob(site["value"])
-                check_site_shape(site, math.inf)
-    except FAILURES as error:
-        if isinstance(error, UsageError):  # Pyro adds to its words
-            raise UsageError(in_short(error, 2000)) from error
-        shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
-        raise UsageError(
-            f"the pair does not run on a batch of shape {shapes}: {in_short(error)}. The data must "
-            f"lie in the sites' support, every batch dimension in a pyro.plate, every event "
-            f"dimension in .to_event(n)"
-        ) from error
+    advice = (
+        ". The data must lie in the sites' support, every batch dimension in a pyro.plate, every "
+        "event dimension in .to_event(n)"
+    )
+    with said(args, advice), pyro.validation_enabled():
+        model_trace, guide_trace = run(pair, args)
+        model, guide = sites(model_trace), sites(guide_trace)
+        for site in (*model.values(), *guide.values()):
+            site["log_prob"] = site["fn"].log_prob(site["value"])
+            check_site_shape(site, math.inf)
     _check_names(model, guide)
     return model_trace, guide_trace
 
