@@ -52,6 +52,9 @@ class BoundProgram(nn.Module):
     """One of the two programs of an object: a function of the batch that shows Pyro the object's
     parameters, and a module that has them, as ``Trace_ELBO()(vae.model, vae.guide)`` asks."""
 
+    __self__: nn.Module
+    __func__: Callable[..., object]
+
     def __init__(self, owner: nn.Module, method: _Method) -> None:
         super().__init__()
         # the very dictionaries of the owner, so that names, moves and new parts are the same
@@ -62,9 +65,8 @@ class BoundProgram(nn.Module):
 
     def forward(self, *batch: object, **named: object) -> object:
         """Run the program."""
-        owner = vars(self)["__self__"]
-        _registered(owner)
-        return vars(self)["__func__"](owner, *batch, **named)
+        _registered(self.__self__)
+        return self.__func__(self.__self__, *batch, **named)
 
     def __eq__(self, other: object) -> bool:
         mine = vars(self)

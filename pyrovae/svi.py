@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pyro
 import torch
@@ -15,28 +16,116 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from pyrovae.errors import UsageError, got
+from pyrovae import kernels
+from pyrovae.errors import UsageError, got, in_short
+from pyrovae.optimisers import Joint
 from pyrovae.randomness import put_back, states
-from pyrovae.traces import Args, Pair, parameters
+from pyrovae.traces import (
+    Args,
+    Backwards,
+    Fingerprint,
+    Looks,
+    Pair,
+    Place,
+    Reads,
+    Shown,
+    is_number,
+    leaves_of,
+    naming,
+    showing,
+    stored,
+    wrapped,
+)
 
-__all__ = ["SVI", "Step"]
+__all__ = ["SVI", "Snapshot", "Step"]
 
-SHAPES = 4  # graphs kept, one per shape of batch
-RETRACES = 3
+SHAPES = 8  # kinds of batches that graphs are kept for
+STATES = 8  # graphs of one kind of batch, one per state of the programs
+VAIN = 3  # graphs in a row that were hardly used
 MODES = ("auto", True, False)
 PRECISIONS = ("float32", "bf16")
 
-# What torch.compile takes, for a graph or for one of many operations, and what it saves of a step
-# per operation and per byte that one writes: on two CPU cores. Fixed numbers, so that the same run
-# makes the same choice wherever it runs.
-COMPILE_SECONDS = 9.0
-COMPILE_NODE_SECONDS = 0.03
-NODE_SECONDS = 3e-6
-BYTE_SECONDS = 2e-11
+NOBODY = {"_nobody": torch.zeros(())}  # a parameter for losses that want to see one
 
-Graph = Callable[..., list[Tensor]]
+log = logging.getLogger("pyrovae")
+
+
+class Call:
+    """The arguments of one call of the programs, taken apart.
+
+    Attributes:
+        tensors: those among them.
+        others: what is no tensor.
+        kind: shapes and types of the first, the others themselves, but for numbers.
+    """
+
+    def __init__(self, args: Args, kwargs: Mapping[str, Any]) -> None:
+        self.args, self.kwargs = args, kwargs
+        self.spec: TreeSpec | None = None
+        self.tensors: list[Tensor] = list(args)
+        self.others: list[Any] = []
+        if kwargs or not all(isinstance(arg, Tensor) for arg in args):
+            leaves, self.spec = tree_flatten((args, dict(kwargs)))
+            self.is_tensor = [isinstance(leaf, Tensor) for leaf in leaves]
+            self.tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+            self.others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
+        self.kind: tuple[Any, ...] = tuple(
+            [(t.shape, t.dtype, t.device, t.requires_grad) for t in self.tensors]
+        )
+        if self.spec is not None:
+            self.kind += (self.spec, *self.is_tensor, *map(_kind, self.others))
+
+    def of(self, tensors: Sequence[Any], others: Sequence[Any]) -> tuple[Args, dict[str, Any]]:
+        """Arguments of the same form that hold other leaves."""
+        if self.spec is None:
+            return tuple(tensors), {}
+        first, second = iter(tensors), iter(others)
+        leaves = [next(first) if tensor else next(second) for tensor in self.is_tensor]
+        return tree_unflatten(leaves, self.spec)  # type: ignore[no-any-return]
+
+
+def _kind(leaf: object) -> object:
+    if is_number(leaf):
+        return type(leaf)
+    return (type(leaf), leaf) if isinstance(leaf, Hashable) else id(leaf)
+
+
+class Graph:
+    """A step as tensor operations: what Pyro's handlers leave behind.
+
+    Attributes:
+        leaves: what the loss is differentiated by.
+        idle: parameters that the programs name and the loss does not depend on.
+        inputs: Python's numbers that are given to it at each call.
+    """
+
+    def __init__(
+        self,
+        run: kernels.Run,
+        leaves: list[Tensor],
+        idle: list[Tensor],
+        fingerprint: Fingerprint,
+        numbers: list[Tensor],
+        kept: object,
+    ) -> None:
+        self.run, self.leaves, self.idle = run, leaves, idle
+        self.fingerprint, self.numbers, self.kept = fingerprint, numbers, kept
+        self.inputs = fingerprint.inputs
+        self.uses = 0
+
+    def holds(self) -> bool:
+        """Whether all that it rests on is as it was when it was made."""
+        return self.fingerprint.holds() and all(
+            type(place.now()) is type(place.value) for place in self.inputs
+        )
+
+    def __call__(self, *tensors: Tensor) -> list[Tensor]:
+        """The loss, and its gradient by each leaf."""
+        for place, number in zip(self.inputs, self.numbers, strict=True):
+            number.fill_(place.now())  # type: ignore[call-overload]
+        return self.run(*tensors, *self.numbers)
 
 
 class Step:
@@ -44,245 +133,394 @@ class Step:
 
     The handlers of a pair do the same at every step; run once under ``make_fx`` they leave a
     graph of tensor operations that gives the same loss and the same gradients without them, and
-    that ``torch.compile`` can turn into kernels. A graph is used once it has been held against
-    the handlers on the same noise, and held against them again at steps 1, 2, 4, 8, ... and
-    whenever :meth:`verify` asks for it: programs that change are traced anew, and those that
-    keep changing or that look at their values are left to the handlers.
+    that ``torch.compile`` can turn into kernels. What the programs read in Python while they ran
+    (attributes, closures, globals, modes, whether a parameter is trained) is compared before every
+    step: a change makes another graph, and a number that changed is an input of it; graphs are
+    kept, one per state. Programs that write Python state, or look at their values, are left to
+    the handlers. A graph is used once it has been held against the handlers on the same noise, and
+    held against them again at steps 1, 2, 4, 8, ... and whenever :meth:`verify` asks for it.
 
-    What a step gives depends on the batch, the parameters and the random state alone, not on
-    when the graph was made or held against the handlers, nor on any clock: a run that is taken
-    up again goes on as if it had not been interrupted.
+    What a step gives depends on the batch, the parameters, the random state and the programs'
+    alone, not on when the graph was made or held against the handlers, nor on any clock: a run
+    that is taken up again goes on as if it had not been interrupted.
 
     Args:
         pair: the pair.
         loss: any ``pyro.infer`` ELBO.
-        parameters: the leaves to differentiate by, by name.
+        parameters: the leaves to differentiate by, by name; None finds them in each run, as Pyro's
+            SVI does, and leaves the first run on each kind of batch to Pyro and its validation.
         compile: ``"auto"`` uses graphs where they hold, and kernels where :attr:`steps` of them
             save more than making them takes; True makes kernels and warns where that is not
             possible; False leaves all to the handlers.
         precision: "float32", or "bf16" for matrix products in bfloat16.
-        finish: what is done to the gradients before they are written, such as clipping.
+
+    Attributes:
+        leaves: those that the last step found gradients of.
+        idle: parameters that it named and did not depend on.
+        parts: what a loss of several parts gave.
     """
 
     def __init__(
         self,
         pair: Pair,
         loss: ELBO,
-        parameters: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor] | None = None,
         compile: bool | str = "auto",  # noqa: A002
         precision: str = "float32",
-        finish: Callable[[list[Tensor]], list[Tensor]] | None = None,
     ) -> None:
         if not isinstance(compile, bool | str) or compile not in MODES:
             raise UsageError(f"compile must be 'auto', True or False, got {got(compile)}")
         if not isinstance(precision, str) or precision not in PRECISIONS:
             words = " or ".join(map(repr, PRECISIONS))
             raise UsageError(f"precision must be {words}, got {got(precision)}")
-        self.pair, self.loss, self.parameters = pair, loss, dict(parameters)
-        self.compile, self.precision, self.finish = compile, precision, finish
+        self.pair, self.loss = pair, loss
+        self.parameters = None if parameters is None else dict(parameters)
+        self.compile, self.precision = compile, precision
+        self.leaves: list[Tensor] = list((self.parameters or {}).values())
+        self.idle: list[Tensor] = []
+        self.unnamed: list[Tensor] | None = None  # parameters that the programs never name
+        self.anonymous = False  # whether they name none at all
+        self.jit = type(loss).__name__.startswith("Jit")
+        self.parts: tuple[Any, ...] | None = None
         self.differentiable = hasattr(loss, "differentiable_loss")
         self.why_not = "" if compile else "it was not asked for"
         self.why_no_kernels = ""
-        self.graphs: dict[tuple[object, ...], Graph] = {}
-        self.retraces = 0
+        self.graphs: dict[tuple[Any, ...], list[Graph]] = {}
+        self.numbers: list[Any] = []  # among the arguments of the call at hand
+        self.inputs: set[tuple[str, int, object]] = set()  # places that changed once
+        self.fixed: set[tuple[str, int, object]] = set()  # those that cannot be inputs
         self.count, self.due = 0, 1
         self.steps = 0  # how many there will be, where that is known
-        self.say: Callable[[str], object] = lambda message: None
+        self.say: Callable[[str], object] = log.warning
+        self._told: set[str] = set()
         if not self.differentiable:
             self.refuse(f"{type(loss).__name__} has no differentiable_loss")
 
     def refuse(self, reason: str) -> None:
         """Go on without graphs."""
-        if not self.why_not and self.compile is True:
-            warnings.warn(f"the step is not compiled: {reason}", stacklevel=5)
         self.why_not = self.why_not or reason
         self.graphs.clear()
+
+    def tell(self, message: str) -> None:
+        """Say something once: a warning where kernels were asked for, else a line."""
+        if message in self._told:
+            return
+        self._told.add(message)
+        if self.compile is True:
+            warnings.warn(message, stacklevel=5)
+        else:
+            self.say(message)
 
     def verify(self) -> None:
         """Hold the graph against the handlers at the next step."""
         self.due = self.count + 1
 
-    def __call__(self, batch: Args, *, validating: bool = False) -> Tensor:
+    def __call__(
+        self, args: Args, kwargs: Mapping[str, Any] | None = None, *, validating: bool = False
+    ) -> Tensor:
         """Write the parameters' gradients, return the loss, a tensor without dimensions.
 
         Args:
-            batch: as the programs take it.
+            args, kwargs: as the programs take them.
             validating: whether Pyro checks every distribution, which takes the handlers.
         """
-        if validating or self.why_not:
-            return self.by_handlers(batch, validating)
+        kwargs = kwargs or {}
+        taken = None if validating or self.why_not else self._by_graph(args, kwargs)
+        if self.why_not and self.compile:
+            self.tell(f"the step is not compiled: {self.why_not}")
+        return self.by_handlers(args, kwargs, validating) if taken is None else taken
+
+    def _by_graph(self, args: Args, kwargs: Mapping[str, Any]) -> Tensor | None:
+        """The step, if it is not left to the handlers."""
         self.count += 1
-        graph = self._graph(batch)
-        return self.by_handlers(batch) if graph is None else self._write(graph(*batch))
+        call = Call(args, kwargs)
+        known = self.graphs.get(call.kind)
+        if known is None:
+            if len(self.graphs) >= SHAPES:
+                self.tell(f"batches of more than {SHAPES} kinds: the others are not compiled")
+                return None
+            known = self.graphs[call.kind] = []
+            if self.parameters is None:  # Pyro's own, with its validation
+                return None
+        self.numbers[:] = [leaf for leaf in call.others if is_number(leaf)]
+        for graph in known:
+            if graph.holds():
+                return self._checked(graph, call)
+        return self._new(call, known)
 
-    def _graph(self, batch: Args) -> Graph | None:
-        """The graph of such a batch, where one holds."""
-        leaves, spec = tree_flatten(batch)
-        kinds = (_kind(leaf) for leaf in leaves)
-        key = (*kinds, None if len(leaves) == len(batch) else str(spec))
-        graph = self.graphs.get(key)
-        if graph is None:
-            graph = self._trace(batch) if len(self.graphs) < SHAPES else None
-            if graph is not None:
-                self.graphs[key] = graph
-                self.verify()
-        elif self.count >= self.due:
-            self.due = 2 * self.count
-            if not self._agrees(graph, batch):
-                graph = None
-                self.graphs.clear()
-                self.retraces += 1
-                if self.retraces > RETRACES:
-                    self.refuse("the programs change while they train")
-        return graph
-
-    def by_handlers(self, batch: Args, validating: bool = False) -> Tensor:
+    def by_handlers(
+        self, args: Args, kwargs: Mapping[str, Any] | None = None, validating: bool = False
+    ) -> Tensor:
         """The step as Pyro takes it."""
-        for parameter in self.parameters.values():
-            parameter.grad = None
-        with pyro.validation_enabled(validating):
+        kwargs = kwargs or {}
+        validation = contextlib.nullcontext()  # Pyro's own SVI leaves it as it is
+        if self.parameters is not None:
+            validation = pyro.validation_enabled(validating)
+        with validation:
+            value = None
             if self.differentiable:
-                with self._autocast(batch):
-                    loss = self.loss.differentiable_loss(self.pair.model, self.pair.guide, *batch)
-                loss.backward()
-                value = loss.detach()
-            else:
-                found = self.loss.loss_and_grads(self._registered, self.pair.guide, *batch)
-                value = torch.as_tensor(found[0] if isinstance(found, tuple) else found)
-        if self.finish is not None:
-            done = self.finish(self._grads())
-            for parameter, grad in zip(self.parameters.values(), done, strict=True):
-                parameter.grad = grad
+                with contextlib.suppress(_NothingToTrain):
+                    value = self._differentiated(args, kwargs)
+            if value is None:
+                value = self._by_its_own(args, kwargs)
+        for leaf in self.idle:
+            leaf.grad = None
         return value
 
-    def _registered(self, *args: object) -> object:
-        """Losses that call backward themselves do so only when a trace holds a parameter."""
-        for name, parameter in self.parameters.items():
-            pyro.param(f"_pyrovae.{name}", parameter)
-        return self.pair.model(*args)
+    def _differentiated(self, args: Args, kwargs: Mapping[str, Any]) -> Tensor:
+        with showing() as shown:
+            loss = self._loss(args, kwargs)
+        self._find(shown, leaves_of(loss))
+        for leaf in self.leaves:
+            leaf.grad = None
+        if loss.requires_grad:
+            loss.backward()
+        return loss.detach()
 
-    def _autocast(self, batch: Args) -> torch.autocast:
-        device = next((a.device.type for a in batch if isinstance(a, Tensor)), "cpu")
+    def _by_its_own(self, args: Args, kwargs: Mapping[str, Any]) -> Tensor:
+        """A loss that calls ``backward`` itself, where a trace holds a parameter."""
+        for leaf in [*self.leaves, *(leaf for _, leaf in stored())]:
+            leaf.grad = None
+        looks = self.unnamed is None or self.anonymous
+        known = self.parameters or (NOBODY if looks and not self.jit else {})
+        with showing() as shown, Backwards() if looks else contextlib.nullcontext() as seen:
+            found = self.loss.loss_and_grads(
+                naming(self.pair.model, known), self.pair.guide, *args, **kwargs
+            )
+        shown.named = [leaf for leaf in shown.named if leaf is not NOBODY["_nobody"]]
+        named = set(map(id, shown.named))
+        if seen is not None:
+            self.unnamed = [leaf for leaf in seen.leaves if id(leaf) not in named]
+            self.anonymous = not named
+        reached = [leaf for leaf in shown.named if leaf.grad is not None]
+        self._find(shown, [*reached, *(self.unnamed or ())])
+        self.parts = found if isinstance(found, tuple) else None
+        return torch.as_tensor(found[0] if isinstance(found, tuple) else found)
+
+    def _find(self, shown: Shown, reached: list[Tensor]) -> None:
+        """The leaves of this run."""
+        found, idle = shown.trained(reached)
+        if self.parameters is None:
+            self.leaves, self.idle = found, idle
+            if not found:
+                self.tell("neither program depends on a parameter, so the steps train nothing")
+            return
+        known = {id(leaf): leaf for leaf in self.parameters.values()}
+        new = [leaf for leaf in found if id(leaf) not in known]
+        if new:
+            names = {id(t): n for n, t in self.pair.tensors().items()}
+            words = ", ".join(names.get(id(t), f"one of shape {list(t.shape)}") for t in new)
+            raise UsageError(
+                f"the programs depend on parameters that they did not use when training began "
+                f"({words}), and that would not be trained: let both programs name them from the "
+                f"first batch on, or train with pv.SVI"
+            )
+        used = set(map(id, found))
+        self.leaves = [leaf for key, leaf in known.items() if key in used]
+        self.idle = [leaf for key, leaf in known.items() if key not in used]
+
+    def _loss(self, args: Args, kwargs: Mapping[str, Any]) -> Tensor:
+        with self._autocast(args):
+            try:
+                loss = self.loss.differentiable_loss(
+                    self.pair.model, self.pair.guide, *args, **kwargs
+                )
+            except ValueError as error:
+                if "cannot be differentiated" in str(error):  # as Pyro's TraceEnum_ELBO says
+                    raise _NothingToTrain from error
+                raise
+        return torch.as_tensor(loss)
+
+    def _autocast(self, args: Args) -> torch.autocast:
+        device = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
         return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def _write(self, out: list[Tensor]) -> Tensor:
+    def _write(self, graph: Graph, out: Sequence[Tensor]) -> Tensor:
         loss, *grads = out
-        for parameter, grad in zip(self.parameters.values(), grads, strict=True):
-            parameter.grad = grad
+        self.leaves, self.idle = graph.leaves, graph.idle
+        for leaf, grad in zip(graph.leaves, grads, strict=True):
+            leaf.grad = grad
+        for leaf in graph.idle:
+            leaf.grad = None
         return loss.clone() if loss.is_cuda else loss  # a CUDA graph writes over what it gave
 
-    def _trace(self, batch: Args) -> Graph | None:
-        """The graph of a step, as kernels where they pay, if it gives what the handlers give."""
+    # --- graphs -----------------------------------------------------------------------------------
+
+    def _checked(self, graph: Graph, call: Call) -> Tensor:
+        """A step by a graph, held against the handlers from time to time."""
+        graph.uses += 1
+        if self.count < self.due:
+            return self._write(graph, graph(*call.tensors))
+        self.due = 2 * self.count
         before = Snapshot(self.pair)
-        self.by_handlers(batch)  # objectives learn the pair's structure when they first run
+        done = Done(self, self.by_handlers(call.args, call.kwargs))
+        before.put_back()
+        out = graph(*call.tensors)
+        if self._close(done, graph, out):
+            return self._write(graph, out)
+        self.refuse("the programs change while they train, in a way that cannot be seen")
+        return done.put_back()
+
+    def _new(self, call: Call, known: list[Graph]) -> Tensor | None:
+        """A step, and the graph of steps like it."""
+        changed = known[-1].fingerprint.changed() if known else []
+        if len(known) >= STATES or _is_vain(known):
+            self.refuse(f"{_words(changed)} keeps changing, and no graph could take it as an input")
+            return None
+        numbers = {place.identity() for place in changed if _is_input(place)} - self.fixed
+        self.inputs |= numbers
+        objects = [leaf for leaf in call.others if not is_number(leaf)]
+        before = Snapshot(self.pair)
+        reads = Reads([self.pair.model, self.pair.guide, self.loss, self.numbers, *objects])
+        done = Done(self, reads.run(lambda: self.by_handlers(call.args, call.kwargs)))
+        why = self._unfit(reads, before)
+        if why:
+            self.refuse(why)
+            return done.value
+        try:
+            graph = self._graph(call, reads, before)
+            before.put_back()
+            out = graph(*call.tensors)
+            if not self._close(done, graph, out):
+                raise _Different("the graph does not give what the handlers give")
+        except Exception as error:
+            if not self.inputs:
+                self.refuse(in_short(error, 200) or type(error).__name__)
+                return done.put_back()
+            self.fixed |= numbers or self.inputs  # what cannot be one
+            self.inputs -= self.fixed
+            before.put_back()
+            return self._new(call, known)
+        known.append(graph)
+        self.verify()
+        return self._write(graph, out)
+
+    def _unfit(self, reads: Reads, before: Snapshot) -> str:
+        """Why a run cannot be left to a graph; "" if it can."""
+        if reads.effects:
+            return reads.effects[0]
+        written = reads.written(before.buffers)
+        return f"the programs write to {_listed(written)} as they run" if written else ""
+
+    def _graph(self, call: Call, reads: Reads, before: Snapshot) -> Graph:
+        leaves, idle = self.leaves, self.idle
+        inputs = [p for key, p in reads.places.items() if key in self.inputs and is_number(p.value)]
+        device = call.tensors[0].device if call.tensors else torch.device("cpu")
+        numbers = [torch.tensor(place.value, device=device) for place in inputs]
+        looks = Looks(reads.tensors | {id(leaf): leaf for leaf in leaves})
+
+        def step(*flat: Tensor) -> list[Tensor]:
+            count = len(call.tensors)
+            others = list(call.others)
+            with _placed(inputs, flat[count:]), looks:
+                given = iter(self.numbers)
+                others = [next(given) if is_number(leaf) else leaf for leaf in others]
+                args, kwargs = call.of(flat[:count], others)
+                loss = self._loss(args, kwargs)
+                grads = torch.autograd.grad(loss, leaves, allow_unused=True) if leaves else ()
+            pairs = zip(grads, leaves, strict=True)
+            return [loss.detach(), *(torch.zeros_like(p) if g is None else g for g, p in pairs)]
+
+        before.put_back()
+        with _silent_elbos(), pyro.validation_enabled(False):
+            graph: GraphModule = make_fx(step)(*call.tensors, *numbers)
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        run = self._made(graph, [*call.tensors, *numbers], before)
+        seen = reads.fingerprint(inputs, looks.tensors.values())
+        return Graph(run, leaves, idle, seen, numbers, call.others)
+
+    def _made(self, graph: GraphModule, example: Sequence[Tensor], before: Snapshot) -> kernels.Run:
+        """A graph as kernels, where they pay and can be made."""
+        plain: kernels.Run = torch.no_grad()(graph)
+        saved = kernels.saving(graph, self.steps)
+        if self.compile is True:
+            self.say("compiling the step, which takes some seconds the first time")
+        elif saved:
+            self.say(f"compiling the step: about {saved:.0f} s to be saved")
+        else:
+            return plain
         before.put_back()
         try:
-            with _silent_elbos(), pyro.validation_enabled(False):
-                graph: GraphModule = make_fx(self._loss_and_grads)(*batch)
-            graph.graph.eliminate_dead_code()
-            graph.recompile()
-            if self.compile is True or self._pays(graph):
-                before.put_back()
-                chosen = self._made(graph, batch)
-            else:
-                chosen = torch.no_grad()(graph)
-            before.put_back()
-            agrees = self._agrees(chosen, batch)
+            return kernels.kernels(graph, example)
         except Exception as error:
-            self.refuse(" ".join(str(error).split())[:200] or type(error).__name__)
-            agrees = True
-        finally:
-            before.put_back()
-        if not agrees:
-            self.refuse("the graph does not give what the handlers give on the same noise")
-        return None if self.why_not else chosen
+            self.why_no_kernels = f"torch.compile does not work here ({in_short(error, 160)})"
+            self.tell(f"the step is not compiled: {self.why_no_kernels}")
+            return plain
 
-    def _pays(self, graph: GraphModule) -> bool:
-        """Whether the kernels of a graph save more time than making them takes."""
-        made = [node for node in graph.graph.nodes if node.op == "call_function"]
-        products = ("mm", "convolution", "linear")
-        values = [
-            node.meta.get("val")
-            for node in made
-            if not any(p in str(node.target) for p in products)
-        ]
-        moved = sum(value.nbytes for value in values if isinstance(value, Tensor))
-        saved = self.steps * (NODE_SECONDS * len(made) + BYTE_SECONDS * moved)
-        if saved <= max(COMPILE_SECONDS, COMPILE_NODE_SECONDS * len(made)):
+    def _close(self, done: Done, graph: Graph, out: Sequence[Tensor]) -> bool:
+        """Whether a graph's loss, gradients and buffers are the handlers', up to the order of
+        sums: of a gradient whose terms cancel, up to that of the largest one's digits."""
+        if list(map(id, graph.leaves)) != list(map(id, done.leaves)):
             return False
-        self.say(f"compiling the step: about {saved:.0f} s to be saved")
-        return True
-
-    def _made(self, inner: GraphModule, batch: Args) -> Graph:
-        """The graph as kernels, or itself where they cannot be made."""
-        try:
-            with _quiet_inductor():
-                options = {
-                    "fallback_random": True,  # torch's own numbers: the handlers' noise
-                    # a graph is looked up by its shapes here, and nothing else can change
-                    "guard_filter_fn": lambda guards: [False] * len(guards),
-                    # a check of the compiler that takes as long as the kernels; one that fails
-                    # is noticed by them
-                    "cpp.vec_isa_ok": True,
-                    "triton.cudagraphs": batch[0].device.type == "cuda",
-                }
-                made = torch.compile(inner, fullgraph=True, dynamic=False, options=options)
-                kernels = torch.no_grad()(made)
-                kernels(*batch)
-        except Exception as error:
-            reason = " ".join(str(error).split())[:160]
-            self.why_no_kernels = f"torch.compile does not work here ({reason})"
-            message = f"the step is not compiled: {self.why_no_kernels}"
-            if self.compile is True:
-                warnings.warn(message, stacklevel=6)
-            else:
-                self.say(message)
-            return torch.no_grad()(inner)  # type: ignore[no-any-return]
-        return kernels  # type: ignore[no-any-return]
-
-    def _agrees(self, graph: Graph, batch: Args) -> bool:
-        """Whether a graph gives what the handlers give here; random states and buffers stay."""
-        before = Snapshot(self.pair)
-        try:
-            value = self.by_handlers(batch)
-            grads, after = self._grads(), Snapshot(self.pair)
-            before.put_back()
-            return self._close(value, grads, graph(*batch)) and after.holds()
-        finally:
-            before.put_back()
-
-    def _grads(self) -> list[Tensor]:
-        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
-
-    def _loss_and_grads(self, *batch: Any) -> list[Tensor]:
-        with self._autocast(batch):
-            loss = self.loss.differentiable_loss(self.pair.model, self.pair.guide, *batch)
-        leaves = list(self.parameters.values())
-        grads = torch.autograd.grad(loss, leaves, allow_unused=True)
-        unused = zip(grads, leaves, strict=True)
-        found = [torch.zeros_like(p) if g is None else g for g, p in unused]
-        return [loss.detach(), *(found if self.finish is None else self.finish(found))]
-
-    def _close(self, value: Tensor, grads: list[Tensor], out: list[Tensor]) -> bool:
-        """Whether a graph's loss and gradients are the handlers', up to the order of sums: of a
-        gradient whose terms cancel, up to that of the largest one's digits."""
-        loss, *theirs = out
+        (loss, *theirs), value = out, done.value
         relative = 1e-4 if self.precision == "float32" else 3e-2
         if not bool((loss - value).abs() <= relative * (1 + value.abs())):
             return False
-        both = [(a, b) for a, b in zip(theirs, grads, strict=True) if b.numel()]
+        both = [(a, b) for a, b in zip(theirs, done.grads, strict=True) if b.numel()]
         top = max((b.abs().max() for _, b in both), default=torch.zeros(()))
-        return all(
+        return done.after.holds() and all(
             bool((a - b).abs().max() <= relative * (1e-6 + torch.maximum(b.abs().max(), top / 10)))
             for a, b in both
         )
 
 
-def _kind(leaf: Any) -> Any:
-    """What a graph is made for: of a tensor its shape and type, of anything else itself."""
-    if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.dtype, leaf.device
-    return leaf if isinstance(leaf, Hashable) else id(leaf)
+class Done:
+    """A step that the handlers have taken, to be compared with, or gone back to."""
+
+    def __init__(self, step: Step, value: Tensor) -> None:
+        self.step, self.value = step, value
+        self.leaves, self.idle = step.leaves, step.idle
+        self.grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.leaves]
+        self.after = Snapshot(step.pair)
+
+    def put_back(self) -> Tensor:
+        """Leave all as the handlers left it; the loss."""
+        self.after.put_back()
+        self.step.leaves, self.step.idle = self.leaves, self.idle
+        for leaf, grad in zip(self.leaves, self.grads, strict=True):
+            leaf.grad = grad
+        return self.value
+
+
+class _NothingToTrain(Exception):
+    """A loss that depends on no parameter."""
+
+
+class _Different(Exception):
+    """A graph gives something else than the handlers."""
+
+
+def _is_input(place: Place) -> bool:
+    now = place.now()
+    return is_number(now) and type(now) is type(place.value)
+
+
+def _is_vain(graphs: Sequence[Graph]) -> bool:
+    """Whether the last graphs were hardly used before another one was needed."""
+    return len(graphs) >= VAIN and all(graph.uses <= 1 for graph in graphs[-VAIN:])
+
+
+def _words(places: Sequence[Place]) -> str:
+    return _listed([place.name for place in places]) or "what the programs read"
+
+
+def _listed(words: Sequence[str], most: int = 3) -> str:
+    shown = ", ".join(dict.fromkeys(words[:most]))
+    return f"{shown} and {len(words) - most} more" if len(words) > most else shown
+
+
+@contextlib.contextmanager
+def _placed(places: Sequence[Place], tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Tensors in the places of numbers."""
+    numbers = [place.now() for place in places]
+    try:
+        for place, tensor in zip(places, tensors, strict=True):
+            place.put(tensor)
+        yield
+    finally:
+        for place, number in zip(places, numbers, strict=True):
+            place.put(number)
 
 
 class Snapshot:
@@ -305,63 +543,15 @@ class Snapshot:
         return all(torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-6) for a, b in both)
 
 
-def laid_out(like: Tensor, value: Tensor) -> Tensor:
-    """A tensor in the memory layout of another one: fused kernels go through both as they lie."""
-    return value if value.stride() == like.stride() else torch.empty_like(like).copy_(value)
-
-
-def fused_step(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
-    """``optimizer.step``; of a fused Adam its kernel alone, without the bookkeeping around it,
-    which takes as long as the kernel for networks of this size."""
-    plain = ("amsgrad", "maximize", "capturable", "differentiable")
-    if type(optimizer) is not torch.optim.Adam or not all(
-        group["fused"] and not any(group.get(name) for name in plain)
-        for group in optimizer.param_groups
-    ):
-        return optimizer.step
-    lists: list[tuple[Any, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]] = []
-
-    def step() -> None:
-        if not lists or any(
-            optimizer.state[leaves[0]].get("exp_avg") is not means[0]
-            for _, leaves, means, *_ in lists
-        ):
-            optimizer.step()  # makes the states, or takes over those that were loaded
-            lists.clear()
-            for group in optimizer.param_groups:
-                states = [optimizer.state[p] for p in group["params"]]
-                each = ([s[n] for s in states] for n in ("exp_avg", "exp_avg_sq", "step"))
-                lists.append((group, group["params"], *each))
-            return
-        with torch.no_grad():
-            for group, leaves, means, squares, steps in lists:
-                torch._foreach_add_(steps, 1)
-                torch._fused_adam_(
-                    leaves,
-                    [laid_out(p, cast(Tensor, p.grad)) for p in leaves],
-                    means,
-                    squares,
-                    [],
-                    steps,
-                    lr=group["lr"],
-                    beta1=group["betas"][0],
-                    beta2=group["betas"][1],
-                    weight_decay=group["weight_decay"],
-                    eps=group["eps"],
-                    amsgrad=False,
-                    maximize=False,
-                )
-
-    return step
-
-
 class SVI(pyro.infer.SVI):
     """``pyro.infer.SVI`` whose steps are compiled: same constructor, same :meth:`step`.
 
-    Parameters are what the loss depends on, registered with ``pyro.module`` or not, and one fused
-    optimiser over all of them stands for the many of ``optim``. It shares their states, so that
-    ``optim.get_state``, ``optim.save`` and learning-rate schedulers work as ever. What cannot be
-    compiled is left to Pyro's handlers, with one warning that gives the reason.
+    Parameters are those that Pyro's own SVI sees, call by call, and what the loss depends on
+    without being registered with ``pyro.module``; what ``poutine.block`` hides keeps its value.
+    The optimisers that ``optim`` makes for them, one each, are stepped as one where torch has a
+    kernel for that, over their own states and options. The first step on each kind of batch is
+    Pyro's, with its validation; what cannot be compiled, a step inside another handler, and losses
+    that are no ELBO, are left to Pyro altogether, which is said once.
 
     Args:
         model: the model.
@@ -372,7 +562,7 @@ class SVI(pyro.infer.SVI):
         precision: "float32", or "bf16" for matrix products in bfloat16.
 
     Raises:
-        UsageError: programs that depend on no parameter; an unknown ``compile`` or ``precision``.
+        UsageError: an unknown ``compile`` or ``precision``.
 
     >>> from pyrovae.vae import VAE
     >>> vae = VAE((4,), 2)
@@ -396,95 +586,33 @@ class SVI(pyro.infer.SVI):
         **options: object,
     ) -> None:
         super().__init__(model, guide, optim, loss, loss_and_grads, **options)
-        self.elbo = loss if isinstance(loss, ELBO) and loss_and_grads is None else None
         self.compile, self.precision = compile, precision
         self.evaluate: Step | None = None
-        self.joint: torch.optim.Optimizer | None = None
+        self._steps: list[tuple[tuple[object, ...], Step]] = []
+        self._joint: Joint | None = None
 
-    def step(self, *args: object, **kwargs: object) -> Tensor | float:
+    def step(self, *args: object, **kwargs: object) -> Any:
         """One step on a batch; the loss, as a tensor without dimensions: reading it is what waits
-        for the device. With keyword arguments, or a loss that is no ELBO, the step is Pyro's."""
-        if self.elbo is None or kwargs:
+        for the device. A loss that is no ELBO, or a step inside a handler, is Pyro's."""
+        loss = getattr(self.loss_and_grads, "__self__", None)
+        if not isinstance(loss, ELBO) or wrapped():
             return super().step(*args, **kwargs)
-        if self.evaluate is None:
-            pair = Pair.here(self.model, self.guide)
-            found = parameters(pair, args)
-            self.evaluate = Step(
-                pair, self.elbo, found, self.compile, self.precision, self._clip(list(found))
-            )
-        value = self.evaluate(args) if self.joint else self.evaluate.by_handlers(args)
-        if self.joint is None:
-            self._join(list(self.evaluate.parameters.values()))
-            return value
-        for group, own in zip(self.joint.param_groups, self.own, strict=True):
-            group["lr"] = own["lr"]  # a scheduler may have changed it
-        self.advance()
-        return value
+        self.evaluate = step = self._step(loss)
+        value = step(args, kwargs)
+        if self._joint is None or self._joint.optim is not self.optim:
+            self._joint = Joint(self.optim)
+        self._joint.step(step.leaves, step.idle)
+        return value if step.parts is None else type(step.parts)(map(float, step.parts))
 
-    def _join(self, leaves: list[Tensor]) -> None:
-        """A step of every parameter's own optimiser, so that their states are there; then one
-        optimiser over the same states."""
-        each = self._stepped(leaves)
-        groups: dict[str, Any] = {}
-        for optimizer, leaf in zip(each, leaves, strict=True):
-            (own,) = optimizer.param_groups
-            options = {**own}
-            del options["params"]
-            group = groups.setdefault(repr(options), ({**options, "params": []}, own))
-            group[0]["params"].append(leaf)
-        self.own = [own for _, own in groups.values()]
-        self.joint = type(each[0])([group for group, _ in groups.values()])
-        for group in self.joint.param_groups:
-            if "fused" in group:
-                group["fused"], group["foreach"] = True, False
-        for optimizer, leaf in zip(each, leaves, strict=True):
-            state = optimizer.state[leaf]
-            if isinstance(state.get("step"), Tensor):
-                state["step"] = state["step"].to(leaf.device)
-            self.joint.state[leaf] = state
-        self.advance = fused_step(self.joint)
-
-    def _stepped(self, leaves: list[Tensor]) -> list[Any]:
-        """Every parameter's own optimiser, which has taken a step."""
-        clips, self.optim.pt_clip_args = self.optim.pt_clip_args, {}  # clipped already
-        try:
-            self.optim(leaves)
-        finally:
-            self.optim.pt_clip_args = clips
-        each = [self.optim.optim_objs[p] for p in leaves]
-        return [getattr(o, "optimizer", o) for o in each]  # a scheduler holds its optimiser
-
-    def _clip(self, names: list[str]) -> Callable[[list[Tensor]], list[Tensor]] | None:
-        """What clips each parameter's gradient as the optimiser was asked to."""
-        asked = self.optim.pt_clip_args
-        if not asked:
-            return None
-
-        def clip(grads: list[Tensor]) -> list[Tensor]:
-            done = []
-            for grad, name in zip(grads, names, strict=True):
-                chosen = asked(name) if callable(asked) else asked
-                if "clip_norm" in chosen:
-                    share = chosen["clip_norm"] / (grad.norm() + 1e-6)
-                    grad = grad * share.clamp_max(1.0)
-                if "clip_value" in chosen:
-                    grad = grad.clamp(-chosen["clip_value"], chosen["clip_value"])
-                done.append(grad)
-            return done
-
-        return clip
-
-
-@contextlib.contextmanager
-def _quiet_inductor() -> Iterator[None]:
-    """torch.compile without its advice, and with the validation of distributions as it was."""
-    validates = torch.distributions.Distribution._validate_args
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            torch.distributions.Distribution.set_default_validate_args(validates)
+    def _step(self, loss: ELBO) -> Step:
+        """The step of the programs and the loss at hand: a user may have set others."""
+        parts = (self.model, self.guide, loss)
+        for known, step in self._steps:
+            if all(a is b for a, b in zip(known, parts, strict=True)):
+                return step
+        step = Step(Pair.here(self.model, self.guide), loss, None, self.compile, self.precision)
+        self._steps.append((parts, step))
+        return step
 
 
 @contextlib.contextmanager

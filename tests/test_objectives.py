@@ -154,7 +154,7 @@ def test_compiles_to_the_same(make: Callable[[], Objective]) -> None:
     for _ in range(3):
         step((X,))
     assert not step.why_not
-    (graph,) = step.graphs.values()
+    ((graph,),) = step.graphs.values()
     objective.clock(2.5, 10)
     other = X.flip(0).roll(1, -1)
     torch.manual_seed(5)

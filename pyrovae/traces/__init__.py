@@ -9,10 +9,22 @@ plate but the one over the data: what is left is ``[particles, batch]`` for a lo
 """
 
 from pyrovae.traces.faults import adds, first_bad
+from pyrovae.traces.fingerprint import Fingerprint, Looks, Place, Reads, is_number
 from pyrovae.traces.handlers import Refinement, completed, completing, filling, sharing
 from pyrovae.traces.meeting import met
 from pyrovae.traces.pair import Args, Pair, as_pair
-from pyrovae.traces.parameters import in_graph_order, parameters, unreached
+from pyrovae.traces.parameters import (
+    Backwards,
+    Shown,
+    in_graph_order,
+    leaves_of,
+    naming,
+    parameters,
+    showing,
+    stored,
+    unreached,
+    wrapped,
+)
 from pyrovae.traces.problem import Problem, draw, generate, replaced
 from pyrovae.traces.sketches import Sketch, SketchedSite, sketch
 from pyrovae.traces.structure import NoPlate, Structure, check, enumerates, head, rows, said
@@ -22,10 +34,16 @@ from pyrovae.traces.wiring import Wire, Wiring, put
 
 __all__ = [
     "Args",
+    "Backwards",
+    "Fingerprint",
+    "Looks",
     "NoPlate",
     "Pair",
+    "Place",
     "Problem",
+    "Reads",
     "Refinement",
+    "Shown",
     "Site",
     "Sketch",
     "SketchedSite",
@@ -46,7 +64,10 @@ __all__ = [
     "generate",
     "head",
     "in_graph_order",
+    "is_number",
+    "leaves_of",
     "met",
+    "naming",
     "parameters",
     "put",
     "rebuild",
@@ -54,6 +75,9 @@ __all__ = [
     "rows",
     "said",
     "sharing",
+    "showing",
     "sketch",
+    "stored",
     "unreached",
+    "wrapped",
 ]

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message, am_i_wrapped
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from pyrovae.errors import UsageError
 from pyrovae.traces.pair import Args, Pair, _list
 from pyrovae.traces.sites import log_prob, run, sites
 
-__all__ = ["in_graph_order", "parameters", "unreached"]
+__all__ = [
+    "Backwards",
+    "Shown",
+    "in_graph_order",
+    "leaves_of",
+    "naming",
+    "parameters",
+    "showing",
+    "stored",
+    "unreached",
+    "wrapped",
+]
 
 
 def parameters(pair: Pair, args: Args) -> dict[str, Tensor]:
@@ -60,10 +80,11 @@ def _reached(pair: Pair, args: Args) -> list[Tensor]:
         found = [site for trace in traced for site in sites(trace).values()]
         total = sum((log_prob(s).sum() for s in found), start=torch.zeros(()))
         hidden = {id(t) for name, t in pair.params.items() if name not in shown.trace.nodes}
-    return [leaf for leaf in _leaves(total) if id(leaf) not in hidden]
+    return [leaf for leaf in leaves_of(total) if id(leaf) not in hidden]
 
 
-def _leaves(total: Tensor) -> list[Tensor]:
+def leaves_of(total: Tensor) -> list[Tensor]:
+    """The leaves that a tensor depends on, as its autograd graph comes to them."""
     leaves: list[Tensor] = []
     stack, seen = [total.grad_fn], set()
     while stack:
@@ -75,6 +96,105 @@ def _leaves(total: Tensor) -> list[Tensor]:
             leaves.append(node.variable)
         stack.extend(parent for parent, _ in node.next_functions)
     return leaves
+
+
+class Shown:
+    """The parameters that a run of a loss showed.
+
+    Attributes:
+        named: those that ``pyro.param`` and ``pyro.module`` showed to the outside, as leaves.
+    """
+
+    def __init__(self) -> None:
+        self.named: list[Tensor] = []
+
+    def trained(self, leaves: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Of these leaves, which a loss depends on, those that are trained, in a fixed order, and
+        parameters that it does not depend on.
+
+        What the programs named and hid from the outside (``poutine.block``) keeps its value, as
+        with Pyro's own SVI; what they never named is trained.
+        """
+        reached = {id(leaf): leaf for leaf in leaves}
+        named = {id(leaf): leaf for leaf in self.named}
+        hidden = {id(leaf) for _, leaf in stored()} - set(named)
+        found = [leaf for key, leaf in named.items() if key in reached]
+        found += [t for k, t in reached.items() if k not in named and k not in hidden]
+        return found, [leaf for key, leaf in named.items() if key not in reached]
+
+
+class Backwards(TorchFunctionMode):
+    """What losses depend on that call ``backward`` themselves; a loss that depends on nothing
+    passes.
+
+    Attributes:
+        leaves: their leaves, whose gradients are those of this run alone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leaves: list[Tensor] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is Tensor.backward:
+            if not args[0].requires_grad:
+                return None
+            known = set(map(id, self.leaves))
+            for leaf in leaves_of(args[0]):
+                if id(leaf) not in known:
+                    leaf.grad = None
+                    self.leaves.append(leaf)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def showing() -> Iterator[Shown]:
+    """What a loss names as its parameters while it runs, as Pyro's SVI sees them."""
+    found = Shown()
+    with poutine.trace(param_only=True) as shown:
+        yield found
+    values = [site["value"] for site in shown.trace.nodes.values()]
+    leaves = (getattr(value, "unconstrained", lambda value=value: value)() for value in values)
+    found.named = list({id(leaf): leaf for leaf in leaves}.values())
+
+
+def stored() -> Iterable[tuple[str, Tensor]]:
+    """The leaves in Pyro's store, with their names."""
+    return pyro.get_param_store().named_parameters()  # type: ignore[no-any-return]
+
+
+def wrapped() -> bool:
+    """Whether a handler of Pyro's is at work around what runs now."""
+    return am_i_wrapped()
+
+
+class _Known(Messenger):
+    """Answers for parameters that no store shall hold."""
+
+    def __init__(self, known: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.known = known
+
+    def _pyro_param(self, msg: Message) -> None:
+        if msg["name"] in self.known:
+            leaf: Any = self.known[msg["name"]]
+            leaf.unconstrained = weakref.ref(leaf)  # as Pyro's store leaves it
+            msg["value"], msg["done"] = leaf, True
+
+
+def naming(program: Callable[..., Any], leaves: Mapping[str, Tensor]) -> Callable[..., Any]:
+    """A program that shows these leaves to Pyro: some losses call ``backward`` themselves, and do
+    so only where a trace has a parameter."""
+
+    def named(*args: Any, **kwargs: Any) -> Any:
+        with _Known(leaves):
+            for name in leaves:
+                pyro.param(name)
+        return program(*args, **kwargs)
+
+    return named
 
 
 def unreached(pair: Pair, reached: dict[str, Tensor]) -> list[str]:

@@ -384,7 +384,7 @@ def _closed_form(q: Message, p: Message) -> Tensor | None:
     except NotImplementedError:
         return None
     masked: Tensor = scale_and_mask(kl, 1.0, q["mask"])
-    return masked
+    return masked.to(q["value"].device)  # that to a flat prior is on the CPU always
 
 
 def _by_dimension(q: Message, p: Message, closed: bool) -> Tensor | None:

@@ -17,9 +17,10 @@ from torch.nn.utils import clip_grad_norm_
 from pyrovae.checkpoints import check_alike, copied
 from pyrovae.errors import UsageError, got, in_short
 from pyrovae.objectives import BetaELBO, Objective
+from pyrovae.optimisers import fused_step, laid_out
 from pyrovae.processes import Processes
 from pyrovae.schedules import Schedule
-from pyrovae.svi import Step, fused_step, laid_out
+from pyrovae.svi import Step
 from pyrovae.traces import Args, Structure
 from pyrovae.training.observed import Observed, refuse_closed_form
 
