@@ -582,7 +582,7 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     count = log_weights.shape[0]
     tail = math.ceil(min(count / 5, 3 * math.sqrt(count)))
     if tail < 5:
-        return torch.full(log_weights.shape[1:], math.nan, dtype=log_weights.dtype)
+        return log_weights.new_full(log_weights.shape[1:], math.nan)
     largest = log_weights.double().topk(tail + 1, dim=0).values
     weights = (largest - largest[0]).exp()
     excess = (weights[:-1] - weights[-1]).flip(0)  # ascending

@@ -20,7 +20,7 @@ if WORKERS > 1:
 
 # files that hold the dependencies to little more than the others do, for most of the time
 SLOW = {
-    *("distributed", "fuzz", "missing", "objectives", "processes", "programs", "resume"),
+    *("devices", "distributed", "fuzz", "missing", "objectives", "processes", "programs", "resume"),
     *("structured", "svi", "tutorials", "zoo"),
 }
 
