@@ -33,6 +33,7 @@ from pyrovae.traces import (
     Shown,
     is_number,
     leaves_of,
+    may_be_input,
     naming,
     showing,
     stored,
@@ -42,8 +43,9 @@ from pyrovae.traces import (
 __all__ = ["SVI", "Snapshot", "Step"]
 
 SHAPES = 8  # kinds of batches that graphs are kept for
-STATES = 8  # graphs of one kind of batch, one per state of the programs
-VAIN = 3  # graphs in a row that were hardly used
+STATES = 8  # graphs of one kind of batch that are kept, one per state of the programs
+VAIN = 3  # graphs in a row that were hardly used,
+WORTH = 30  # in fewer steps than this
 MODES = ("auto", True, False)
 PRECISIONS = ("float32", "bf16")
 
@@ -118,13 +120,13 @@ class Graph:
     def holds(self) -> bool:
         """Whether all that it rests on is as it was when it was made."""
         return self.fingerprint.holds() and all(
-            type(place.now()) is type(place.value) for place in self.inputs
+            may_be_input(place.value, place.now()) for place in self.inputs
         )
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
         """The loss, and its gradient by each leaf."""
         for place, number in zip(self.inputs, self.numbers, strict=True):
-            number.fill_(place.now())  # type: ignore[call-overload]
+            number.copy_(torch.as_tensor(place.now()))
         return self.run(*tensors, *self.numbers)
 
 
@@ -364,16 +366,16 @@ class Step:
     def _new(self, call: Call, known: list[Graph]) -> Tensor | None:
         """A step, and the graph of steps like it."""
         changed = known[-1].fingerprint.changed() if known else []
-        if len(known) >= STATES or _is_vain(known):
+        if _is_vain(known):
             self.refuse(f"{_words(changed)} keeps changing, and no graph could take it as an input")
             return None
-        numbers = {place.identity() for place in changed if _is_input(place)} - self.fixed
+        numbers = {p.identity() for p in changed if may_be_input(p.value, p.now())} - self.fixed
         self.inputs |= numbers
         objects = [leaf for leaf in call.others if not is_number(leaf)]
         before = Snapshot(self.pair)
         reads = Reads([self.pair.model, self.pair.guide, self.loss, self.numbers, *objects])
         done = Done(self, reads.run(lambda: self.by_handlers(call.args, call.kwargs)))
-        why = self._unfit(reads, before)
+        why = _unfit(reads, before, done.after)
         if why:
             self.refuse(why)
             return done.value
@@ -385,28 +387,23 @@ class Step:
                 raise _Different("the graph does not give what the handlers give")
         except Exception as error:
             if not self.inputs:
-                self.refuse(in_short(error, 200) or type(error).__name__)
+                self.refuse(_why(error))
                 return done.put_back()
             self.fixed |= numbers or self.inputs  # what cannot be one
             self.inputs -= self.fixed
             before.put_back()
             return self._new(call, known)
+        del known[: 1 - STATES]
         known.append(graph)
         self.verify()
         return self._write(graph, out)
 
-    def _unfit(self, reads: Reads, before: Snapshot) -> str:
-        """Why a run cannot be left to a graph; "" if it can."""
-        if reads.effects:
-            return reads.effects[0]
-        written = reads.written(before.buffers)
-        return f"the programs write to {_listed(written)} as they run" if written else ""
-
     def _graph(self, call: Call, reads: Reads, before: Snapshot) -> Graph:
         leaves, idle = self.leaves, self.idle
-        inputs = [p for key, p in reads.places.items() if key in self.inputs and is_number(p.value)]
+        inputs = [p for key, p in reads.places.items() if key in self.inputs]
+        inputs = [p for p in inputs if may_be_input(p.value, p.value)]
         device = call.tensors[0].device if call.tensors else torch.device("cpu")
-        numbers = [torch.tensor(place.value, device=device) for place in inputs]
+        numbers = [_as_input(place.value, device) for place in inputs]
         looks = Looks(reads.tensors | {id(leaf): leaf for leaf in leaves})
 
         def step(*flat: Tensor) -> list[Tensor]:
@@ -427,7 +424,7 @@ class Step:
         graph.graph.eliminate_dead_code()
         graph.recompile()
         run = self._made(graph, [*call.tensors, *numbers], before)
-        seen = reads.fingerprint(inputs, looks.tensors.values())
+        seen = reads.fingerprint(inputs, looks.tensors.values(), [*leaves, *idle])
         return Graph(run, leaves, idle, seen, numbers, call.others)
 
     def _made(self, graph: GraphModule, example: Sequence[Tensor], before: Snapshot) -> kernels.Run:
@@ -483,6 +480,17 @@ class Done:
         return self.value
 
 
+def _unfit(reads: Reads, before: Snapshot, after: Snapshot) -> str:
+    """Why a run cannot be left to a graph; "" if it can."""
+    if reads.effects:
+        return reads.effects[0]
+    for source, word in (("python", "Python's random"), ("numpy", "numpy.random")):
+        if not torch.equal(before.random[source], after.random[source]):
+            return f"the programs draw from {word}"
+    written = reads.written(before.buffers)
+    return f"the programs write to {_listed(written)} as they run" if written else ""
+
+
 class _NothingToTrain(Exception):
     """A loss that depends on no parameter."""
 
@@ -491,18 +499,27 @@ class _Different(Exception):
     """A graph gives something else than the handlers."""
 
 
-def _is_input(place: Place) -> bool:
-    now = place.now()
-    return is_number(now) and type(now) is type(place.value)
+def _as_input(value: Any, device: torch.device) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return torch.tensor(value, device=device)
 
 
 def _is_vain(graphs: Sequence[Graph]) -> bool:
     """Whether the last graphs were hardly used before another one was needed."""
-    return len(graphs) >= VAIN and all(graph.uses <= 1 for graph in graphs[-VAIN:])
+    return len(graphs) >= VAIN and all(graph.uses < WORTH for graph in graphs[-VAIN:])
 
 
 def _words(places: Sequence[Place]) -> str:
     return _listed([place.name for place in places]) or "what the programs read"
+
+
+def _why(error: Exception) -> str:
+    """Why there is no graph of a run."""
+    text = in_short(error, 200) or type(error).__name__
+    if "value out of a tracing tensor" in text:
+        return "the programs look at values (.item(), float(), if) that the data or draws decide"
+    return text
 
 
 def _listed(words: Sequence[str], most: int = 3) -> str:
@@ -547,7 +564,7 @@ class SVI(pyro.infer.SVI):
     """``pyro.infer.SVI`` whose steps are compiled: same constructor, same :meth:`step`.
 
     Parameters are those that Pyro's own SVI sees, call by call, and what the loss depends on
-    without being registered with ``pyro.module``; what ``poutine.block`` hides keeps its value.
+    without being registered with ``pyro.module``; what a handler hides from it keeps its value.
     The optimisers that ``optim`` makes for them, one each, are stepped as one where torch has a
     kernel for that, over their own states and options. The first step on each kind of batch is
     Pyro's, with its validation; what cannot be compiled, a step inside another handler, and losses
@@ -615,10 +632,14 @@ class SVI(pyro.infer.SVI):
         return step
 
 
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
 @contextlib.contextmanager
 def _silent_elbos() -> Iterator[None]:
     """Pyro's ELBOs without their looks at values, which a trace cannot follow."""
-    names = {"torch_item": lambda value: value, "warn_if_nan": lambda *args, **options: None}
+    names = {"torch_item": _detached, "warn_if_nan": lambda *args, **options: None}
     modules = [
         importlib.import_module(f"pyro.infer.{name}")
         for name in ("trace_elbo", "trace_mean_field_elbo", "traceenum_elbo")

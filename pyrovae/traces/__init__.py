@@ -9,7 +9,7 @@ plate but the one over the data: what is left is ``[particles, batch]`` for a lo
 """
 
 from pyrovae.traces.faults import adds, first_bad
-from pyrovae.traces.fingerprint import Fingerprint, Looks, Place, Reads, is_number
+from pyrovae.traces.fingerprint import Fingerprint, Looks, Place, Reads, is_number, may_be_input
 from pyrovae.traces.handlers import Refinement, completed, completing, filling, sharing
 from pyrovae.traces.meeting import met
 from pyrovae.traces.pair import Args, Pair, as_pair
@@ -66,6 +66,7 @@ __all__ = [
     "in_graph_order",
     "is_number",
     "leaves_of",
+    "may_be_input",
     "met",
     "naming",
     "parameters",

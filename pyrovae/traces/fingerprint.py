@@ -30,13 +30,16 @@ from types import (
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
-__all__ = ["Fingerprint", "Looks", "Place", "Reads", "is_number"]
+__all__ = ["Fingerprint", "Looks", "Place", "Reads", "is_number", "may_be_input"]
 
 MOST = 2000  # entries of a list or a dict, which are compared one by one
 MOST_BYTES = 1 << 16  # of a NumPy array
@@ -66,8 +69,16 @@ MISSING = _Missing()
 
 
 def is_number(value: object) -> bool:
-    """Whether a value may become an input of a graph: bools decide, numbers are computed with."""
+    """Whether a value is computed with: bools decide."""
     return type(value) in (int, float)
+
+
+def may_be_input(before: object, now: object) -> bool:
+    """Whether a graph can take a value that has changed: a number, or a tensor like the other."""
+    if isinstance(now, Tensor) and isinstance(before, Tensor):
+        plain = not (now.requires_grad or before.requires_grad)
+        return plain and alike(facts(before)[1:], facts(now)[1:])
+    return is_number(now) and type(now) is type(before)
 
 
 def alike(a: object, b: object) -> bool:
@@ -104,6 +115,10 @@ class Place:
     def now(self) -> object:
         """What is there at the moment."""
         return self.holder.get(self.key, MISSING)
+
+    def settles(self, now: object) -> bool:
+        """Whether it is the same to a program, though it is another value."""
+        return alike(now, self.value)
 
     def put(self, value: object) -> None:
         """Leave a value there, as long as the programs are traced."""
@@ -171,6 +186,15 @@ class Attribute(Place):
         setattr(self.holder, self.key, value)
 
 
+class Stored(Place):
+    """A parameter in Pyro's store."""
+
+    term = "{h}._params[{k}] is {v}"
+
+    def now(self) -> object:
+        return self.holder._params.get(self.key, MISSING)
+
+
 class Keys(Place):
     """Which keys a dictionary has, or elements a set, in their order."""
 
@@ -213,18 +237,23 @@ class Facts(Place):
     def now(self) -> object:
         return facts(self.holder)
 
-    def settles(self, now: object) -> bool:
-        """Whether only the memory is another one."""
+    def settles(self, now: object) -> bool:  # the memory may be another one
         return alike(self.value[1:], now[1:])  # type: ignore[index]
 
 
 class Version(Place):
-    """Whether a tensor was written to: of those whose values a program looked at."""
+    """What a tensor holds whose values a program looked at."""
 
     term = "{h}._version == {v}"
 
+    def __post_init__(self) -> None:
+        self.values = self.holder.detach().clone()
+
     def now(self) -> object:
         return self.holder._version
+
+    def settles(self, now: object) -> bool:
+        return torch.equal(self.holder.detach(), self.values)
 
 
 def facts(tensor: Tensor) -> tuple[object, ...]:
@@ -283,7 +312,7 @@ class Fingerprint:
         found = []
         for i, place in enumerate(self.places):
             now = _now(place)
-            if alike(now, place.value) or (isinstance(place, Facts) and place.settles(now)):
+            if now is place.value or (now is not MISSING and place.settles(now)):
                 place.value = now
                 if now is not MISSING:
                     self.scope[f"v{i}"] = now
@@ -360,13 +389,22 @@ class Reads:
         return [p.name for p in found if not alike(_now(p), p.value)] + shapes
 
     def fingerprint(
-        self, inputs: Iterable[Place] = (), looked: Iterable[Tensor] = ()
+        self,
+        inputs: Iterable[Place] = (),
+        looked: Iterable[Tensor] = (),
+        leaves: Iterable[Tensor] = (),
     ) -> Fingerprint:
-        """What to compare: all places but those that are inputs."""
+        """What to compare: all places but those that are inputs; the values of tensors that were
+        looked at; which leaves Pyro's store holds."""
         left = {place.identity() for place in inputs}
         kept = [p for k, p in self.places.items() if k not in left | self._scratch]
         kept += [Facts(t, None, facts(t), "a tensor") for t in self.tensors.values()]
         kept += [Version(t, None, t._version, "a tensor's values") for t in looked]
+        trained = set(map(id, leaves))
+        store = pyro.get_param_store()
+        for name, leaf in store.named_parameters():
+            if id(leaf) in trained:
+                kept.append(Stored(store, name, leaf, f"the parameter {name!r}"))
         return Fingerprint(kept, inputs)
 
     # --- while it runs ----------------------------------------------------------------------------
@@ -487,8 +525,8 @@ class Reads:
             self._note(Cell(value, None, Cell(value, None, None, name).now(), name))
         elif isinstance(value, Iterator):
             self._effect(f"{name} is an iterator")
-        elif not isinstance(value, nn.Module):
-            self._hook(type(value))
+        elif not isinstance(value, nn.Module) and not self._hook(type(value)):
+            self._closed(value, name)
         if isinstance(value, list | dict | deque | tuple) and type(value) not in BUILT_IN:
             self._hook(type(value))  # it may have attributes beside its entries
 
@@ -541,11 +579,17 @@ class Reads:
 
     # --- attributes, as they are asked for --------------------------------------------------------
 
-    def _hook(self, kind: type) -> None:
-        """See what is read from, and written to, the objects of a class."""
+    def _closed(self, value: object, name: str) -> None:
+        """An object of a class of C: all that it holds, where it shows it."""
+        held = getattr(value, "__dict__", None)
+        if isinstance(held, dict) and not type(value).__flags__ & HEAP:
+            self._dictionary(held, name)
+
+    def _hook(self, kind: type) -> bool:
+        """See what is read from, and written to, the objects of a class, if that can be seen."""
         if kind in self._hooked or not _is_open(kind):
-            return
-        own = self._hooked[kind] = {
+            return kind in self._hooked
+        self._hooked[kind] = {
             name: kind.__dict__.get(name) for name in ("__getattribute__", "__setattr__")
         }
         plain_get: Any = kind.__getattribute__
@@ -567,7 +611,7 @@ class Reads:
             type.__setattr__(kind, "__setattr__", __setattr__)
         except TypeError:  # of C
             del self._hooked[kind]
-            del own
+        return kind in self._hooked
 
     def _read(self, this: Any, name: str, reader: CodeType) -> None:
         if reader.co_filename == __file__:
@@ -635,15 +679,18 @@ BUILT_IN = (list, dict, deque, tuple, OrderedDict, MappingProxyType)
 class Looks(TorchDispatchMode):
     """The tensors whose values Python asks for: numbers that a graph of the run would bake in.
 
+    Args:
+        known: tensors that were there before the run, by id.
+
     Attributes:
-        tensors: those among the known ones, by id; all of them where the one that is looked at was
-            computed.
+        tensors: those that a value was computed from that was asked for.
     """
 
     def __init__(self, known: Mapping[int, Tensor]) -> None:
         super().__init__()
         self.known = known
         self.tensors: dict[int, Tensor] = {}
+        self._made_of = WeakIdKeyDictionary()
         self._by_function = _ByFunction(self)
 
     def __enter__(self) -> Looks:
@@ -656,19 +703,26 @@ class Looks(TorchDispatchMode):
 
     def at(self, tensor: Tensor) -> None:
         """A tensor is looked at."""
+        self.tensors.update({key: self.known[key] for key in self._sources(tensor)})
+
+    def _sources(self, tensor: Tensor) -> set[int]:
         if id(tensor) in self.known:
-            self.tensors[id(tensor)] = tensor
-        else:
-            self.tensors.update(self.known)
+            return {id(tensor)}
+        return self._made_of.get(tensor, set())  # type: ignore[no-any-return]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if func in LOOKS:
-            for arg in args:
-                if isinstance(arg, Tensor):
-                    self.at(arg)
-        return func(*args, **(kwargs or {}))
+            for tensor in given:
+                self.at(tensor)
+        out = func(*args, **(kwargs or {}))
+        sources = set[int]().union(*map(self._sources, given))
+        for made in tree_leaves(out) if sources else ():
+            if isinstance(made, Tensor) and id(made) not in self.known:
+                self._made_of[made] = sources | self._sources(made)
+        return out
 
 
 class _ByFunction(TorchFunctionMode):
