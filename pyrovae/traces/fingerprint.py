@@ -112,6 +112,9 @@ class Place:
 
     term = "{h}[{k}] is {v}"  # Python, true where the value is still there; the key is, elsewhere
 
+    def __post_init__(self) -> None:
+        """For what a kind of place keeps beside."""
+
     def now(self) -> object:
         """What is there at the moment."""
         return self.holder.get(self.key, MISSING)
