@@ -364,7 +364,8 @@ class Reads:
 
     def run(self, function: Callable[[], Any]) -> Any:
         """What ``function()`` gives."""
-        before = sys.getprofile()
+        before, collects = sys.getprofile(), gc.isenabled()
+        gc.disable()  # what is called as it collects is no part of the function
         try:
             self._hook(nn.Module)
             for root in self.roots:
@@ -376,6 +377,8 @@ class Reads:
                 sys.setprofile(before)
                 self._after()
         finally:
+            if collects:
+                gc.enable()
             for kind, own in self._hooked.items():
                 for name, plain in own.items():
                     if plain is None:
@@ -432,8 +435,6 @@ class Reads:
             if name in frame.f_globals or not hasattr(_BUILTINS, name):
                 self._entry(frame.f_globals, name, f"the global {name!r}")
         self._names.update(code.co_names)
-        for name in code.co_freevars:
-            self._visit(frame.f_locals.get(name), name)
 
     def _after(self) -> None:
         """What is known only when all is over: closures of functions that nothing led to, names
@@ -587,6 +588,7 @@ class Reads:
         held = getattr(value, "__dict__", None)
         if isinstance(held, dict) and not type(value).__flags__ & HEAP:
             self._dictionary(held, name)
+            self._visit(getattr(value, "__wrapped__", None), name)  # of functools.cache
 
     def _hook(self, kind: type) -> bool:
         """See what is read from, and written to, the objects of a class, if that can be seen."""
