@@ -19,9 +19,9 @@ ORDER = [
     "errors", "memory", "summaries", "arrays", "layouts", "serving", "signatures", "tensors",
     "files", "sources", "streams", "randomness", "data", "labels", "components", "networks",
     "schedules", "distributions", "supports", "priors", "likelihoods", "guides", "program", "vae",
-    "traces", "objectives", "kernels", "optimisers", "svi", "processes", "checkpoints", "runs", "callbacks", "training",
-    "evaluation", "oracles", "generation", "aggregate", "calibration", "plots", "programs",
-    "explorer", "cli",
+    "traces", "objectives", "kernels", "optimisers", "svi", "processes", "checkpoints", "runs",
+    "callbacks", "training", "evaluation", "oracles", "generation", "aggregate", "calibration",
+    "plots", "programs", "explorer", "cli",
 ]  # fmt: skip
 
 

@@ -385,6 +385,40 @@ def test_kernels_give_what_the_handlers_give() -> None:
         torch.testing.assert_close(ends[0], ends[1], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("loss", [Trace_ELBO(), TraceMeanField_ELBO()], ids=["trace", "analytic"])
+def test_large_products_give_the_same_by_another_library(
+    loss: ELBO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where MKL is slow; forced here, on whichever CPU."""
+    replaced: list[object] = []
+    replace = kernels._replace
+
+    def counted(*args: object) -> None:
+        replaced.append(args[1])
+        replace(*args)
+
+    monkeypatch.setattr(kernels, "_mkl_is_slow", lambda: True)
+    monkeypatch.setattr(kernels, "LEAST", 100)
+    monkeypatch.setattr(kernels, "_replace", counted)
+    pair = vae()
+    x = X[:21]  # a shape of its own, lest kernels be found made
+    import torch._inductor.config as config
+
+    with config.patch(force_disable_caches=True):
+        traced = step(pair, x, loss)
+        for _ in range(3):
+            traced((x,))
+    assert len(replaced) >= 8
+    assert not traced.why_not
+    assert not traced.why_no_kernels
+    ((graph,),) = traced.graphs.values()
+    for seed in range(3):
+        torch.manual_seed(seed)
+        ours = graph(x.flip(0))
+        for a, b in zip(ours, handlers(pair, loss, x.flip(0), seed), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max() + 1e-3))
+
+
 def test_auto_compiles_where_it_pays(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

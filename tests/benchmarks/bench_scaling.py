@@ -1,22 +1,30 @@
-"""How pyrovae's compiled step grows with batch, latent size, particles and data.
+"""How pyrovae's compiled step grows: batch, latent size, particles, dimensions, data, processes.
 
-    python tests/benchmarks/bench_scaling.py --out scaling.json
+    python tests/benchmarks/bench_scaling.py --out scaling.json --figure scaling.png
     python tests/benchmarks/bench_scaling.py --axis batch particles --rounds 3
 
-784-400-20 at batch 128, one particle and 10,000 images, Bernoulli, Adam 1e-3; one of the four
-changes at a time. The settings of an axis take turns. The data axis is an epoch of pv.fit, the
-others are steps through the same door as in bench_step.py, whose binary images it shares.
+784-400-20 at batch 128, one particle and 10,000 images, Bernoulli, Adam 1e-3; one of them changes
+at a time. The settings of an axis take turns. Steps go through the same door as in bench_step.py,
+whose binary images it shares. The data axis is an epoch of pv.fit on a file of bytes, read window
+by window, once its kernels are made; processes share the batches of such an epoch, a core each.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import math
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from bench_step import EVENT, LATENT, RATE, about, by_pyrovae, images, write
@@ -25,12 +33,21 @@ from pyro.infer import Trace_ELBO
 import pyrovae as pv
 
 AXES = {
-    "batch": [32, 128, 512, 2048],
-    "latent": [2, 20, 100, 500],
-    "particles": [1, 5, 20],
-    "data": [1000, 10_000, 60_000],
+    "batch": [32, 128, 512, 2048, 8192],
+    "latent": [2, 20, 128, 512],
+    "particles": [1, 4, 16, 64],
+    "dimensions": [784, 3072, 12_288],
+    "data": [1000, 10_000, 100_000, 1_000_000, 10_000_000],
+    "processes": [1, 2],
 }
-USUAL = {"batch": 128, "latent": LATENT, "particles": 1, "data": 10_000}
+USUAL = {
+    "batch": 128,
+    "latent": LATENT,
+    "particles": 1,
+    "dimensions": 784,
+    "data": 10_000,
+    "processes": 1,
+}
 POOL = 8
 
 
@@ -43,8 +60,12 @@ def now(device: torch.device) -> float:
 def stepper(setting: dict[str, int], seed: int, device: torch.device) -> Callable[[int], float]:
     """Seconds per step, given how many to take."""
     torch.manual_seed(seed)
-    vae = pv.VAE(EVENT, setting["latent"]).to(device)
-    batches = images(POOL * setting["batch"], seed).to(device).split(setting["batch"])
+    size = setting["dimensions"]
+    event = EVENT if size == USUAL["dimensions"] else (size,)
+    vae = pv.VAE(event, setting["latent"]).to(device)
+    pool = images(-(-POOL * setting["batch"] * size // USUAL["dimensions"]), seed).flatten()
+    pool = pool[: POOL * setting["batch"] * size].view(-1, *event)
+    batches = pool.to(device).split(setting["batch"])
     several = setting["particles"] > 1
     elbo = Trace_ELBO(setting["particles"], vectorize_particles=several, max_plate_nesting=1)
     store: Any = {"params": {}, "constraints": {}}
@@ -61,29 +82,68 @@ def stepper(setting: dict[str, int], seed: int, device: torch.device) -> Callabl
     return run
 
 
+def of_bytes(file: Path, count: int, seed: int) -> pv.data.FileData:
+    """Binary images as bytes in a file."""
+    rows = np.lib.format.open_memmap(file, "w+", np.uint8, (count, *EVENT))
+    some = images(min(count, 10_000), seed).numpy().astype(np.uint8)
+    for start in range(0, count, len(some)):
+        rows[start : start + len(some)] = some[: count - start]
+    rows.flush()
+    return pv.data.FileData(file)
+
+
+def epoch(x: Any, setting: dict[str, int], seed: int, device: torch.device) -> float:
+    """Seconds per step of an epoch of pv.fit after a first one, which validates and compiles."""
+    marks: list[float] = []
+
+    class Clock(pv.callbacks.Callback):
+        def epoch(self, run: pv.callbacks.Run) -> None:
+            marks.append(now(device))
+
+    torch.manual_seed(seed)
+    options = {"epochs": 2, "batch_size": setting["batch"], "lr": RATE, "device": device}
+    vae = pv.VAE(EVENT, setting["latent"])
+    pv.fit(vae, x, compile=True, callbacks=[Clock()], progress=False, **options)
+    if not marks:  # of the first process alone
+        return math.nan
+    return (marks[1] - marks[0]) / -(-len(x) // setting["batch"])
+
+
 def fitter(setting: dict[str, int], seed: int, device: torch.device) -> Callable[[int], float]:
-    """Seconds per step of an epoch of pv.fit, everything it checks before and after included."""
-    x = images(setting["data"], seed)
+    folder = tempfile.TemporaryDirectory()
+    x = of_bytes(Path(folder.name) / "images.npy", setting["data"], seed)
 
     def run(steps: int) -> float:
-        torch.manual_seed(seed)
-        vae = pv.VAE(EVENT, setting["latent"])
-        start = now(device)
-        batch = setting["batch"]
-        pv.fit(vae, x, epochs=1, batch_size=batch, lr=RATE, device=device, progress=False)
-        return (now(device) - start) / -(-len(x) // batch)
+        assert folder.name  # gone with this function
+        return epoch(x, setting, seed, device)
+
+    return run
+
+
+def joined(setting: dict[str, int], seed: int, device: torch.device) -> Callable[[int], float]:
+    """Processes that share each batch, a thread each."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
+    command += [str(setting["processes"]), __file__, "--one-epoch", "--seed", str(seed)]
+    threads = {"OMP_NUM_THREADS": "1"}
+
+    def run(steps: int) -> float:
+        done = subprocess.run(
+            command, env=os.environ | threads, capture_output=True, text=True, check=True
+        )
+        return float(done.stdout.split("seconds per step:")[1].split()[0])
 
     return run
 
 
 def measure(axis: str, options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
     settings = [USUAL | {axis: value} for value in AXES[axis]]
-    make = fitter if axis == "data" else stepper
+    make = {"data": fitter, "processes": joined}.get(axis, stepper)
     runs = [make(setting, options.seed, device) for setting in settings]
-    for run in runs:  # compiles, and warms caches
-        run(options.steps)
+    if make is stepper:
+        for run in runs:  # compiles, and warms caches
+            run(options.steps)
     seconds: list[list[float]] = [[] for _ in runs]
-    for _ in range(options.rounds):
+    for _ in range(options.rounds if make is stepper else options.epochs):
         for run, taken in zip(runs, seconds, strict=True):
             taken.append(run(options.steps))
     rows = []
@@ -122,6 +182,35 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def draw(rows: list[dict[str, Any]], path: str) -> None:
+    """Time per step against each axis, both logarithmic, and what would be proportional."""
+    import matplotlib.pyplot as plt
+
+    axes = [axis for axis in AXES if any(row["axis"] == axis for row in rows)]
+    figure, panels = plt.subplots(
+        2, -(-len(axes) // 2), figsize=(9, 5), layout="constrained", squeeze=False
+    )
+    for panel in panels.flat[len(axes) :]:
+        panel.set_visible(False)
+    for axis, panel in zip(axes, panels.flat, strict=False):
+        mine = [row for row in rows if row["axis"] == axis]
+        values = [row["value"] for row in mine]
+        each = [sorted(1e3 * second for second in row["seconds_per_step"]) for row in mine]
+        panel.plot(values, [row["median_ms"] for row in mine], "o-", color="C0")
+        panel.fill_between(values, [e[0] for e in each], [e[-1] for e in each], alpha=0.2)
+        if axis not in ("data", "processes"):
+            last = mine[-1]["median_ms"]
+            line = [last * value / values[-1] for value in values]
+            panel.plot(values, line, ":", color="grey", linewidth=1)
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        panel.set_xticks(values, [f"{value:,}" for value in values], fontsize=7, rotation=20)
+        panel.minorticks_off()
+        panel.set_xlabel(axis)
+        panel.set_ylabel("ms per step")
+    figure.savefig(path, dpi=130)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -129,6 +218,9 @@ def main() -> None:
     parser.add_argument("--axis", nargs="+", choices=AXES, default=list(AXES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=2, help="of data and processes: rounds")
+    parser.add_argument("--figure", help="a picture of it")
+    parser.add_argument("--one-epoch", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0, help="0: as PyTorch chooses")
     parser.add_argument("--most", type=int, help="leave out the values of an axis above this")
@@ -139,6 +231,11 @@ def main() -> None:
     device = torch.device("cuda:0" if cuda else "cpu")
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.one_epoch:
+        seconds = epoch(images(USUAL["data"], options.seed), USUAL, options.seed, device)
+        if math.isfinite(seconds):
+            print(f"seconds per step: {seconds}")
+        return
     if options.most is not None:
         for axis, values in AXES.items():
             AXES[axis] = [value for value in values if value <= options.most]
@@ -148,6 +245,8 @@ def main() -> None:
     report["pyrovae_through"] = "svi.SVI" if hasattr(pv.svi, "SVI") else "svi.Step"
     write(options.out, report, table(rows))
     print(table(rows))
+    if options.figure:
+        draw(rows, options.figure)
 
 
 if __name__ == "__main__":
