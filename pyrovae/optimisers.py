@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -34,23 +34,28 @@ def fused_step(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
         return optimizer.step
     lists: list[tuple[Any, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]] = []
 
+    def made() -> bool:
+        return bool(lists) and all(
+            optimizer.state[leaves[0]].get("exp_avg") is means[0] for _, leaves, means, *_ in lists
+        )
+
+    def taken_over() -> None:
+        """The states that are there, or were loaded."""
+        lists.clear()
+        for group in optimizer.param_groups:
+            states = [optimizer.state[p] for p in group["params"]]
+            each = ([s[n] for s in states] for n in ("exp_avg", "exp_avg_sq", "step"))
+            lists.append((group, group["params"], *each))
+
     def step() -> None:
         grads = [[p.grad for p in group["params"]] for group in optimizer.param_groups]
-        idle = any(grad is None for each in grads for grad in each)  # what is not reached rests
-        if (
-            idle
-            or not lists
-            or any(
-                optimizer.state[leaves[0]].get("exp_avg") is not means[0]
-                for _, leaves, means, *_ in lists
-            )
-        ):
-            optimizer.step()  # makes the states, or takes over those that were loaded
+        if any(grad is None for each in grads for grad in each):  # what is not reached rests
+            optimizer.step()
             lists.clear()
-            for group in () if idle else optimizer.param_groups:
-                states = [optimizer.state[p] for p in group["params"]]
-                each = ([s[n] for s in states] for n in ("exp_avg", "exp_avg_sq", "step"))
-                lists.append((group, group["params"], *each))
+            return
+        if not made():
+            optimizer.step()
+            taken_over()
             return
         with torch.no_grad():
             for (group, leaves, means, squares, steps), found in zip(lists, grads, strict=True):
@@ -118,11 +123,11 @@ class _Set:
         self.states = [o.state.get(p) for o, p in zip(self.own, leaves, strict=True)]
         self.groups = [dict(o.param_groups[0]) for o in self.own]
         pairs = list(zip(leaves, self.own, strict=True))
-        joined = [(p, o) for p, o in pairs if _can_be_joined(p, o)]
-        joins = {id(p) for p, _ in joined}
-        self.apart = [p for p in leaves if id(p) not in joins]
+        joined = [(p, o) for p, o in pairs if type(o) in JOINED and o.state.get(p)]
+        known = {id(p) for p, _ in joined}
+        self.apart = [p for p in leaves if id(p) not in known]
         self.advance = [fused_step(o) for o in _joint(joined)]
-        self.clipped = [(optim.grad_clip[p], p) for p, _ in joined if optim.grad_clip[p]]
+        self.clipped = [(clip, p) for p, _ in joined if (clip := optim.grad_clip[p])]
 
     def has_states(self) -> bool:
         """Whether every leaf that moves has the state that was joined."""
@@ -147,28 +152,20 @@ def _torch_optimizer(found: Any) -> torch.optim.Optimizer:
     return getattr(found, "optimizer", found)  # type: ignore[no-any-return]  # of a scheduler
 
 
-def _can_be_joined(leaf: Tensor, own: torch.optim.Optimizer) -> bool:
-    return type(own) in JOINED and bool(own.state.get(leaf))
-
-
-def _joint(each: Iterable[tuple[Tensor, torch.optim.Optimizer]]) -> list[torch.optim.Optimizer]:
+def _joint(each: Sequence[tuple[Tensor, torch.optim.Optimizer]]) -> list[torch.optim.Optimizer]:
     """One optimiser per class, a group per kind of options, over the same states."""
-    kinds: dict[type, dict[str, dict[str, Any]]] = {}
+    kinds: dict[Any, dict[str, dict[str, Any]]] = {}
     for leaf, own in each:
         options = {k: v for k, v in own.param_groups[0].items() if k != "params"}
         groups = kinds.setdefault(type(own), {})
         groups.setdefault(repr(options), {**options, "params": []})["params"].append(leaf)
-    made = []
-    states = {id(leaf): own.state[leaf] for leaf, own in each}
-    for kind, groups in kinds.items():
-        joint = kind(list(groups.values()))
-        for group in joint.param_groups:
-            if kind in FUSED and not group.get("differentiable"):
+    made = {kind: kind(list(groups.values())) for kind, groups in kinds.items()}
+    for kind in set(made).intersection(FUSED):
+        for group in made[kind].param_groups:
+            if not group["differentiable"]:
                 group["fused"], group["foreach"] = True, False
-            for leaf in group["params"]:
-                state = states[id(leaf)]
-                if isinstance(state.get("step"), Tensor):
-                    state["step"] = state["step"].to(leaf.device)
-                joint.state[leaf] = state
-        made.append(joint)
-    return made
+    for leaf, own in each:
+        state = made[type(own)].state[leaf] = own.state[leaf]
+        if isinstance(state.get("step"), Tensor):
+            state["step"] = state["step"].to(leaf.device)
+    return list(made.values())
