@@ -62,7 +62,7 @@ def fused_step(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
                 torch._foreach_add_(steps, 1)
                 torch._fused_adam_(
                     leaves,
-                    [laid_out(p, cast(Tensor, g)) for p, g in zip(leaves, found, strict=True)],
+                    cast(list[Tensor], found),
                     means,
                     squares,
                     [],

@@ -20,7 +20,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from pyrovae import kernels
 from pyrovae.errors import UsageError, got, in_short
-from pyrovae.optimisers import Joint
+from pyrovae.optimisers import Joint, laid_out
 from pyrovae.randomness import put_back, states
 from pyrovae.traces import (
     Args,
@@ -343,7 +343,7 @@ class Step:
         loss, *grads = out
         self.leaves, self.idle = graph.leaves, graph.idle
         for leaf, grad in zip(graph.leaves, grads, strict=True):
-            leaf.grad = grad
+            leaf.grad = laid_out(leaf, grad)  # as autograd leaves it
         for leaf in graph.idle:
             leaf.grad = None
         return loss.clone() if loss.is_cuda else loss  # a CUDA graph writes over what it gave

@@ -507,6 +507,41 @@ def alike(a: object, b: object) -> bool:
     return a == pytest.approx(b, rel=1e-6) if isinstance(a, float) else True
 
 
+def stacked() -> Made:
+    """Beta's parameters are stacked, so that their gradients lie two apart in memory."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            p = pyro.sample("p", dist.Uniform(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Binomial(9, p), obs=x)
+
+    def guide(x: Tensor) -> None:
+        a, b = (pyro.param(name, torch.full((len(x),), 5.0)) for name in "ab")
+        with pyro.plate("data", len(x)):
+            pyro.sample("p", dist.Beta(a, b))
+
+    return model, guide, lambda k: None
+
+
+@pytest.mark.parametrize("kind", [optim.Adam, optim.AdamW, optim.SGD], ids=lambda f: f.__name__)
+def test_gradients_that_lie_otherwise_in_memory(kind: Callable[..., optim.PyroOptim]) -> None:
+    counts = torch.arange(1.0, 9.0)
+    ends = []
+    for make in (pyro.infer.SVI, pv.SVI):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        model, guide, _ = stacked()
+        options = {"compile": "auto"} if make is pv.SVI else {}
+        inference = make(model, guide, kind({"lr": 0.05}), Trace_ELBO(), **options)
+        for _ in range(10):
+            inference.step(counts)
+        ends.append({n: p.detach().clone() for n, p in pyro.get_param_store().items()})
+    assert inference.evaluate.graphs
+    pyro.clear_param_store()
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", OPTIMISERS)
 def test_every_option_is_followed_both_ways(kind: str) -> None:
     """60 steps on the same noise: weights within 1e-5 of Pyro's, and the state the same."""
