@@ -9,7 +9,7 @@ plate but the one over the data: what is left is ``[particles, batch]`` for a lo
 """
 
 from pyrovae.traces.faults import adds, first_bad
-from pyrovae.traces.fingerprint import Fingerprint, Looks, Place, Reads, is_number, may_be_input
+from pyrovae.traces.fingerprint import Fingerprint, Place, is_number, may_be_input
 from pyrovae.traces.handlers import Refinement, completed, completing, filling, sharing
 from pyrovae.traces.meeting import met
 from pyrovae.traces.pair import Args, Pair, as_pair
@@ -26,6 +26,7 @@ from pyrovae.traces.parameters import (
     wrapped,
 )
 from pyrovae.traces.problem import Problem, draw, generate, replaced
+from pyrovae.traces.reads import Looks, Reads
 from pyrovae.traces.sketches import Sketch, SketchedSite, sketch
 from pyrovae.traces.structure import NoPlate, Structure, check, enumerates, head, rows, said
 from pyrovae.traces.supports import Supports

@@ -751,6 +751,40 @@ def epoch(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     }
 
 
+def fingerprints(options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """What comparing everything that a compiled step rests on takes, as a share of the step."""
+    rows = []
+    for network, batch in itertools.product(options.network, options.batch):
+        case = Case(network, batch, "trace", device, options.seed, options.read)
+        svi = pv.SVI(case.vae.model, case.vae.guide, pyro.optim.Adam({"lr": RATE}), Trace_ELBO())
+        feed = itertools.cycle(case.batches)
+        for _ in range(50):
+            svi.step(next(feed))
+        assert svi.evaluate is not None
+        ((graph,),) = svi.evaluate.graphs.values()
+        steps, looks = [], []
+        for _ in range(options.rounds):
+            start = time.perf_counter()
+            for _ in range(options.steps):
+                float(svi.step(next(feed)))
+            steps.append((time.perf_counter() - start) / options.steps)
+            start = time.perf_counter()
+            for _ in range(1000):
+                graph.holds()
+            looks.append((time.perf_counter() - start) / 1000)
+        shares = [a / b for a, b in zip(looks, steps, strict=True)]
+        rows.append(
+            {
+                "network": network,
+                "batch": batch,
+                "places": len(graph.fingerprint.places),
+                "seconds": looks,
+                "share_of_step": statistics.median(shares),
+            }
+        )
+    return rows
+
+
 def about(device: torch.device) -> dict[str, Any]:
     """The machine and versions, less what the paths on this machine are called."""
     try:
@@ -798,6 +832,9 @@ def parse() -> argparse.Namespace:
         "--read", action="store_true", help="hand-written steps read their loss, as Pyro's do"
     )
     parser.add_argument("--epoch", action="store_true", help="time an epoch instead of steps")
+    parser.add_argument(
+        "--fingerprint", action="store_true", help="time what is compared before each step"
+    )
     parser.add_argument("--images", type=int, default=60_000, help="of --epoch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", help="JSON file; the table is written beside it as .md")
@@ -828,6 +865,15 @@ def main() -> None:
         )
         write(options.out, report, markdown)
         differ = report["disagreements"]
+    elif options.fingerprint:
+        report["results"], differ = fingerprints(options, device), []
+        markdown = "| network | batch | places | µs | share of the step |\n|---|---|---|---|---|\n"
+        markdown += "\n".join(
+            f"| {row['network']} | {row['batch']} | {row['places']} | "
+            f"{1e6 * statistics.median(row['seconds']):.1f} | {row['share_of_step']:.2%} |"
+            for row in report["results"]
+        )
+        write(options.out, report, markdown)
     else:
         peak = report["peak_flops_measured"] = peak_flops(device)
         report["results"] = []

@@ -1,0 +1,541 @@
+"""What programs read and write in Python while they run, seen by running them."""
+
+from __future__ import annotations
+
+import datetime
+import dis
+import functools
+import gc
+import importlib.util
+import sys
+import sysconfig
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import (
+    CellType,
+    CodeType,
+    FrameType,
+    FunctionType,
+    GetSetDescriptorType,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro.infer import ELBO
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from pyrovae.traces.fingerprint import (
+    MISSING,
+    PLAIN,
+    Attribute,
+    Bytes,
+    Cell,
+    ClassEntry,
+    Element,
+    Entry,
+    Facts,
+    Fingerprint,
+    Keys,
+    Length,
+    Place,
+    Stored,
+    Version,
+    alike,
+    facts,
+    value_now,
+)
+
+__all__ = ["Looks", "Reads"]
+
+MOST = 2000  # entries of a list or a dict, which are compared one by one
+MOST_BYTES = 1 << 16  # of a NumPy array
+MOST_PLACES = 20_000
+IMPURE = {
+    print: "print", open: "open", input: "input", time.time: "time.time",
+    time.time_ns: "time.time_ns", time.monotonic: "time.monotonic",
+    time.perf_counter: "time.perf_counter", time.process_time: "time.process_time",
+    datetime.datetime.now: "datetime.now", datetime.date.today: "date.today",
+}  # fmt: skip
+GLOBALS = ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "STORE_NAME")
+REGISTERS = ("_parameters", "_buffers", "_modules")  # of an nn.Module
+LOOKING = {__file__, str(Path(__file__).with_name("fingerprint.py"))}  # who reads here
+SPECIAL = {*dir(type), *dir(object), "__dict__"}  # of every object and class
+LAZY = ("_pyro_params", "_pyro_samples")  # of a PyroModule
+
+
+class Reads:
+    """Runs a function and notes what it reads and writes: attributes, closures, globals, entries.
+
+    Attributes are seen where they are asked for, so that a name that is put together while the
+    program runs is seen too. Objects that a run makes are its own affair, and so is what the code
+    of libraries keeps for itself between two lines of a program (a plate's frames).
+
+    Args:
+        roots: what the run starts from; its objects are followed from there.
+
+    Attributes:
+        places: where a value was found, by identity, with what it was at first.
+        tensors: those that were found.
+        effects: what else the function did that a graph would not do again, in words.
+    """
+
+    def __init__(self, roots: Iterable[object]) -> None:
+        self.roots = list(roots)
+        self.places: dict[tuple[str, int, object], Place] = {}
+        self.tensors: dict[int, Tensor] = {}
+        self.effects: list[str] = []
+        self._versions: dict[int, int] = {}
+        self._scratch: set[tuple[str, int, object]] = set()
+        self._visited: dict[int, object] = {}
+        self._codes: set[CodeType] = set()
+        self._names: set[str] = set()
+        self._spaces: dict[int, ModuleType | type] = {}
+        self._hooked: dict[type, dict[str, Any]] = {}
+        self._imports = 0
+        self._thread = threading.get_ident()
+
+    def run(self, function: Callable[[], Any]) -> Any:
+        """What ``function()`` gives."""
+        before, collects = sys.getprofile(), gc.isenabled()
+        gc.disable()  # what is called as it collects is no part of the function
+        try:
+            self._hook(nn.Module)
+            for root in self.roots:
+                self._visit(root, type(root).__name__)
+            sys.setprofile(self._event)
+            try:
+                return function()
+            finally:
+                sys.setprofile(before)
+                self._after()
+        finally:
+            if collects:
+                gc.enable()
+            for kind, own in self._hooked.items():
+                for name, plain in own.items():
+                    if plain is None:
+                        type.__delattr__(kind, name)
+                    else:
+                        type.__setattr__(kind, name, plain)
+
+    def written(self, buffers: Iterable[Tensor] = ()) -> list[str]:
+        """Where the run left something else than it found, in words; these buffers may move."""
+        found = [p for k, p in self.places.items() if k not in self._scratch]
+        moved = {i for i, t in self.tensors.items() if t._version != self._versions[i]}
+        stray = moved - {id(b) for b in buffers}
+        shapes = [f"a tensor of shape {list(self.tensors[i].shape)}" for i in stray]
+        return [p.name for p in found if not alike(value_now(p), p.value)] + shapes
+
+    def fingerprint(
+        self,
+        inputs: Iterable[Place] = (),
+        looked: Iterable[Tensor] = (),
+        leaves: Iterable[Tensor] = (),
+    ) -> Fingerprint:
+        """What to compare: all places but those that are inputs; the values of tensors that were
+        looked at; which leaves Pyro's store holds."""
+        left = {place.identity() for place in inputs}
+        kept = [p for k, p in self.places.items() if k not in left | self._scratch]
+        kept += [Facts(t, None, facts(t), "a tensor") for t in self.tensors.values()]
+        kept += [Version(t, None, t._version, "a tensor's values") for t in looked]
+        trained = set(map(id, leaves))
+        store = pyro.get_param_store()
+        for name, leaf in store.named_parameters():
+            if id(leaf) in trained:
+                kept.append(Stored(store, name, leaf, f"the parameter {name!r}"))
+        return Fingerprint(kept, inputs)
+
+    # --- while it runs ----------------------------------------------------------------------------
+
+    def _event(self, frame: FrameType, event: str, arg: Any) -> None:
+        code = frame.f_code
+        if code.co_name == "_find_and_load":  # what a module does as it is imported is its own
+            self._imports += {"call": 1, "return": -1}.get(event, 0)
+        if self._imports:
+            return
+        if event == "call":
+            if code not in self._codes:
+                self._codes.add(code)
+                if not _is_library(code.co_filename):
+                    self._enter(frame, code)
+        elif event == "c_call" and arg in IMPURE and not _is_installed(code.co_filename):
+            self._effect(f"{code.co_name} calls {IMPURE[arg]}")
+
+    def _enter(self, frame: FrameType, code: CodeType) -> None:
+        """A function of the user's begins."""
+        for name in _globals_of(code):
+            if name in frame.f_globals or not hasattr(_BUILTINS, name):
+                self._entry(frame.f_globals, name, f"the global {name!r}")
+        self._names.update(code.co_names)
+
+    def _after(self) -> None:
+        """What is known only when all is over: closures of functions that nothing led to, names
+        of modules and classes."""
+        known = {f.__code__ for f in self._visited.values() if isinstance(f, FunctionType)}
+        codes = [c for c in self._codes - known if c.co_freevars]
+        if codes := [c for c in codes if not _is_library(c.co_filename)]:
+            for function in gc.get_referrers(*codes):
+                if isinstance(function, FunctionType):
+                    self._function(function)
+        spaces: dict[int, ModuleType | type] = {}
+        while left := {i: s for i, s in self._spaces.items() if i not in spaces}:
+            spaces |= left
+            for space in left.values():
+                self._space(space)
+        if len(self.places) > MOST_PLACES:
+            self._effect(f"they read {len(self.places):,} values")
+
+    def _space(self, space: ModuleType | type) -> None:
+        """What the programs may have read of a module or a class by its name."""
+        for name in self._names & set(vars(space)):
+            if isinstance(space, type):
+                self._class_entry(space, name)
+            else:
+                self._entry(vars(space), name, f"{space.__name__}.{name}")
+
+    def _effect(self, words: str) -> None:
+        if words not in self.effects:
+            self.effects.append(words)
+
+    # --- what is found ----------------------------------------------------------------------------
+
+    def _note(self, place: Place) -> None:
+        self.places.setdefault(place.identity(), place)
+
+    def _entry(self, holder: Mapping[Any, Any], key: Any, name: str) -> None:
+        value = holder.get(key, MISSING)
+        self._note(Entry(holder, key, value, name))
+        self._visit(value, name)
+
+    def _class_entry(self, kind: type, key: str) -> None:
+        name = f"{kind.__name__}.{key}"
+        value = kind.__dict__.get(key, MISSING)
+        if not isinstance(value, MemberDescriptorType | GetSetDescriptorType):
+            self._note(ClassEntry(kind, key, value, name))
+            self._visit(value, name)
+
+    def _visit(self, value: object, name: str) -> None:
+        """Follow a value that the programs can reach."""
+        if isinstance(value, PLAIN) or value is MISSING or id(value) in self._visited:
+            return
+        if not isinstance(value, MethodType):  # made anew each time
+            self._visited[id(value)] = value
+        if isinstance(value, Tensor):
+            self.tensors[id(value)] = value
+            self._versions[id(value)] = value._version
+        elif isinstance(value, FunctionType):
+            self._function(value)
+        elif isinstance(value, MethodType):
+            self._visit(value.__func__, name)
+            self._visit(value.__self__, name)
+        elif isinstance(value, functools.partial):
+            self._all((value.func, *value.args), name)
+            self._visit(value.keywords, name)
+        elif isinstance(value, property):
+            self._all((value.fget, value.fset), name)
+        elif isinstance(value, functools.cached_property):
+            self._visit(value.func, name)
+        elif isinstance(value, staticmethod | classmethod):
+            self._visit(value.__func__, name)
+        elif isinstance(value, ModuleType | type):
+            if not _is_library_name(getattr(value, "__module__", None) or value.__name__):
+                self._spaces[id(value)] = value
+        else:
+            self._object(value, name)
+
+    def _object(self, value: Any, name: str) -> None:
+        if isinstance(value, tuple | frozenset):
+            self._all(value, name)
+        elif isinstance(value, dict | MappingProxyType):
+            self._dictionary(value, name)
+        elif isinstance(value, list | deque):
+            self._list(value, name)
+        elif isinstance(value, set):
+            self._note(Keys(value, None, tuple(value), name))
+            self._all(value, name)
+        elif isinstance(value, np.ndarray):
+            self._array(value, name)
+        elif isinstance(value, np.random.Generator | np.random.RandomState):
+            self._effect(f"{name} is a generator of NumPy's")
+        elif isinstance(value, CellType):
+            self._note(Cell(value, None, Cell(value, None, None, name).now(), name))
+        elif isinstance(value, Iterator):
+            self._effect(f"{name} is an iterator")
+        elif not isinstance(value, nn.Module) and not self._hook(type(value)):
+            self._closed(value, name)
+        if isinstance(value, list | dict | deque | tuple) and type(value) not in BUILT_IN:
+            self._hook(type(value))  # it may have attributes beside its entries
+
+    def _all(self, values: Iterable[object], name: str) -> None:
+        for value in values:
+            self._visit(value, name)
+
+    def _dictionary(self, value: Mapping[Any, Any], name: str) -> None:
+        if len(value) > MOST:
+            self._effect(f"{name} has {len(value):,} entries")
+            return
+        if name.endswith(REGISTERS):  # of a module: its entries tell, and nobody reorders them
+            self._note(Length(value, None, len(value), name))
+        else:
+            self._note(Keys(value, None, tuple(value), name))
+        for key in list(value):
+            self._entry(value, key, f"{name}[{key!r}]")
+
+    def _list(self, value: list[Any] | deque[Any], name: str) -> None:
+        if len(value) > MOST:
+            self._effect(f"{name} has {len(value):,} entries")
+            return
+        self._note(Length(value, None, len(value), name))
+        for i, part in enumerate(list(value)):
+            self._note(Element(value, i, part, f"{name}[{i}]"))
+            self._visit(part, f"{name}[{i}]")
+
+    def _array(self, value: np.ndarray[Any, Any], name: str) -> None:
+        if value.nbytes > MOST_BYTES:
+            self._effect(f"{name} is a NumPy array of {value.nbytes:,} bytes")
+        else:
+            found = Bytes(value, None, None, name)
+            found.value = found.now()
+            self._note(found)
+
+    def _function(self, function: FunctionType) -> None:
+        self._visited[id(function)] = function
+        name = function.__name__
+        for free, cell in zip(
+            function.__code__.co_freevars, function.__closure__ or (), strict=True
+        ):
+            label = f"{free!r} of {name}"
+            contents = Cell(cell, None, None, label).now()
+            self._note(Cell(cell, None, contents, label))
+            self._visit(contents, label)
+        self._all(function.__defaults__ or (), f"a default of {name}")
+        self._visit(function.__kwdefaults__ or {}, f"a default of {name}")
+        if function.__dict__ and not _is_library(function.__code__.co_filename):
+            self._dictionary(function.__dict__, name)
+
+    # --- attributes, as they are asked for --------------------------------------------------------
+
+    def _closed(self, value: object, name: str) -> None:
+        """An object of a class of C: all that it holds, where it shows it."""
+        held = getattr(value, "__dict__", None)
+        if isinstance(held, dict) and not type(value).__flags__ & HEAP:
+            self._dictionary(held, name)
+            self._visit(getattr(value, "__wrapped__", None), name)  # of functools.cache
+
+    def _hook(self, kind: type) -> bool:
+        """See what is read from, and written to, the objects of a class, if that can be seen."""
+        if kind in self._hooked or not _is_open(kind):
+            return kind in self._hooked
+        self._hooked[kind] = {
+            name: kind.__dict__.get(name) for name in ("__getattribute__", "__setattr__")
+        }
+        plain_get: Any = kind.__getattribute__
+        plain_set: Any = kind.__setattr__
+        reads = self
+
+        def __getattribute__(this: Any, name: str) -> Any:  # noqa: N807
+            if id(this) in reads._visited and threading.get_ident() == reads._thread:
+                reads._read(this, name, sys._getframe(1).f_code)
+            return plain_get(this, name)
+
+        def __setattr__(this: Any, name: str, value: object) -> None:  # noqa: N807
+            if id(this) in reads._visited and threading.get_ident() == reads._thread:
+                reads._wrote(this, name, sys._getframe(1))
+            plain_set(this, name, value)
+
+        try:
+            type.__setattr__(kind, "__getattribute__", __getattribute__)
+            type.__setattr__(kind, "__setattr__", __setattr__)
+        except TypeError:  # of C
+            del self._hooked[kind]
+        return kind in self._hooked
+
+    def _read(self, this: Any, name: str, reader: CodeType) -> None:
+        if reader.co_filename in LOOKING:
+            return  # of a class and its base, the one that is asked first notes it
+        if name in SPECIAL:
+            if name == "__dict__" and not _is_library(reader.co_filename):
+                self._dictionary(object.__getattribute__(this, "__dict__"), type(this).__name__)
+            return
+        if name in REGISTERS and reader is nn.Module.__getattr__.__code__:
+            return  # the entry that it looks for is noted by its name
+        self._places_of(this, name)
+
+    def _places_of(self, this: Any, name: str) -> list[tuple[str, int, object]]:
+        """Note every place that an attribute of an object is looked for in."""
+        kind = type(this)
+        label = f"{kind.__name__}.{name}"
+        found = False
+        for each in kind.__mro__:
+            if name in each.__dict__:
+                found = True
+                if isinstance(each.__dict__[name], MemberDescriptorType):
+                    self._slot(this, name, label)
+                    return [("Attribute", id(this), name)]
+            if not _is_library_name(each.__module__):
+                self._class_entry(each, name)
+            if found:
+                break
+        try:
+            held = object.__getattribute__(this, "__dict__")
+        except AttributeError:
+            return []
+        identities: list[tuple[str, int, object]] = [("Entry", id(held), name)]
+        self._entry(held, name, label)
+        if isinstance(this, nn.Module):
+            for register in REGISTERS:
+                entries = held.get(register) or {}
+                if name in entries:
+                    found = True
+                    self._entry(entries, name, label)
+                    identities.append(("Entry", id(entries), name))
+        if (
+            not found and name not in held and hasattr(kind, "__getattr__")
+        ):  # it finds it, somewhere
+            for part in LAZY if isinstance(this, nn.Module) else list(held):
+                self._entry(held, part, f"{kind.__name__}.{part}")
+        return identities
+
+    def _slot(self, this: Any, name: str, label: str) -> None:
+        value = Attribute(this, name, None, label)
+        value.value = value.now()
+        self._note(value)
+        self._visit(value.value, label)
+
+    def _wrote(self, this: Any, name: str, frame: FrameType | None) -> None:
+        while frame is not None and frame.f_code.co_name == "__setattr__":
+            frame = frame.f_back
+        identities = self._places_of(this, name)
+        if frame is not None and _is_library(frame.f_code.co_filename):
+            self._scratch.update(identities)
+
+
+BUILT_IN = (list, dict, deque, tuple, OrderedDict, MappingProxyType)
+
+
+class Looks(TorchDispatchMode):
+    """The tensors whose values Python asks for: numbers that a graph of the run would bake in.
+
+    Args:
+        known: tensors that were there before the run, by id.
+
+    Attributes:
+        tensors: those that a value was computed from that was asked for.
+    """
+
+    def __init__(self, known: Mapping[int, Tensor]) -> None:
+        super().__init__()
+        self.known = known
+        self.tensors: dict[int, Tensor] = {}
+        self._made_of = WeakIdKeyDictionary()
+        self._by_function = _ByFunction(self)
+
+    def __enter__(self) -> Looks:
+        self._by_function.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._by_function.__exit__(*error)
+
+    def at(self, tensor: Tensor) -> None:
+        """A tensor is looked at."""
+        self.tensors.update({key: self.known[key] for key in self._sources(tensor)})
+
+    def _sources(self, tensor: Tensor) -> set[int]:
+        if id(tensor) in self.known:
+            return {id(tensor)}
+        return self._made_of.get(tensor, set())  # type: ignore[no-any-return]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if func in LOOKS:
+            for tensor in given:
+                self.at(tensor)
+        out = func(*args, **(kwargs or {}))
+        sources = set[int]().union(*map(self._sources, given))
+        for made in tree_leaves(out) if sources else ():
+            if isinstance(made, Tensor) and id(made) not in self.known:
+                self._made_of[made] = sources | self._sources(made)
+        return out
+
+
+class _ByFunction(TorchFunctionMode):
+    def __init__(self, looks: Looks) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__):
+            self.looks.at(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+LOOKS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
+_BUILTINS = __builtins__ if isinstance(__builtins__, ModuleType) else sys.modules["builtins"]
+
+
+def _globals_of(code: CodeType) -> list[str]:
+    """The globals that a code names."""
+    found = (i.argval for i in dis.get_instructions(code) if i.opname in GLOBALS)
+    return list(dict.fromkeys(found))
+
+
+def _home(name: str) -> str:
+    spec = importlib.util.find_spec(name)
+    assert spec is not None and spec.origin is not None
+    return str(Path(spec.origin).parent) + "/"
+
+
+OURS = tuple(_home(name) for name in ("torch", "pyro", "numpy", "pyrovae"))
+STANDARD = tuple({sysconfig.get_paths()[k] + "/" for k in ("stdlib", "platstdlib")})
+
+
+@functools.cache
+def _is_library(filename: str) -> bool:
+    """Whether code is of Pyro, torch, Python itself or this library."""
+    if filename.startswith(("<frozen", *OURS)):
+        return True
+    return filename.startswith(STANDARD) and "site-packages" not in filename
+
+
+def _is_installed(filename: str) -> bool:
+    """Whether code is a library's, of whichever."""
+    return "site-packages" in filename or _is_library(filename)
+
+
+def _is_library_name(module: str) -> bool:
+    top = module.split(".")[0]
+    return top in ("torch", "pyro", "numpy", "pyrovae") or (
+        top in sys.stdlib_module_names and top != "__main__"
+    )
+
+
+def _is_open(kind: type) -> bool:
+    """Whether what is read from objects of a class is a program's affair: of this library's, what
+    networks, distributions and objectives hold."""
+    if issubclass(kind, Tensor | type | ModuleType | BaseException):
+        return False
+    if kind.__module__.split(".")[0] == "pyrovae":
+        return issubclass(kind, nn.Module | ELBO | torch.distributions.Distribution)
+    return bool(kind.__flags__ & HEAP)
+
+
+HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by Python, so that it can be changed
