@@ -47,19 +47,19 @@ def kernels(graph: GraphModule, example: Sequence[Tensor]) -> Run:
     Raises:
         Exception: whatever the compiler raises.
     """
-    with _quiet_inductor():
-        options: dict[str, Any] = {
-            "fallback_random": True,  # torch's own numbers: the handlers' noise
-            # a graph is looked up by its shapes and its fingerprint, and nothing else can change
-            "guard_filter_fn": lambda guards: [False] * len(guards),
-            # a check of the compiler that takes as long as the kernels; one that fails
-            # is noticed by them
-            "cpp.vec_isa_ok": True,
-            "triton.cudagraphs": any(t.is_cuda for t in example),
-        }
-        if _mkl_is_slow() and not any(t.is_cuda for t in example):
-            options["post_grad_custom_post_pass"] = _ToOneDNN()
-        made = torch.no_grad()(torch.compile(graph, fullgraph=True, dynamic=False, options=options))
+    options: dict[str, Any] = {
+        "fallback_random": True,  # torch's own numbers: the handlers' noise
+        # a check of the compiler that takes as long as the kernels; one that fails is noticed by
+        # them
+        "cpp.vec_isa_ok": True,
+        "triton.cudagraphs": any(t.is_cuda for t in example),
+    }
+    if _mkl_is_slow() and not any(t.is_cuda for t in example):
+        options["post_grad_custom_post_pass"] = _ToOneDNN()
+    # past Dynamo, which would look at the graph's Python again at every call: it is looked up by
+    # its shapes and its fingerprint, and nothing else can change
+    with _quiet_inductor(), torch.no_grad():
+        made = torch.no_grad()(torch._inductor.compile(graph, list(example), options=options))
         made(*example)
     return made  # type: ignore[no-any-return]
 
