@@ -122,8 +122,9 @@ class _Set:
         self.own = [_torch_optimizer(optim.optim_objs[p]) for p in leaves]
         self.states = [o.state.get(p) for o, p in zip(self.own, leaves, strict=True)]
         self.groups = [dict(o.param_groups[0]) for o in self.own]
+        self.plain = [_is_plain(o) for o in self.own]
         pairs = list(zip(leaves, self.own, strict=True))
-        joined = [(p, o) for p, o in pairs if type(o) in JOINED and o.state.get(p)]
+        joined = [(p, o) for p, o in pairs if _is_plain(o) and o.state.get(p)]
         known = {id(p) for p, _ in joined}
         self.apart = [p for p in leaves if id(p) not in known]
         self.advance = [fused_step(o) for o in _joint(joined)]
@@ -136,7 +137,8 @@ class _Set:
 
     def has_options(self) -> bool:
         """Whether options are those that were joined: a scheduler may have changed them."""
-        return all(o.param_groups[0] == g for o, g in zip(self.own, self.groups, strict=True))
+        each = zip(self.own, self.groups, self.plain, strict=True)
+        return all(o.param_groups[0] == g and _is_plain(o) is p for o, g, p in each)
 
     def step(self) -> None:
         for clip, leaf in self.clipped:
@@ -146,6 +148,14 @@ class _Set:
             advance()
         if self.apart:
             self.optim(self.apart)
+
+
+def _is_plain(own: torch.optim.Optimizer) -> bool:
+    """Whether an optimiser's steps are its class's, without a hook or a method of its own but that
+    of a scheduler, which counts them."""
+    patched = "step" in vars(own) and not hasattr(own.step, "_wrapped_by_lr_sched")
+    hooks = own._optimizer_step_pre_hooks or own._optimizer_step_post_hooks
+    return type(own) in JOINED and not patched and not hooks
 
 
 def _torch_optimizer(found: Any) -> torch.optim.Optimizer:

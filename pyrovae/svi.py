@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import logging
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -14,8 +14,10 @@ import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
+from torch._dynamo.eval_frame import OptimizedModule
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from pyrovae import kernels
@@ -23,6 +25,7 @@ from pyrovae.errors import UsageError, got, in_short
 from pyrovae.optimisers import Joint, laid_out
 from pyrovae.randomness import put_back, states
 from pyrovae.traces import (
+    PLAIN,
     Args,
     Backwards,
     Fingerprint,
@@ -35,6 +38,7 @@ from pyrovae.traces import (
     leaves_of,
     may_be_input,
     naming,
+    naming_in_store,
     showing,
     stored,
     wrapped,
@@ -73,9 +77,7 @@ class Call:
             self.is_tensor = [isinstance(leaf, Tensor) for leaf in leaves]
             self.tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
             self.others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
-        self.kind: tuple[Any, ...] = tuple(
-            [(t.shape, t.dtype, t.device, t.requires_grad) for t in self.tensors]
-        )
+        self.kind: tuple[Any, ...] = (_process(), *map(_like, self.tensors))
         if self.spec is not None:
             self.kind += (self.spec, *self.is_tensor, *map(_kind, self.others))
 
@@ -88,10 +90,29 @@ class Call:
         return tree_unflatten(leaves, self.spec)  # type: ignore[no-any-return]
 
 
+def _like(tensor: Tensor) -> tuple[Any, ...]:
+    """What a graph takes for granted of a tensor."""
+    dense = tensor.layout is torch.strided
+    layout = tensor.stride() if dense else tensor.layout
+    return tensor.shape, layout, tensor.dtype, tensor.device, tensor.requires_grad
+
+
 def _kind(leaf: object) -> object:
     if is_number(leaf):
         return type(leaf)
-    return (type(leaf), leaf) if isinstance(leaf, Hashable) else id(leaf)
+    return (type(leaf), leaf) if isinstance(leaf, PLAIN) else id(leaf)
+
+
+def _process() -> tuple[Any, ...]:
+    """What a graph takes for granted of torch."""
+    return (
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.is_autocast_enabled("cuda"),
+        torch.are_deterministic_algorithms_enabled(),
+        len(_global_forward_hooks) + len(_global_forward_pre_hooks),
+    )
 
 
 class Graph:
@@ -186,7 +207,7 @@ class Step:
         self.anonymous = False  # whether they name none at all
         self.jit = type(loss).__name__.startswith("Jit")
         self.parts: tuple[Any, ...] | None = None
-        self.differentiable = hasattr(loss, "differentiable_loss")
+        self.differentiable = _is_differentiable(type(loss))
         self.why_not = "" if compile else "it was not asked for"
         self.why_no_kernels = ""
         self.graphs: dict[tuple[Any, ...], list[Graph]] = {}
@@ -196,9 +217,11 @@ class Step:
         self.count, self.due = 0, 1
         self.steps = 0  # how many there will be, where that is known
         self.say: Callable[[str], object] = log.warning
+        self.names: dict[int, str] = {}  # of leaves, where the programs name none
+        self._looked = False
         self._told: set[str] = set()
         if not self.differentiable:
-            self.refuse(f"{type(loss).__name__} has no differentiable_loss")
+            self.refuse(f"{type(loss).__name__} has no differentiable_loss of its own")
 
     def refuse(self, reason: str) -> None:
         """Go on without graphs."""
@@ -238,6 +261,9 @@ class Step:
         """The step, if it is not left to the handlers."""
         self.count += 1
         call = Call(args, kwargs)
+        if any(tensor.requires_grad for tensor in call.tensors):
+            self.tell("the step is not compiled: an argument requires gradients")
+            return None
         known = self.graphs.get(call.kind)
         if known is None:
             if len(self.graphs) >= SHAPES:
@@ -249,7 +275,11 @@ class Step:
         self.numbers[:] = [leaf for leaf in call.others if is_number(leaf)]
         for graph in known:
             if graph.holds():
-                return self._checked(graph, call)
+                try:
+                    return self._checked(graph, call)
+                except Exception as error:  # the handlers' own, or of the graph alone
+                    self.refuse(_why(error))
+                    return None
         return self._new(call, known)
 
     def by_handlers(
@@ -305,6 +335,8 @@ class Step:
         """The leaves of this run."""
         found, idle = shown.trained(reached)
         if self.parameters is None:
+            found = self._kept(found, shown)
+        if self.parameters is None:
             self.leaves, self.idle = found, idle
             if not found:
                 self.tell("neither program depends on a parameter, so the steps train nothing")
@@ -323,6 +355,15 @@ class Step:
         self.leaves = [leaf for key, leaf in known.items() if key in used]
         self.idle = [leaf for key, leaf in known.items() if key not in used]
 
+    def _kept(self, found: list[Tensor], shown: Shown) -> list[Tensor]:
+        """Of the leaves that a loss depends on, those that the programs hold: not what an argument
+        was made of, nor what the programs make anew at each run."""
+        named = set(map(id, shown.named))
+        if not self._looked and any(id(leaf) not in named for leaf in found):
+            self.names = {id(tensor): name for name, tensor in self.pair.tensors().items()}
+            self._looked = True
+        return [leaf for leaf in found if id(leaf) in named or id(leaf) in self.names]
+
     def _loss(self, args: Args, kwargs: Mapping[str, Any]) -> Tensor:
         with self._autocast(args):
             try:
@@ -335,9 +376,11 @@ class Step:
                 raise
         return torch.as_tensor(loss)
 
-    def _autocast(self, args: Args) -> torch.autocast:
+    def _autocast(self, args: Args) -> contextlib.AbstractContextManager[Any]:
+        if self.precision == "float32":
+            return contextlib.nullcontext()  # as the user has it
         device = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
-        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(device, torch.bfloat16)
 
     def _write(self, graph: Graph, out: Sequence[Tensor]) -> Tensor:
         loss, *grads = out
@@ -374,10 +417,16 @@ class Step:
         numbers = {p.identity() for p in changed if may_be_input(p.value, p.now())} - self.fixed
         self.inputs |= numbers
         objects = [leaf for leaf in call.others if not is_number(leaf)]
-        before = Snapshot(self.pair)
+        if any(isinstance(m, OptimizedModule) for m in self.pair.modules()):
+            self.refuse("a module is under torch.compile already")
+            return None
+        before, versions = Snapshot(self.pair), [t._version for t in call.tensors]
         reads = Reads([self.pair.model, self.pair.guide, self.loss, self.numbers, *objects])
+        self._looked = False  # a change may have brought others
         done = Done(self, reads.run(lambda: self.by_handlers(call.args, call.kwargs)))
-        why = _unfit(reads, before, done.after)
+        why = _unfit(reads, before, done)
+        if versions != [t._version for t in call.tensors]:
+            why = "the programs write to the batch"
         if why:
             self.refuse(why)
             return done.value
@@ -411,6 +460,7 @@ class Step:
         def step(*flat: Tensor) -> list[Tensor]:
             count = len(call.tensors)
             others = list(call.others)
+            looks.data = set(map(id, flat))
             with _placed(inputs, flat[count:]), looks:
                 given = iter(self.numbers)
                 others = [next(given) if is_number(leaf) else leaf for leaf in others]
@@ -496,13 +546,16 @@ class Done:
         return self.value
 
 
-def _unfit(reads: Reads, before: Snapshot, after: Snapshot) -> str:
+def _unfit(reads: Reads, before: Snapshot, done: Done) -> str:
     """Why a run cannot be left to a graph; "" if it can."""
     if reads.effects:
         return reads.effects[0]
     for source, word in (("python", "Python's random"), ("numpy", "numpy.random")):
-        if not torch.equal(before.random[source], after.random[source]):
+        if not torch.equal(before.random[source], done.after.random[source]):
             return f"the programs draw from {word}"
+    hooks = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    if any(getattr(leaf, name, None) for leaf in done.leaves for name in hooks):
+        return "a parameter has hooks"
     written = reads.written(before.buffers)
     return f"the programs write to {_listed(written)} as they run" if written else ""
 
@@ -518,7 +571,7 @@ class _Different(Exception):
 def _as_input(value: Any, device: torch.device) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().clone()
-    return torch.tensor(value, device=device)
+    return torch.tensor(getattr(value, "item", lambda: value)(), device=device)  # of NumPy too
 
 
 def _is_vain(graphs: Sequence[Graph]) -> bool:
@@ -554,6 +607,18 @@ def _placed(places: Sequence[Place], tensors: Sequence[Tensor]) -> Iterator[None
     finally:
         for place, number in zip(places, numbers, strict=True):
             place.put(number)
+
+
+def _is_differentiable(kind: type) -> bool:
+    """Whether a loss has a ``differentiable_loss`` that its ``loss_and_grads`` does not amend."""
+    first = {
+        name: next(
+            (i for i, each in enumerate(kind.__mro__) if name in vars(each)), len(kind.__mro__)
+        )
+        for name in ("differentiable_loss", "loss_and_grads")
+    }
+    found = first["differentiable_loss"]
+    return found < len(kind.__mro__) and found <= first["loss_and_grads"]
 
 
 class Snapshot:
@@ -634,7 +699,9 @@ class SVI(pyro.infer.SVI):
         value = step(args, kwargs)
         if self._joint is None or self._joint.optim is not self.optim:
             self._joint = Joint(self.optim)
-        self._joint.step(step.leaves, step.idle)
+        names = {leaf: step.names[id(leaf)] for leaf in step.leaves if id(leaf) in step.names}
+        with naming_in_store(names):
+            self._joint.step(step.leaves, step.idle)
         return value if step.parts is None else type(step.parts)(map(float, step.parts))
 
     def _step(self, loss: ELBO) -> Step:
@@ -654,7 +721,10 @@ def _detached(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _silent_elbos() -> Iterator[None]:
-    """Pyro's ELBOs without their looks at values, which a trace cannot follow."""
+    """Pyro's ELBOs without their looks at values, which a trace cannot follow, and distributions
+    that were made under validation without it."""
+    distribution = torch.distributions.Distribution
+    validate = distribution._validate_sample
     names = {"torch_item": _detached, "warn_if_nan": lambda *args, **options: None}
     modules = [
         importlib.import_module(f"pyro.infer.{name}")
@@ -664,7 +734,9 @@ def _silent_elbos() -> Iterator[None]:
     try:
         for module, name, _ in kept:
             setattr(module, name, names[name])
+        setattr(distribution, "_validate_sample", lambda self, value: None)  # noqa: B010
         yield
     finally:
+        setattr(distribution, "_validate_sample", validate)  # noqa: B010
         for module, name, value in kept:
             setattr(module, name, value)

@@ -626,7 +626,7 @@ LEFT: dict[str, tuple[Callable[[], Made], str]] = {
     "global counter": (global_counter, "the programs write to the global 'COUNT'"),
     "list that grows": (list_that_grows, "the programs write to 'seen' of weight"),
     "iterator": (iterator, "'weights' of weight is an iterator"),
-    "NumPy's generator": (numpys_generator, "'generator' of weight is a generator of NumPy's"),
+    "NumPy's generator": (numpys_generator, "'generator' of weight is a generator of random numbers"),
     "clock": (clock, r"weight calls time\.time"),
     "moving average": (moving_average, "the programs write to a tensor of shape"),
     "computed and looked at": (computed_and_looked_at, "the programs look at values"),

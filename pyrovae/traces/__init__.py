@@ -9,7 +9,7 @@ plate but the one over the data: what is left is ``[particles, batch]`` for a lo
 """
 
 from pyrovae.traces.faults import adds, first_bad
-from pyrovae.traces.fingerprint import Fingerprint, Place, is_number, may_be_input
+from pyrovae.traces.fingerprint import PLAIN, Fingerprint, Place, is_number, may_be_input
 from pyrovae.traces.handlers import Refinement, completed, completing, filling, sharing
 from pyrovae.traces.meeting import met
 from pyrovae.traces.pair import Args, Pair, as_pair
@@ -19,6 +19,7 @@ from pyrovae.traces.parameters import (
     in_graph_order,
     leaves_of,
     naming,
+    naming_in_store,
     parameters,
     showing,
     stored,
@@ -34,6 +35,7 @@ from pyrovae.traces.terms import Site, Traces, rebuild
 from pyrovae.traces.wiring import Wire, Wiring, put
 
 __all__ = [
+    "PLAIN",
     "Args",
     "Backwards",
     "Fingerprint",
@@ -70,6 +72,7 @@ __all__ = [
     "may_be_input",
     "met",
     "naming",
+    "naming_in_store",
     "parameters",
     "put",
     "rebuild",

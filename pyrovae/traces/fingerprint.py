@@ -51,7 +51,7 @@ MISSING = _Missing()
 
 def is_number(value: object) -> bool:
     """Whether a value is computed with: bools decide."""
-    return type(value) in (int, float)
+    return type(value) in (int, float) or isinstance(value, np.floating | np.integer)
 
 
 def may_be_input(before: object, now: object) -> bool:
@@ -101,7 +101,7 @@ class Place:
         return self.holder.get(self.key, MISSING)
 
     def settles(self, now: object) -> bool:
-        """Whether it is the same to a program, though it is another value."""
+        """Whether it is the same to a program, though it may be another value."""
         return alike(now, self.value)
 
     def put(self, value: object) -> None:
@@ -216,7 +216,14 @@ class Bytes(Place):
 class Facts(Place):
     """What a graph takes for granted of a tensor that it reads from where it lies."""
 
-    term = "{h}.data_ptr() == {v}[0] and {h}.shape == {v}[1] and {h}.requires_grad is {v}[2]"
+    term = (
+        "{h}.data_ptr() == {v}[0] and {h}.shape == {v}[1] and {h}.requires_grad is {v}[2]"
+        " and {h}.stride() == {v}[5] and (not {h}._backward_hooks) is {v}[6]"
+    )
+
+    def __post_init__(self) -> None:
+        if self.value[5] is None:
+            self.term = "{h}.shape == {v}[1] and {h}.requires_grad is {v}[2]"
 
     def now(self) -> object:
         return facts(self.holder)
@@ -228,16 +235,20 @@ class Facts(Place):
 class Version(Place):
     """What a tensor holds whose values a program looked at."""
 
-    term = "{h}._version == {v}"
+    term = "{h}._version == {v} and {k}({h})"
 
     def __post_init__(self) -> None:
         self.values = self.holder.detach().clone()
+        self.key = self._is_equal  # written through .data, it has the version that it had
+
+    def _is_equal(self, tensor: Tensor) -> bool:
+        return torch.equal(tensor.detach(), self.values)
 
     def now(self) -> object:
         return self.holder._version
 
     def settles(self, now: object) -> bool:
-        return torch.equal(self.holder.detach(), self.values)
+        return self._is_equal(self.holder)
 
 
 def facts(tensor: Tensor) -> tuple[object, ...]:
@@ -250,8 +261,8 @@ def facts(tensor: Tensor) -> tuple[object, ...]:
         tensor.requires_grad,
         tensor.dtype,
         tensor.device,
-        tensor.stride() if plain else (),
-        bool(hooked),
+        tensor.stride() if plain else None,
+        not hooked,
     )
 
 
@@ -296,7 +307,7 @@ class Fingerprint:
         found = []
         for i, place in enumerate(self.places):
             now = value_now(place)
-            if now is place.value or (now is not MISSING and place.settles(now)):
+            if place.settles(now) if now is not MISSING else now is place.value:
                 place.value = now
                 if now is not MISSING:
                     self.scope[f"v{i}"] = now

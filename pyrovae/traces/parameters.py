@@ -25,6 +25,7 @@ __all__ = [
     "in_graph_order",
     "leaves_of",
     "naming",
+    "naming_in_store",
     "parameters",
     "showing",
     "stored",
@@ -158,6 +159,19 @@ def showing() -> Iterator[Shown]:
     values = [site["value"] for site in shown.trace.nodes.values()]
     leaves = (getattr(value, "unconstrained", lambda value=value: value)() for value in values)
     found.named = list({id(leaf): leaf for leaf in leaves}.values())
+
+
+@contextmanager
+def naming_in_store(leaves: Mapping[Tensor, str]) -> Iterator[None]:
+    """Names that Pyro's optimisers ask its store for, of leaves that are not in there."""
+    names: dict[Tensor, str] = pyro.get_param_store()._param_to_name
+    new = {leaf: name for leaf, name in leaves.items() if leaf not in names}
+    names.update(new)
+    try:
+        yield
+    finally:
+        for leaf in new:
+            names.pop(leaf, None)
 
 
 def stored() -> Iterable[tuple[str, Tensor]]:

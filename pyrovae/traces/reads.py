@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import dis
 import functools
 import gc
 import importlib.util
+import logging
+import operator
+import os
+import random
+import re
 import sys
 import sysconfig
 import threading
 import time
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import (
+    BuiltinFunctionType,
     CellType,
+    ClassMethodDescriptorType,
     CodeType,
     FrameType,
     FunctionType,
+    GenericAlias,
     GetSetDescriptorType,
     MappingProxyType,
     MemberDescriptorType,
+    MethodDescriptorType,
     MethodType,
+    MethodWrapperType,
     ModuleType,
+    UnionType,
+    WrapperDescriptorType,
 )
 from typing import Any
 
@@ -58,7 +72,7 @@ from pyrovae.traces.fingerprint import (
     value_now,
 )
 
-__all__ = ["Looks", "Reads"]
+__all__ = ["Decided", "Looks", "Reads"]
 
 MOST = 2000  # entries of a list or a dict, which are compared one by one
 MOST_BYTES = 1 << 16  # of a NumPy array
@@ -101,7 +115,7 @@ class Reads:
         self._scratch: set[tuple[str, int, object]] = set()
         self._visited: dict[int, object] = {}
         self._codes: set[CodeType] = set()
-        self._names: set[str] = set()
+        self._names: set[str] = set()  # that the functions name, or spell out
         self._spaces: dict[int, ModuleType | type] = {}
         self._hooked: dict[type, dict[str, Any]] = {}
         self._imports = 0
@@ -110,6 +124,9 @@ class Reads:
     def run(self, function: Callable[[], Any]) -> Any:
         """What ``function()`` gives."""
         before, collects = sys.getprofile(), gc.isenabled()
+        if before is not None and not callable(before):
+            self._effect("a profiler is at work")
+            return function()
         gc.disable()  # what is called as it collects is no part of the function
         try:
             self._hook(nn.Module)
@@ -167,44 +184,61 @@ class Reads:
         if self._imports:
             return
         if event == "call":
+            if code is LOGS and not _is_installed(_caller(frame)):
+                self._effect("the programs log")
             if code not in self._codes:
                 self._codes.add(code)
                 if not _is_library(code.co_filename):
                     self._enter(frame, code)
-        elif event == "c_call" and arg in IMPURE and not _is_installed(code.co_filename):
-            self._effect(f"{code.co_name} calls {IMPURE[arg]}")
+        elif event == "c_call" and not _is_installed(code.co_filename):
+            word = IMPURE.get(arg) or (arg.__name__ if arg.__name__ in WRITES else None)
+            if word:
+                self._effect(f"{code.co_name} calls {word}")
 
     def _enter(self, frame: FrameType, code: CodeType) -> None:
         """A function of the user's begins."""
+        spelt = {c for c in code.co_consts if isinstance(c, str)}
+        new = ({*code.co_names} | {c for c in spelt if c.isidentifier()}) - self._names
+        self._names |= new
+        for space in list(self._spaces.values()):
+            self._space(space, new)
         for name in _globals_of(code):
             if name in frame.f_globals or not hasattr(_BUILTINS, name):
                 self._entry(frame.f_globals, name, f"the global {name!r}")
-        self._names.update(code.co_names)
+        for name in spelt & set(frame.f_globals):
+            self._entry(frame.f_globals, name, f"the global {name!r}")
+        for name in spelt | _imports_of(code):
+            self._visit(sys.modules.get(name), name)
+        if new & {"environ", "getenv"}:
+            self._dictionary(os.environ._data, "os.environ")  # type: ignore[attr-defined]
 
     def _after(self) -> None:
-        """What is known only when all is over: closures of functions that nothing led to, names
-        of modules and classes."""
+        """What is known only when all is over: closures of functions that nothing led to."""
         known = {f.__code__ for f in self._visited.values() if isinstance(f, FunctionType)}
         codes = [c for c in self._codes - known if c.co_freevars]
         if codes := [c for c in codes if not _is_library(c.co_filename)]:
             for function in gc.get_referrers(*codes):
                 if isinstance(function, FunctionType):
                     self._function(function)
-        spaces: dict[int, ModuleType | type] = {}
-        while left := {i: s for i, s in self._spaces.items() if i not in spaces}:
-            spaces |= left
-            for space in left.values():
-                self._space(space)
         if len(self.places) > MOST_PLACES:
             self._effect(f"they read {len(self.places):,} values")
 
-    def _space(self, space: ModuleType | type) -> None:
-        """What the programs may have read of a module or a class by its name."""
-        for name in self._names & set(vars(space)):
-            if isinstance(space, type):
-                self._class_entry(space, name)
-            else:
+    def _space(self, space: ModuleType | type, names: set[str]) -> None:
+        """What the programs may read of a module or a class by its name."""
+        if isinstance(space, type):
+            for each in space.__mro__:
+                if not _is_library_name(each.__module__):
+                    for name in names & set(vars(each)):
+                        self._class_entry(each, name)
+        else:
+            for name in names & set(vars(space)):
                 self._entry(vars(space), name, f"{space.__name__}.{name}")
+
+    def _add_space(self, space: ModuleType | type) -> None:
+        home = space.__module__ if isinstance(space, type) else space.__name__
+        if id(space) not in self._spaces and not _is_library_name(home or ""):
+            self._spaces[id(space)] = space
+            self._space(space, self._names)
 
     def _effect(self, words: str) -> None:
         if words not in self.effects:
@@ -217,13 +251,16 @@ class Reads:
 
     def _entry(self, holder: Mapping[Any, Any], key: Any, name: str) -> None:
         value = holder.get(key, MISSING)
-        self._note(Entry(holder, key, value, name))
-        self._visit(value, name)
+        place = Entry(holder, key, value, name)
+        self._note(place)
+        if place.identity() not in self._scratch:  # what the run itself has put there is its own
+            self._visit(value, name)
 
     def _class_entry(self, kind: type, key: str) -> None:
         name = f"{kind.__name__}.{key}"
         value = kind.__dict__.get(key, MISSING)
-        if not isinstance(value, MemberDescriptorType | GetSetDescriptorType):
+        hooks = key in HOOKS and kind in self._hooked
+        if not hooks and not isinstance(value, MemberDescriptorType | GetSetDescriptorType):
             self._note(ClassEntry(kind, key, value, name))
             self._visit(value, name)
 
@@ -236,6 +273,8 @@ class Reads:
         if isinstance(value, Tensor):
             self.tensors[id(value)] = value
             self._versions[id(value)] = value._version
+            for key in set(vars(value)) - {"unconstrained"}:
+                self._entry(vars(value), key, f"{name}.{key}")
         elif isinstance(value, FunctionType):
             self._function(value)
         elif isinstance(value, MethodType):
@@ -251,9 +290,9 @@ class Reads:
         elif isinstance(value, staticmethod | classmethod):
             self._visit(value.__func__, name)
         elif isinstance(value, ModuleType | type):
-            if not _is_library_name(getattr(value, "__module__", None) or value.__name__):
-                self._spaces[id(value)] = value
+            self._add_space(value)
         else:
+            self._add_space(type(value))
             self._object(value, name)
 
     def _object(self, value: Any, name: str) -> None:
@@ -268,8 +307,8 @@ class Reads:
             self._all(value, name)
         elif isinstance(value, np.ndarray):
             self._array(value, name)
-        elif isinstance(value, np.random.Generator | np.random.RandomState):
-            self._effect(f"{name} is a generator of NumPy's")
+        elif isinstance(value, GENERATORS):
+            self._effect(f"{name} is a generator of random numbers")
         elif isinstance(value, CellType):
             self._note(Cell(value, None, Cell(value, None, None, name).now(), name))
         elif isinstance(value, Iterator):
@@ -328,20 +367,25 @@ class Reads:
 
     # --- attributes, as they are asked for --------------------------------------------------------
 
-    def _closed(self, value: object, name: str) -> None:
-        """An object of a class of C: all that it holds, where it shows it."""
-        held = getattr(value, "__dict__", None)
-        if isinstance(held, dict) and not type(value).__flags__ & HEAP:
-            self._dictionary(held, name)
-            self._visit(getattr(value, "__wrapped__", None), name)  # of functools.cache
+    def _closed(self, value: Any, name: str) -> None:
+        """An object of a class of C: what it holds, where it shows it."""
+        kind = type(value)
+        if isinstance(value, weakref.ref):
+            self._visit(value(), name)
+        elif isinstance(value, BuiltinFunctionType | MethodWrapperType):
+            self._visit(None if isinstance(value.__self__, ModuleType) else value.__self__, name)
+        elif isinstance(held := getattr(value, "__dict__", None), dict):
+            if not kind.__flags__ & HEAP or isinstance(value, threading.local):
+                self._dictionary(held, name)
+                self._visit(getattr(value, "__wrapped__", None), name)  # of functools.cache
+        elif (not kind.__flags__ & HEAP or kind.__flags__ & FIXED) and not isinstance(value, BARE):
+            self._effect(f"{name} is a {kind.__name__}, whose changes cannot be seen")
 
     def _hook(self, kind: type) -> bool:
         """See what is read from, and written to, the objects of a class, if that can be seen."""
         if kind in self._hooked or not _is_open(kind):
             return kind in self._hooked
-        self._hooked[kind] = {
-            name: kind.__dict__.get(name) for name in ("__getattribute__", "__setattr__")
-        }
+        self._hooked[kind] = {name: kind.__dict__.get(name) for name in HOOKS}
         plain_get: Any = kind.__getattribute__
         plain_set: Any = kind.__setattr__
         reads = self
@@ -426,6 +470,10 @@ class Reads:
 BUILT_IN = (list, dict, deque, tuple, OrderedDict, MappingProxyType)
 
 
+class Decided(ValueError):
+    """A number or a size that Python is told comes from the data or from a draw."""
+
+
 class Looks(TorchDispatchMode):
     """The tensors whose values Python asks for: numbers that a graph of the run would bake in.
 
@@ -433,12 +481,17 @@ class Looks(TorchDispatchMode):
         known: tensors that were there before the run, by id.
 
     Attributes:
-        tensors: those that a value was computed from that was asked for.
+        data: the ids of those that differ from run to run; so do draws, and what is made of both.
+        tensors: those known ones that a value was computed from that was asked for.
+
+    Raises:
+        Decided: a value that differs from run to run is asked for.
     """
 
     def __init__(self, known: Mapping[int, Tensor]) -> None:
         super().__init__()
         self.known = known
+        self.data: set[int] = set()
         self.tensors: dict[int, Tensor] = {}
         self._made_of = WeakIdKeyDictionary()
         self._by_function = _ByFunction(self)
@@ -453,9 +506,14 @@ class Looks(TorchDispatchMode):
 
     def at(self, tensor: Tensor) -> None:
         """A tensor is looked at."""
-        self.tensors.update({key: self.known[key] for key in self._sources(tensor)})
+        sources = self._sources(tensor)
+        if DATA in sources:
+            raise Decided("value out of a tracing tensor")
+        self.tensors.update({key: self.known[key] for key in sources})
 
     def _sources(self, tensor: Tensor) -> set[int]:
+        if id(tensor) in self.data:
+            return {DATA}
         if id(tensor) in self.known:
             return {id(tensor)}
         return self._made_of.get(tensor, set())  # type: ignore[no-any-return]
@@ -464,15 +522,22 @@ class Looks(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if func in LOOKS:
+        if func in LOOKS or (torch.Tag.dynamic_output_shape in func.tags and _is_by_mask(given)):
             for tensor in given:
                 self.at(tensor)
         out = func(*args, **(kwargs or {}))
         sources = set[int]().union(*map(self._sources, given))
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            sources.add(DATA)
         for made in tree_leaves(out) if sources else ():
             if isinstance(made, Tensor) and id(made) not in self.known:
                 self._made_of[made] = sources | self._sources(made)
         return out
+
+
+def _is_by_mask(given: list[Tensor]) -> bool:
+    """Whether an operation's size depends on values: of an index, if that is a mask."""
+    return len(given) == 1 or any(t.dtype in (torch.bool, torch.uint8) for t in given[1:])
 
 
 class _ByFunction(TorchFunctionMode):
@@ -483,11 +548,13 @@ class _ByFunction(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__):
+        if func in SHOWS:
             self.looks.at(args[0])
         return func(*args, **(kwargs or {}))
 
 
+DATA = -1
+SHOWS = (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__repr__, Tensor.__format__)
 LOOKS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
 _BUILTINS = __builtins__ if isinstance(__builtins__, ModuleType) else sys.modules["builtins"]
 
@@ -496,6 +563,18 @@ def _globals_of(code: CodeType) -> list[str]:
     """The globals that a code names."""
     found = (i.argval for i in dis.get_instructions(code) if i.opname in GLOBALS)
     return list(dict.fromkeys(found))
+
+
+def _imports_of(code: CodeType) -> set[str]:
+    """The modules that a function imports."""
+    found = (i.argval for i in dis.get_instructions(code) if i.opname == "IMPORT_NAME")
+    return {name for name in found if isinstance(name, str)}
+
+
+def _caller(frame: FrameType) -> str:
+    """The file of who called the function that called this one."""
+    back = frame.f_back and frame.f_back.f_back
+    return "" if back is None else back.f_code.co_filename
 
 
 def _home(name: str) -> str:
@@ -539,3 +618,16 @@ def _is_open(kind: type) -> bool:
 
 
 HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by Python, so that it can be changed
+FIXED = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: but for these
+HOOKS = ("__getattribute__", "__setattr__")
+GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
+WRITES = ("write", "writelines", "urandom", "putenv")
+LOGS = logging.Logger._log.__code__
+BARE = (  # objects of C that never change, or that no number comes from
+    BuiltinFunctionType, WrapperDescriptorType, MethodDescriptorType, ClassMethodDescriptorType,
+    MethodWrapperType, GetSetDescriptorType, MemberDescriptorType, GenericAlias, UnionType,
+    CodeType, FrameType, re.Pattern,
+    operator.itemgetter, operator.attrgetter, operator.methodcaller,
+    datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, decimal.Decimal, np.ufunc,
+    torch.finfo, torch.iinfo, type(threading.Lock()), type(threading.RLock()),
+)  # fmt: skip
