@@ -78,6 +78,9 @@ class Call:
             self.tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
             self.others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
         self.kind: tuple[Any, ...] = (_process(), *map(_like, self.tensors))
+        keys = list(map(id, self.tensors))
+        if len(set(keys)) < len(keys):  # a program may ask whether one is the other
+            self.kind += tuple(map(keys.index, keys))
         if self.spec is not None:
             self.kind += (self.spec, *self.is_tensor, *map(_kind, self.others))
 
@@ -205,7 +208,6 @@ class Step:
         self.idle: list[Tensor] = []
         self.unnamed: list[Tensor] | None = None  # parameters that the programs never name
         self.anonymous = False  # whether they name none at all
-        self.jit = type(loss).__name__.startswith("Jit")
         self.parts: tuple[Any, ...] | None = None
         self.differentiable = _is_differentiable(type(loss))
         self.why_not = "" if compile else "it was not asked for"
@@ -316,7 +318,7 @@ class Step:
         for leaf in [*self.leaves, *(leaf for _, leaf in stored())]:
             leaf.grad = None
         looks = self.unnamed is None or self.anonymous
-        known = self.parameters or (NOBODY if looks and not self.jit else {})
+        known = self.parameters or (NOBODY if looks else {})
         with showing() as shown, Backwards() if looks else contextlib.nullcontext() as seen:
             found = self.loss.loss_and_grads(
                 naming(self.pair.model, known), self.pair.guide, *args, **kwargs
@@ -356,13 +358,23 @@ class Step:
         self.idle = [leaf for key, leaf in known.items() if key not in used]
 
     def _kept(self, found: list[Tensor], shown: Shown) -> list[Tensor]:
-        """Of the leaves that a loss depends on, those that the programs hold: not what an argument
-        was made of, nor what the programs make anew at each run."""
+        """Of the leaves that a loss depends on, those that are trained: what the programs name to
+        Pyro; where they name nothing, what they hold."""
         named = set(map(id, shown.named))
-        if not self._looked and any(id(leaf) not in named for leaf in found):
+        others = [leaf for leaf in found if id(leaf) not in named]
+        if others and not self._looked:
             self.names = {id(tensor): name for name, tensor in self.pair.tensors().items()}
             self._looked = True
-        return [leaf for leaf in found if id(leaf) in named or id(leaf) in self.names]
+        held = [leaf for leaf in others if id(leaf) in self.names]
+        if not named:
+            return held
+        if held:
+            words = _listed([self.names[id(leaf)] for leaf in held])
+            self.tell(
+                f"{words}: the loss depends on it, and neither program names it to Pyro "
+                f"(pyro.module), so it is not trained"
+            )
+        return [leaf for leaf in found if id(leaf) in named]
 
     def _loss(self, args: Args, kwargs: Mapping[str, Any]) -> Tensor:
         with self._autocast(args):
@@ -644,8 +656,10 @@ class Snapshot:
 class SVI(pyro.infer.SVI):
     """``pyro.infer.SVI`` whose steps are compiled: same constructor, same :meth:`step`.
 
-    Parameters are those that Pyro's own SVI sees, call by call, and what the loss depends on
-    without being registered with ``pyro.module``; what a handler hides from it keeps its value.
+    Parameters are those that Pyro's own SVI sees, call by call; what a handler hides from it keeps
+    its value, and so does a network that is not registered, which is said once. Programs that
+    register nothing at all, which Pyro would not train, are trained by what the loss depends on.
+    A step's gradients are left with the parameters, and what stood there before is replaced.
     The optimisers that ``optim`` makes for them, one each, are stepped as one where torch has a
     kernel for that, over their own states and options. The first step on each kind of batch is
     Pyro's, with its validation; what cannot be compiled, a step inside another handler, and losses
@@ -693,7 +707,8 @@ class SVI(pyro.infer.SVI):
         """One step on a batch; the loss, as a tensor without dimensions: reading it is what waits
         for the device. A loss that is no ELBO, or a step inside a handler, is Pyro's."""
         loss = getattr(self.loss_and_grads, "__self__", None)
-        if not isinstance(loss, ELBO) or wrapped():
+        jit = type(loss).__name__.startswith("Jit")  # Pyro's, which compile themselves
+        if not isinstance(loss, ELBO) or jit or wrapped():
             return super().step(*args, **kwargs)
         self.evaluate = step = self._step(loss)
         value = step(args, kwargs)

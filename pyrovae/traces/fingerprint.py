@@ -218,7 +218,8 @@ class Facts(Place):
 
     term = (
         "{h}.data_ptr() == {v}[0] and {h}.shape == {v}[1] and {h}.requires_grad is {v}[2]"
-        " and {h}.stride() == {v}[5] and (not {h}._backward_hooks) is {v}[6]"
+        " and {h}.stride() == {v}[5]"
+        " and (not ({h}._backward_hooks or {h}._post_accumulate_grad_hooks)) is {v}[6]"
     )
 
     def __post_init__(self) -> None:
@@ -254,7 +255,7 @@ class Version(Place):
 def facts(tensor: Tensor) -> tuple[object, ...]:
     """Where a tensor lies, what it is like, whether it is trained and watched."""
     plain = tensor.layout is torch.strided
-    hooked = getattr(tensor, "_backward_hooks", None)
+    hooked = tensor._backward_hooks or tensor._post_accumulate_grad_hooks
     return (
         tensor.data_ptr() if plain else 0,
         tensor.shape,

@@ -116,6 +116,7 @@ class Reads:
         self._visited: dict[int, object] = {}
         self._codes: set[CodeType] = set()
         self._names: set[str] = set()  # that the functions name, or spell out
+        self._spelt: set[str] = set()  # the latter alone, which may ask for what is not there
         self._spaces: dict[int, ModuleType | type] = {}
         self._hooked: dict[type, dict[str, Any]] = {}
         self._imports = 0
@@ -198,8 +199,10 @@ class Reads:
     def _enter(self, frame: FrameType, code: CodeType) -> None:
         """A function of the user's begins."""
         spelt = {c for c in code.co_consts if isinstance(c, str)}
-        new = ({*code.co_names} | {c for c in spelt if c.isidentifier()}) - self._names
+        words = {c for c in spelt if c.isidentifier()}
+        new = ({*code.co_names} | words) - self._names
         self._names |= new
+        self._spelt |= words
         for space in list(self._spaces.values()):
             self._space(space, new)
         for name in _globals_of(code):
@@ -228,10 +231,10 @@ class Reads:
         if isinstance(space, type):
             for each in space.__mro__:
                 if not _is_library_name(each.__module__):
-                    for name in names & set(vars(each)):
+                    for name in names & ({*vars(each)} | self._spelt):
                         self._class_entry(each, name)
         else:
-            for name in names & set(vars(space)):
+            for name in names & ({*vars(space)} | self._spelt):
                 self._entry(vars(space), name, f"{space.__name__}.{name}")
 
     def _add_space(self, space: ModuleType | type) -> None:
@@ -305,8 +308,10 @@ class Reads:
         elif isinstance(value, set):
             self._note(Keys(value, None, tuple(value), name))
             self._all(value, name)
-        elif isinstance(value, np.ndarray):
+        elif isinstance(value, np.ndarray) and value.dtype != object:
             self._array(value, name)
+        elif isinstance(value, np.ndarray | torch.jit.ScriptModule) or _is_frame(type(value)):
+            self._effect(f"{name} is a {type(value).__name__}, whose changes cannot be seen")
         elif isinstance(value, GENERATORS):
             self._effect(f"{name} is a generator of random numbers")
         elif isinstance(value, CellType):
@@ -362,8 +367,11 @@ class Reads:
             self._visit(contents, label)
         self._all(function.__defaults__ or (), f"a default of {name}")
         self._visit(function.__kwdefaults__ or {}, f"a default of {name}")
-        if function.__dict__ and not _is_library(function.__code__.co_filename):
-            self._dictionary(function.__dict__, name)
+        if not _is_library(function.__code__.co_filename):
+            for key in ("__code__", "__defaults__"):
+                self._note(Attribute(function, key, getattr(function, key), f"{key} of {name}"))
+            if function.__dict__:
+                self._dictionary(function.__dict__, name)
 
     # --- attributes, as they are asked for --------------------------------------------------------
 
@@ -557,6 +565,10 @@ DATA = -1
 SHOWS = (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__repr__, Tensor.__format__)
 LOOKS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
 _BUILTINS = __builtins__ if isinstance(__builtins__, ModuleType) else sys.modules["builtins"]
+
+
+def _is_frame(kind: type) -> bool:
+    return kind.__module__.split(".")[0] in ("pandas", "polars")
 
 
 def _globals_of(code: CodeType) -> list[str]:
