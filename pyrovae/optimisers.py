@@ -123,8 +123,8 @@ class _Set:
         self.states = [o.state.get(p) for o, p in zip(self.own, leaves, strict=True)]
         self.groups = [dict(o.param_groups[0]) for o in self.own]
         self.plain = [_is_plain(o) for o in self.own]
-        pairs = list(zip(leaves, self.own, strict=True))
-        joined = [(p, o) for p, o in pairs if _is_plain(o) and o.state.get(p)]
+        each = zip(leaves, self.own, self.plain, strict=True)
+        joined = [(p, o) for p, o, plain in each if plain and o.state.get(p)]
         known = {id(p) for p, _ in joined}
         self.apart = [p for p in leaves if id(p) not in known]
         self.advance = [fused_step(o) for o in _joint(joined)]

@@ -78,6 +78,7 @@ class Call:
             self.tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
             self.others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
         self.kind: tuple[Any, ...] = (_process(), *map(_like, self.tensors))
+        self.is_trained = any(tensor.requires_grad for tensor in self.tensors)
         keys = list(map(id, self.tensors))
         if len(set(keys)) < len(keys):  # a program may ask whether one is the other
             self.kind += tuple(map(keys.index, keys))
@@ -196,11 +197,7 @@ class Step:
         compile: bool | str = "auto",  # noqa: A002
         precision: str = "float32",
     ) -> None:
-        if not isinstance(compile, bool | str) or compile not in MODES:
-            raise UsageError(f"compile must be 'auto', True or False, got {got(compile)}")
-        if not isinstance(precision, str) or precision not in PRECISIONS:
-            words = " or ".join(map(repr, PRECISIONS))
-            raise UsageError(f"precision must be {words}, got {got(precision)}")
+        _check_options(compile, precision)
         self.pair, self.loss = pair, loss
         self.parameters = None if parameters is None else dict(parameters)
         self.compile, self.precision = compile, precision
@@ -263,7 +260,7 @@ class Step:
         """The step, if it is not left to the handlers."""
         self.count += 1
         call = Call(args, kwargs)
-        if any(tensor.requires_grad for tensor in call.tensors):
+        if call.is_trained:
             self.tell("the step is not compiled: an argument requires gradients")
             return None
         known = self.graphs.get(call.kind)
@@ -275,14 +272,14 @@ class Step:
             if self.parameters is None:  # Pyro's own, with its validation
                 return None
         self.numbers[:] = [leaf for leaf in call.others if is_number(leaf)]
-        for graph in known:
-            if graph.holds():
-                try:
-                    return self._checked(graph, call)
-                except Exception as error:  # the handlers' own, or of the graph alone
-                    self.refuse(_why(error))
-                    return None
-        return self._new(call, known)
+        graph = next((graph for graph in known if graph.holds()), None)
+        if graph is None:
+            return self._new(call, known)
+        try:
+            return self._checked(graph, call)
+        except Exception as error:  # the handlers' own, or of the graph alone
+            self.refuse(_why(error))
+            return None
 
     def by_handlers(
         self, args: Args, kwargs: Mapping[str, Any] | None = None, validating: bool = False
@@ -570,6 +567,14 @@ def _unfit(reads: Reads, before: Snapshot, done: Done) -> str:
         return "a parameter has hooks"
     written = reads.written(before.buffers)
     return f"the programs write to {_listed(written)} as they run" if written else ""
+
+
+def _check_options(compile: object, precision: object) -> None:  # noqa: A002
+    if not isinstance(compile, bool | str) or compile not in MODES:
+        raise UsageError(f"compile must be 'auto', True or False, got {got(compile)}")
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        words = " or ".join(map(repr, PRECISIONS))
+        raise UsageError(f"precision must be {words}, got {got(precision)}")
 
 
 class _NothingToTrain(Exception):

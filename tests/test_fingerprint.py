@@ -3,11 +3,15 @@ whatever the programs read in Python and whoever changes it."""
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import itertools
+import logging
+import os
 import random
 import time
 import types
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -425,6 +429,107 @@ def weights_replaced_in_place() -> Made:
     return of(pair, change)
 
 
+def object_in_a_module() -> Made:
+    class Settings:
+        def __init__(self) -> None:
+            self.beta = 0.25
+
+    config = types.ModuleType("settings_of_this_test")
+    config.settings = Settings()
+    return of_config(
+        config, lambda c: c.settings.beta, lambda k: setattr(config.settings, "beta", level(k))
+    )
+
+
+def network_in_a_module() -> Made:
+    nets = types.ModuleType("networks_of_this_test")
+    nets.drop = nn.Dropout(0.5)
+
+    class Own(Base):
+        def __init__(self) -> None:
+            super().__init__()
+            linear = nn.Linear(2, 5)
+            self.dec = linear
+            self.dec.forward = lambda z: nets.drop(nn.functional.linear(z, linear.weight))
+
+    return of(Own(), lambda k: nets.drop.train(k // EVERY % 2 == 0))
+
+
+def attribute_of_the_type() -> Made:
+    class Own(Base):
+        beta = 0.25
+
+        def weight(self) -> float:
+            return type(self).beta
+
+    return of(Own(), lambda k: setattr(Own, "beta", level(k)))
+
+
+def environment() -> Made:
+    os.environ["BETA_OF_THIS_TEST"] = "0.25"
+
+    class Own(Base):
+        def weight(self) -> float:
+            return float(os.environ["BETA_OF_THIS_TEST"])
+
+    return of(Own(), lambda k: os.environ.__setitem__("BETA_OF_THIS_TEST", str(level(k))))
+
+
+def bound_method_of_a_dictionary() -> Made:
+    config = {"beta": 0.25}
+    read = config.get
+
+    class Own(Base):
+        def weight(self) -> float:
+            return read("beta")
+
+    return of(Own(), lambda k: config.update(beta=level(k)))
+
+
+def weak_reference() -> Made:
+    class Settings:
+        beta = 0.25
+
+    config = Settings()
+    held = weakref.ref(config)
+
+    class Own(Base):
+        def weight(self) -> float:
+            return held().beta
+
+    return of(Own(), lambda k: setattr(config, "beta", level(k)))
+
+
+def of_numpys() -> Made:
+    class Own(Base):
+        beta = np.float64(0.25)
+
+        def weight(self) -> float:
+            return self.beta
+
+    pair = Own()
+    return of(pair, lambda k: setattr(pair, "beta", np.float64(level(k))))
+
+
+def written_through_data() -> Made:
+    class Own(Base):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("beta", torch.tensor(0.25))
+
+        def weight(self) -> float:
+            return float(self.beta)
+
+    pair = Own()
+    return of(pair, lambda k: pair.beta.data.fill_(level(k)))
+
+
+def autoguide_in_a_plate() -> Made:
+    pair = Base()
+    guide = pyro.infer.autoguide.AutoNormal(pair.model)
+    return pair.model, guide, lambda k: None
+
+
 STALE: dict[str, Callable[[], Made]] = {
     made.__name__: made
     for made in (
@@ -434,7 +539,9 @@ STALE: dict[str, Callable[[], Made]] = {
         default_argument, attribute_of_a_function, keyword_of_a_partial, scale_of_a_handler,
         tensor_replaced, tensor_filled, tensor_looked_at, array, dropout, own_mode, temperature,
         frozen_encoder, module_replaced, layer_appended, hook_on_a_module, method_replaced,
-        parameter_set_anew, weights_replaced_in_place,
+        parameter_set_anew, weights_replaced_in_place, object_in_a_module, network_in_a_module,
+        attribute_of_the_type, environment, bound_method_of_a_dictionary, weak_reference, of_numpys,
+        written_through_data, autoguide_in_a_plate,
     )
 }  # fmt: skip
 
@@ -620,17 +727,84 @@ def computed_and_looked_at() -> Made:
     return of(pair, lambda k: k % EVERY or pair.epoch.fill_(k // EVERY))
 
 
+def generator_of_torch() -> Made:
+    generator = torch.Generator().manual_seed(0)
+
+    class Own(Base):
+        def weight(self) -> Tensor:
+            return 1 + torch.rand((), generator=generator)
+
+    return of(Own(), lambda k: None)
+
+
+def context_variable() -> Made:
+    weight: contextvars.ContextVar[float] = contextvars.ContextVar("weight", default=0.25)
+
+    class Own(Base):
+        def weight(self) -> float:
+            return weight.get()
+
+    return of(Own(), lambda k: weight.set(level(k)) and None)
+
+
+def logs() -> Made:
+    class Own(Base):
+        def weight(self) -> float:
+            logging.getLogger("of this test").error("a line")
+            return 1.0
+
+    return of(Own(), lambda k: None)
+
+
+def data_in_numpy() -> Made:
+    class Own(Base):
+        def model(self, x: Tensor) -> None:
+            with poutine.scale(scale=1 + abs(float(x.detach().numpy().mean()))):
+                super().model(x)
+
+    return of(Own(), lambda k: None)
+
+
+def size_by_mask() -> Made:
+    class Own(Base):
+        def model(self, x: Tensor) -> None:
+            super().model(x)
+            kept = x[x[:, 0] > 0]
+            pyro.factor("size", pyro.param("c", torch.tensor(0.1)) * float(len(kept)))
+
+    return of(Own(), lambda k: None)
+
+
+def hooked_parameter() -> Made:
+    pair = Base()
+
+    def change(step: int) -> None:
+        if step == STEPS // 2:
+            pair.dec.weight.register_hook(lambda grad: grad / 2)
+
+    return of(pair, change)
+
+
 LEFT: dict[str, tuple[Callable[[], Made], str]] = {
     "counter": (counter, r"the programs write to Own\.calls"),
     "kept for later": (kept_for_later, r"the programs write to Own\.seen"),
     "global counter": (global_counter, "the programs write to the global 'COUNT'"),
     "list that grows": (list_that_grows, "the programs write to 'seen' of weight"),
     "iterator": (iterator, "'weights' of weight is an iterator"),
-    "NumPy's generator": (numpys_generator, "'generator' of weight is a generator of random numbers"),
+    "NumPy's generator": (
+        numpys_generator,
+        "'generator' of weight is a generator of random numbers",
+    ),
     "clock": (clock, r"weight calls time\.time"),
     "moving average": (moving_average, "the programs write to a tensor of shape"),
     "computed and looked at": (computed_and_looked_at, "the programs look at values"),
     "frozen settings": (frozen_settings, r"Own\.config keeps changing"),
+    "torch's generator": (generator_of_torch, "'generator' of weight is a generator"),
+    "context variable": (context_variable, "'weight' of weight is a ContextVar"),
+    "logs": (logs, "the programs log"),
+    "data in NumPy": (data_in_numpy, "the programs look at values"),
+    "size by a mask": (size_by_mask, "the programs look at values"),
+    "hooked parameter": (hooked_parameter, "a parameter has hooks"),
     "branch": (branch_on_what_changes, r"Own\.step keeps changing"),
 }
 
@@ -641,7 +815,8 @@ def test_programs_that_write_stay_with_the_handlers(
 ) -> None:
     """Said once, in a line; every run is one of Pyro's, so that a counter counts steps."""
     made, why = LEFT[kind]
-    inference = held_against_pyro(made)
+    batches = [X, X.roll(1, 0) + 0.1, X.roll(2, 0) - 0.1]
+    inference = held_against_pyro(made, calls=lambda k: ((batches[k % 3],), {}))
     lines = [r.getMessage() for r in caplog.records if r.name == "pyrovae"]
     assert len(lines) == 1
     assert lines[0].startswith("the step is not compiled: ")

@@ -192,9 +192,12 @@ class Reads:
                 if not _is_library(code.co_filename):
                     self._enter(frame, code)
         elif event == "c_call" and not _is_installed(code.co_filename):
-            word = IMPURE.get(arg) or (arg.__name__ if arg.__name__ in WRITES else None)
-            if word:
-                self._effect(f"{code.co_name} calls {word}")
+            self._calls(code, arg)
+
+    def _calls(self, code: CodeType, function: Any) -> None:
+        """A function of C is called by code of the user's."""
+        if function in IMPURE or function.__name__ in WRITES:
+            self._effect(f"{code.co_name} calls {IMPURE.get(function, function.__name__)}")
 
     def _enter(self, frame: FrameType, code: CodeType) -> None:
         """A function of the user's begins."""
@@ -218,11 +221,10 @@ class Reads:
     def _after(self) -> None:
         """What is known only when all is over: closures of functions that nothing led to."""
         known = {f.__code__ for f in self._visited.values() if isinstance(f, FunctionType)}
-        codes = [c for c in self._codes - known if c.co_freevars]
-        if codes := [c for c in codes if not _is_library(c.co_filename)]:
-            for function in gc.get_referrers(*codes):
-                if isinstance(function, FunctionType):
-                    self._function(function)
+        codes = [c for c in self._codes - known if c.co_freevars and not _is_library(c.co_filename)]
+        for function in gc.get_referrers(*codes) if codes else ():
+            if isinstance(function, FunctionType):
+                self._function(function)
         if len(self.places) > MOST_PLACES:
             self._effect(f"they read {len(self.places):,} values")
 
@@ -273,61 +275,51 @@ class Reads:
             return
         if not isinstance(value, MethodType):  # made anew each time
             self._visited[id(value)] = value
-        if isinstance(value, Tensor):
-            self.tensors[id(value)] = value
-            self._versions[id(value)] = value._version
-            for key in set(vars(value)) - {"unconstrained"}:
-                self._entry(vars(value), key, f"{name}.{key}")
-        elif isinstance(value, FunctionType):
-            self._function(value)
-        elif isinstance(value, MethodType):
-            self._visit(value.__func__, name)
-            self._visit(value.__self__, name)
-        elif isinstance(value, functools.partial):
-            self._all((value.func, *value.args), name)
-            self._visit(value.keywords, name)
-        elif isinstance(value, property):
-            self._all((value.fget, value.fset), name)
-        elif isinstance(value, functools.cached_property):
-            self._visit(value.func, name)
-        elif isinstance(value, staticmethod | classmethod):
-            self._visit(value.__func__, name)
-        elif isinstance(value, ModuleType | type):
-            self._add_space(value)
+        for kinds, follow in FOLLOW:
+            if isinstance(value, kinds):
+                follow(self, value, name)
+                break
         else:
-            self._add_space(type(value))
             self._object(value, name)
 
-    def _object(self, value: Any, name: str) -> None:
-        if isinstance(value, tuple | frozenset):
-            self._all(value, name)
-        elif isinstance(value, dict | MappingProxyType):
-            self._dictionary(value, name)
-        elif isinstance(value, list | deque):
-            self._list(value, name)
-        elif isinstance(value, set):
-            self._note(Keys(value, None, tuple(value), name))
-            self._all(value, name)
-        elif isinstance(value, np.ndarray) and value.dtype != object:
-            self._array(value, name)
-        elif isinstance(value, np.ndarray | torch.jit.ScriptModule) or _is_frame(type(value)):
-            self._effect(f"{name} is a {type(value).__name__}, whose changes cannot be seen")
-        elif isinstance(value, GENERATORS):
-            self._effect(f"{name} is a generator of random numbers")
-        elif isinstance(value, CellType):
-            self._note(Cell(value, None, Cell(value, None, None, name).now(), name))
-        elif isinstance(value, Iterator):
-            self._effect(f"{name} is an iterator")
-        elif not isinstance(value, nn.Module) and not self._hook(type(value)):
+    def _object(self, value: object, name: str) -> None:
+        self._add_space(type(value))
+        if type(value).__module__.split(".")[0] in ("pandas", "polars"):
+            self._unseen(value, name)
+        elif not self._hook(type(value)):
             self._closed(value, name)
-        if isinstance(value, list | dict | deque | tuple) and type(value) not in BUILT_IN:
-            self._hook(type(value))  # it may have attributes beside its entries
+
+    def _unseen(self, value: object, name: str) -> None:
+        self._effect(f"{name} is a {type(value).__name__}, whose changes cannot be seen")
+
+    def _tensor(self, value: Tensor, name: str) -> None:
+        self.tensors[id(value)] = value
+        self._versions[id(value)] = value._version
+        for key in set(vars(value)) - {"unconstrained"}:
+            self._entry(vars(value), key, f"{name}.{key}")
+
+    def _cell(self, value: CellType, name: str) -> None:
+        contents = Cell(value, None, None, name).now()
+        self._note(Cell(value, None, contents, name))
+        self._visit(contents, name)
+
+    def _set(self, value: set[Any], name: str) -> None:
+        self._note(Keys(value, None, tuple(value), name))
+        self._all(value, name)
+
+    def _attributes_of(self, value: object) -> None:
+        """A container of a class of its own may have attributes beside its entries."""
+        if type(value) not in BUILT_IN:
+            self._add_space(type(value))
+            self._hook(type(value))
 
     def _all(self, values: Iterable[object], name: str) -> None:
+        self._attributes_of(values)
         for value in values:
             self._visit(value, name)
 
     def _dictionary(self, value: Mapping[Any, Any], name: str) -> None:
+        self._attributes_of(value)
         if len(value) > MOST:
             self._effect(f"{name} has {len(value):,} entries")
             return
@@ -339,6 +331,7 @@ class Reads:
             self._entry(value, key, f"{name}[{key!r}]")
 
     def _list(self, value: list[Any] | deque[Any], name: str) -> None:
+        self._attributes_of(value)
         if len(value) > MOST:
             self._effect(f"{name} has {len(value):,} entries")
             return
@@ -348,7 +341,9 @@ class Reads:
             self._visit(part, f"{name}[{i}]")
 
     def _array(self, value: np.ndarray[Any, Any], name: str) -> None:
-        if value.nbytes > MOST_BYTES:
+        if value.dtype == object:
+            self._unseen(value, name)
+        elif value.nbytes > MOST_BYTES:
             self._effect(f"{name} is a NumPy array of {value.nbytes:,} bytes")
         else:
             found = Bytes(value, None, None, name)
@@ -361,10 +356,7 @@ class Reads:
         for free, cell in zip(
             function.__code__.co_freevars, function.__closure__ or (), strict=True
         ):
-            label = f"{free!r} of {name}"
-            contents = Cell(cell, None, None, label).now()
-            self._note(Cell(cell, None, contents, label))
-            self._visit(contents, label)
+            self._cell(cell, f"{free!r} of {name}")
         self._all(function.__defaults__ or (), f"a default of {name}")
         self._visit(function.__kwdefaults__ or {}, f"a default of {name}")
         if not _is_library(function.__code__.co_filename):
@@ -387,7 +379,7 @@ class Reads:
                 self._dictionary(held, name)
                 self._visit(getattr(value, "__wrapped__", None), name)  # of functools.cache
         elif (not kind.__flags__ & HEAP or kind.__flags__ & FIXED) and not isinstance(value, BARE):
-            self._effect(f"{name} is a {kind.__name__}, whose changes cannot be seen")
+            self._unseen(value, name)
 
     def _hook(self, kind: type) -> bool:
         """See what is read from, and written to, the objects of a class, if that can be seen."""
@@ -430,36 +422,32 @@ class Reads:
         """Note every place that an attribute of an object is looked for in."""
         kind = type(this)
         label = f"{kind.__name__}.{name}"
-        found = False
-        for each in kind.__mro__:
-            if name in each.__dict__:
-                found = True
-                if isinstance(each.__dict__[name], MemberDescriptorType):
-                    self._slot(this, name, label)
-                    return [("Attribute", id(this), name)]
-            if not _is_library_name(each.__module__):
-                self._class_entry(each, name)
-            if found:
-                break
+        found = self._in_classes(kind, name)
+        if isinstance(found, MemberDescriptorType):
+            self._slot(this, name, label)
+            return [("Attribute", id(this), name)]
         try:
             held = object.__getattribute__(this, "__dict__")
         except AttributeError:
             return []
-        identities: list[tuple[str, int, object]] = [("Entry", id(held), name)]
-        self._entry(held, name, label)
-        if isinstance(this, nn.Module):
-            for register in REGISTERS:
-                entries = held.get(register) or {}
-                if name in entries:
-                    found = True
-                    self._entry(entries, name, label)
-                    identities.append(("Entry", id(entries), name))
-        if (
-            not found and name not in held and hasattr(kind, "__getattr__")
-        ):  # it finds it, somewhere
-            for part in LAZY if isinstance(this, nn.Module) else list(held):
+        registers = REGISTERS if isinstance(this, nn.Module) else ()
+        entries = [each for r in registers if name in (each := held.get(r) or {})]
+        for each in (held, *entries):
+            self._entry(each, name, label)
+        if found is MISSING and not entries and name not in held and hasattr(kind, "__getattr__"):
+            for part in LAZY if registers else list(held):  # one of which it is made of
                 self._entry(held, part, f"{kind.__name__}.{part}")
-        return identities
+        return [("Entry", id(each), name) for each in (held, *entries)]
+
+    def _in_classes(self, kind: type, name: str) -> object:
+        """What the classes of an object have under a name; where it was looked for is noted."""
+        for each in kind.__mro__:
+            found = each.__dict__.get(name, MISSING)
+            if not _is_library_name(each.__module__):  # a slot is noted by who holds it
+                self._class_entry(each, name)
+            if found is not MISSING:
+                return found
+        return MISSING
 
     def _slot(self, this: Any, name: str, label: str) -> None:
         value = Attribute(this, name, None, label)
@@ -475,7 +463,34 @@ class Reads:
             self._scratch.update(identities)
 
 
-BUILT_IN = (list, dict, deque, tuple, OrderedDict, MappingProxyType)
+FOLLOW: tuple[tuple[Any, Callable[[Reads, Any, str], None]], ...] = (
+    (Tensor, Reads._tensor),
+    (FunctionType, lambda reads, value, name: reads._function(value)),
+    (MethodType, lambda reads, value, name: reads._all((value.__func__, value.__self__), name)),
+    (
+        functools.partial,
+        lambda reads, value, name: reads._all((value.func, *value.args, value.keywords), name),
+    ),
+    (property, lambda reads, value, name: reads._all((value.fget, value.fset), name)),
+    (functools.cached_property, lambda reads, value, name: reads._visit(value.func, name)),
+    ((staticmethod, classmethod), lambda reads, value, name: reads._visit(value.__func__, name)),
+    ((ModuleType, type), lambda reads, value, name: reads._add_space(value)),
+    ((tuple, frozenset), Reads._all),
+    ((dict, MappingProxyType), Reads._dictionary),
+    ((list, deque), Reads._list),
+    (set, Reads._set),
+    (np.ndarray, Reads._array),
+    (torch.jit.ScriptModule, Reads._unseen),
+    (nn.Module, lambda reads, value, name: reads._add_space(type(value))),
+    (
+        (np.random.Generator, np.random.RandomState, random.Random, torch.Generator),
+        lambda reads, value, name: reads._effect(f"{name} is a generator of random numbers"),
+    ),
+    (CellType, Reads._cell),
+    (Iterator, lambda reads, value, name: reads._effect(f"{name} is an iterator")),
+)
+
+BUILT_IN = (list, dict, deque, tuple, set, frozenset, OrderedDict, MappingProxyType)
 
 
 class Decided(ValueError):
@@ -567,10 +582,6 @@ LOOKS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.defaul
 _BUILTINS = __builtins__ if isinstance(__builtins__, ModuleType) else sys.modules["builtins"]
 
 
-def _is_frame(kind: type) -> bool:
-    return kind.__module__.split(".")[0] in ("pandas", "polars")
-
-
 def _globals_of(code: CodeType) -> list[str]:
     """The globals that a code names."""
     found = (i.argval for i in dis.get_instructions(code) if i.opname in GLOBALS)
@@ -632,7 +643,6 @@ def _is_open(kind: type) -> bool:
 HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by Python, so that it can be changed
 FIXED = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: but for these
 HOOKS = ("__getattribute__", "__setattr__")
-GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
 WRITES = ("write", "writelines", "urandom", "putenv")
 LOGS = logging.Logger._log.__code__
 BARE = (  # objects of C that never change, or that no number comes from
