@@ -77,13 +77,17 @@ class Call:
             self.is_tensor = [isinstance(leaf, Tensor) for leaf in leaves]
             self.tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
             self.others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
-        self.kind: tuple[Any, ...] = (_process(), *map(_like, self.tensors))
         self.is_trained = any(tensor.requires_grad for tensor in self.tensors)
+        self.kind = self._kind()
+
+    def _kind(self) -> tuple[Any, ...]:
+        kind: tuple[Any, ...] = (_process(), *map(_like, self.tensors))
         keys = list(map(id, self.tensors))
         if len(set(keys)) < len(keys):  # a program may ask whether one is the other
-            self.kind += tuple(map(keys.index, keys))
+            kind += tuple(map(keys.index, keys))
         if self.spec is not None:
-            self.kind += (self.spec, *self.is_tensor, *map(_kind, self.others))
+            kind += (self.spec, *self.is_tensor, *map(_kind, self.others))
+        return kind
 
     def of(self, tensors: Sequence[Any], others: Sequence[Any]) -> tuple[Args, dict[str, Any]]:
         """Arguments of the same form that hold other leaves."""
