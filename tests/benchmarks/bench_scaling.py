@@ -49,6 +49,7 @@ USUAL = {
     "processes": 1,
 }
 POOL = 8
+TICKS = [1, 2, 3, 5, 10, 20, 30, 50, 100, 200]
 
 
 def now(device: torch.device) -> float:
@@ -202,9 +203,12 @@ def draw(rows: list[dict[str, Any]], path: str) -> None:
             last = mine[-1]["median_ms"]
             line = [last * value / values[-1] for value in values]
             panel.plot(values, line, ":", color="grey", linewidth=1)
+        panel.set_ylim(0.7 * min(e[0] for e in each), 1.5 * max(e[-1] for e in each))
         panel.set_xscale("log")
         panel.set_yscale("log")
-        panel.set_xticks(values, [f"{value:,}" for value in values], fontsize=7, rotation=20)
+        panel.set_xticks(values, [f"{value:,}" for value in values], fontsize=8, rotation=20)
+        ticks = [tick for tick in TICKS if panel.get_ylim()[0] < tick < panel.get_ylim()[1]]
+        panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         panel.minorticks_off()
         panel.set_xlabel(axis)
         panel.set_ylabel("ms per step")
@@ -240,7 +244,8 @@ def main() -> None:
         for axis, values in AXES.items():
             AXES[axis] = [value for value in values if value <= options.most]
     rows = list(itertools.chain(*(measure(axis, options, device) for axis in options.axis)))
-    report = {"options": vars(options) | {"out": None}, "seed": options.seed, "results": rows}
+    asked = vars(options) | {"out": None, "figure": None}
+    report = {"options": asked, "seed": options.seed, "results": rows}
     report["environment"] = about(device)
     report["pyrovae_through"] = "svi.SVI" if hasattr(pv.svi, "SVI") else "svi.Step"
     write(options.out, report, table(rows))
