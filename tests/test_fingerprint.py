@@ -4,6 +4,7 @@ whatever the programs read in Python and whoever changes it."""
 from __future__ import annotations
 
 import contextvars
+import copy
 import functools
 import itertools
 import logging
@@ -530,6 +531,33 @@ def autoguide_in_a_plate() -> Made:
     return pair.model, guide, lambda k: None
 
 
+def copied_settings() -> Made:
+    class Settings:
+        def __init__(self) -> None:
+            self.beta = 0.25
+
+    return of_config(
+        config := Settings(),
+        lambda c: copy.copy(c).beta,
+        lambda k: setattr(config, "beta", level(k)),
+    )
+
+
+def class_of_an_object_changed() -> Made:
+    class Low:
+        def beta(self) -> float:
+            return 0.25
+
+    class High(Low):
+        def beta(self) -> float:
+            return 0.75
+
+    config = Low()
+    return of_config(
+        config, lambda c: c.beta(), lambda k: setattr(config, "__class__", (Low, High)[k // 9 % 2])
+    )
+
+
 STALE: dict[str, Callable[[], Made]] = {
     made.__name__: made
     for made in (
@@ -541,7 +569,7 @@ STALE: dict[str, Callable[[], Made]] = {
         frozen_encoder, module_replaced, layer_appended, hook_on_a_module, method_replaced,
         parameter_set_anew, weights_replaced_in_place, object_in_a_module, network_in_a_module,
         attribute_of_the_type, environment, bound_method_of_a_dictionary, weak_reference, of_numpys,
-        written_through_data, autoguide_in_a_plate,
+        written_through_data, autoguide_in_a_plate, copied_settings, class_of_an_object_changed,
     )
 }  # fmt: skip
 
@@ -785,6 +813,26 @@ def hooked_parameter() -> Made:
     return of(pair, change)
 
 
+def file_looked_for() -> Made:
+    class Own(Base):
+        def weight(self) -> float:
+            return 0.5 if os.path.exists("no such file") else 1.0  # noqa: PTH110
+
+    return of(Own(), lambda k: None)
+
+
+def cached_function() -> Made:
+    @functools.cache
+    def weight() -> float:
+        return 0.5
+
+    class Own(Base):
+        def weight(self) -> float:
+            return weight()
+
+    return of(Own(), lambda k: None)
+
+
 LEFT: dict[str, tuple[Callable[[], Made], str]] = {
     "counter": (counter, r"the programs write to Own\.calls"),
     "kept for later": (kept_for_later, r"the programs write to Own\.seen"),
@@ -805,6 +853,8 @@ LEFT: dict[str, tuple[Callable[[], Made], str]] = {
     "data in NumPy": (data_in_numpy, "the programs look at values"),
     "size by a mask": (size_by_mask, "the programs look at values"),
     "hooked parameter": (hooked_parameter, "a parameter has hooks"),
+    "file looked for": (file_looked_for, r"the programs look at files \(exists\)"),
+    "cached function": (cached_function, "'weight' of weight is a _lru_cache_wrapper"),
     "branch": (branch_on_what_changes, r"Own\.step keeps changing"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import decimal
 import dis
@@ -185,14 +186,25 @@ class Reads:
         if self._imports:
             return
         if event == "call":
-            if code is LOGS and not _is_installed(_caller(frame)):
-                self._effect("the programs log")
+            if code.co_name in TOLD:
+                self._told(frame, code)
             if code not in self._codes:
                 self._codes.add(code)
                 if not _is_library(code.co_filename):
                     self._enter(frame, code)
         elif event == "c_call" and not _is_installed(code.co_filename):
             self._calls(code, arg)
+
+    def _told(self, frame: FrameType, code: CodeType) -> None:
+        """A function of Python's own library that goes past attributes, or out of the process."""
+        if code in COPIES and id(found := frame.f_locals.get("x")) in self._visited:
+            held = getattr(found, "__dict__", None)
+            if isinstance(held, dict):
+                self._dictionary(held, type(found).__name__)
+        elif code is LOGS and not _is_installed(_caller(frame, 2)):
+            self._effect("the programs log")
+        elif _looks_at_files(code) and not _is_installed(_caller(frame, 1)):
+            self._effect(f"the programs look at files ({code.co_name})")
 
     def _calls(self, code: CodeType, function: Any) -> None:
         """A function of C is called by code of the user's."""
@@ -201,6 +213,8 @@ class Reads:
 
     def _enter(self, frame: FrameType, code: CodeType) -> None:
         """A function of the user's begins."""
+        if "__getattribute__" in code.co_names:
+            self._effect(f"{code.co_name} goes past attributes (__getattribute__)")
         spelt = {c for c in code.co_consts if isinstance(c, str)}
         words = {c for c in spelt if c.isidentifier()}
         new = ({*code.co_names} | words) - self._names
@@ -244,6 +258,8 @@ class Reads:
         if id(space) not in self._spaces and not _is_library_name(home or ""):
             self._spaces[id(space)] = space
             self._space(space, self._names)
+            if isinstance(space, type):
+                self._add_space(type(space))
 
     def _effect(self, words: str) -> None:
         if words not in self.effects:
@@ -377,7 +393,6 @@ class Reads:
         elif isinstance(held := getattr(value, "__dict__", None), dict):
             if not kind.__flags__ & HEAP or isinstance(value, threading.local):
                 self._dictionary(held, name)
-                self._visit(getattr(value, "__wrapped__", None), name)  # of functools.cache
         elif (not kind.__flags__ & HEAP or kind.__flags__ & FIXED) and not isinstance(value, BARE):
             self._unseen(value, name)
 
@@ -430,6 +445,7 @@ class Reads:
             held = object.__getattribute__(this, "__dict__")
         except AttributeError:
             return []
+        self._note(Attribute(this, "__class__", kind, f"the class of {kind.__name__}"))
         registers = REGISTERS if isinstance(this, nn.Module) else ()
         entries = [each for r in registers if name in (each := held.get(r) or {})]
         for each in (held, *entries):
@@ -480,6 +496,7 @@ FOLLOW: tuple[tuple[Any, Callable[[Reads, Any, str], None]], ...] = (
     ((list, deque), Reads._list),
     (set, Reads._set),
     (np.ndarray, Reads._array),
+    (type(functools.cache(len)), Reads._unseen),  # it answers from memory
     (torch.jit.ScriptModule, Reads._unseen),
     (nn.Module, lambda reads, value, name: reads._add_space(type(value))),
     (
@@ -594,10 +611,16 @@ def _imports_of(code: CodeType) -> set[str]:
     return {name for name in found if isinstance(name, str)}
 
 
-def _caller(frame: FrameType) -> str:
-    """The file of who called the function that called this one."""
-    back = frame.f_back and frame.f_back.f_back
-    return "" if back is None else back.f_code.co_filename
+def _looks_at_files(code: CodeType) -> bool:
+    return code.co_name in FILES and code.co_filename.startswith(("<frozen", *STANDARD))
+
+
+def _caller(frame: FrameType, steps: int) -> str:
+    """The file of who called a function, so many calls ago; a library's where there is none."""
+    back: FrameType | None = frame
+    for _ in range(steps):
+        back = back and back.f_back
+    return "<frozen>" if back is None else back.f_code.co_filename
 
 
 def _home(name: str) -> str:
@@ -645,6 +668,12 @@ FIXED = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: but for these
 HOOKS = ("__getattribute__", "__setattr__")
 WRITES = ("write", "writelines", "urandom", "putenv")
 LOGS = logging.Logger._log.__code__
+COPIES = {copy.copy.__code__, copy.deepcopy.__code__}
+FILES = {
+    "exists", "is_file", "is_dir", "stat", "lstat", "read_text", "read_bytes", "write_text",
+    "write_bytes", "iterdir", "glob", "getmtime", "getsize", "isfile", "isdir", "open",
+}  # fmt: skip
+TOLD = {*FILES, LOGS.co_name, *(code.co_name for code in COPIES)}
 BARE = (  # objects of C that never change, or that no number comes from
     BuiltinFunctionType, WrapperDescriptorType, MethodDescriptorType, ClassMethodDescriptorType,
     MethodWrapperType, GetSetDescriptorType, MemberDescriptorType, GenericAlias, UnionType,
