@@ -338,10 +338,8 @@ class Step:
         """The leaves of this run."""
         found, idle = shown.trained(reached)
         if self.parameters is None:
-            found = self._kept(found, shown)
-        if self.parameters is None:
-            self.leaves, self.idle = found, idle
-            if not found:
+            self.leaves, self.idle = self._kept(found, shown), idle
+            if not self.leaves:
                 self.tell("neither program depends on a parameter, so the steps train nothing")
             return
         known = {id(leaf): leaf for leaf in self.parameters.values()}

@@ -138,9 +138,6 @@ def test_a_baseline_network_is_trained() -> None:
     "loss", [RenyiELBO, ReweightedWakeSleep, TraceGraph_ELBO], ids=lambda loss: loss.__name__
 )
 def test_losses_that_differentiate_themselves(loss: type[ELBO]) -> None:
-    def calls(step: int) -> tuple[tuple[object, ...], dict[str, object]]:
-        return (X,), {}
-
     made = {"num_particles": 2} if loss is not TraceGraph_ELBO else {}
     ends = []
     for make in (pyro.infer.SVI, pv.SVI):
@@ -282,7 +279,8 @@ def test_particles_changed_on_the_loss() -> None:
     held_against_pyro(made, lambda: loss)
 
 
-def test_a_loss_replaced() -> None:
+def losses_of_both(count: int, take: Callable[[int, pyro.infer.SVI], float]) -> list[list[float]]:
+    """Pyro's losses and ours, of steps that ``take(step, inference)`` takes."""
     ends = []
     for make in (pyro.infer.SVI, pv.SVI):
         pyro.clear_param_store()
@@ -291,33 +289,32 @@ def test_a_loss_replaced() -> None:
         options = {"compile": "auto"} if make is pv.SVI else {}
         inference = make(model, guide, optim.Adam({"lr": 0.01}), Trace_ELBO(), **options)
         losses = []
-        for step in range(20):
-            if step == 10:
-                other = TraceMeanField_ELBO(num_particles=3)
-                inference.loss, inference.loss_and_grads = other.loss, other.loss_and_grads
+        for step in range(count):
             torch.manual_seed(step)
-            losses.append(float(inference.step(X)))
+            losses.append(float(take(step, inference)))
         ends.append(losses)
     pyro.clear_param_store()
-    assert ends[1] == pytest.approx(ends[0], rel=1e-4)
+    return ends
+
+
+def test_a_loss_replaced() -> None:
+    def take(step: int, inference: pyro.infer.SVI) -> float:
+        if step == 10:
+            other = TraceMeanField_ELBO(num_particles=3)
+            inference.loss, inference.loss_and_grads = other.loss, other.loss_and_grads
+        return inference.step(X)
+
+    theirs, ours = losses_of_both(20, take)
+    assert ours == pytest.approx(theirs, rel=1e-4)
 
 
 def test_a_step_inside_a_handler_is_pyros() -> None:
-    ends = []
-    for make in (pyro.infer.SVI, pv.SVI):
-        pyro.clear_param_store()
-        torch.manual_seed(0)
-        model, guide, _ = test_fingerprint.attribute()
-        options = {"compile": "auto"} if make is pv.SVI else {}
-        inference = make(model, guide, optim.Adam({"lr": 0.01}), Trace_ELBO(), **options)
-        losses = []
-        for step in range(12):
-            torch.manual_seed(step)
-            with poutine.scale(scale=1.0 + step // 4):
-                losses.append(float(inference.step(X)))
-        ends.append(losses)
-    pyro.clear_param_store()
-    assert ends[1] == pytest.approx(ends[0], rel=1e-4)
+    def take(step: int, inference: pyro.infer.SVI) -> float:
+        with poutine.scale(scale=1.0 + step // 4):
+            return inference.step(X)
+
+    theirs, ours = losses_of_both(12, take)
+    assert ours == pytest.approx(theirs, rel=1e-4)
 
 
 # --- mistakes that Pyro's validation finds --------------------------------------------------------
