@@ -18,6 +18,7 @@ from pyrovae.arrays import divisor, may_be_image, no_data
 from pyrovae.errors import UsageError, got
 from pyrovae.layouts import Layout
 from pyrovae.memory import fits
+from pyrovae.schema import Schema
 from pyrovae.serving import Serving
 from pyrovae.summaries import Summary
 
@@ -78,6 +79,7 @@ class Data(ABC):
         serving: how x is served.
         labels: int [N], classes, which never reach a program; None without.
         layout: how a batch becomes the programs' arguments; None where it is these.
+        schema: what the columns of x are, where it is a table with names.
         in_memory: whether all of the data can be looked at before any are used.
         own_batches: whether batches have a size and an order that no one can ask for.
     """
@@ -85,6 +87,7 @@ class Data(ABC):
     serving: Serving
     labels: Tensor | None = None
     layout: Layout | None = None
+    schema: Schema | None = None
     in_memory: bool = False
     own_batches: bool = False
     _checks: tuple[Callable[[Batch], object], ...] = ()
