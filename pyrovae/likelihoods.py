@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import cast
@@ -19,6 +20,7 @@ from pyrovae import distributions
 from pyrovae.errors import UsageError, nearest, whole_number
 from pyrovae.networks import MLP, Conditional, Network, Shapes
 from pyrovae.summaries import Summary
+from pyrovae.units import Units, average
 
 __all__ = [
     "Bernoulli",
@@ -39,11 +41,89 @@ __all__ = [
 ]
 
 
-class Likelihood(Conditional):
-    """p(x|z). Two abstract methods: ``parameter_shapes`` and ``distribution``."""
+UNITS = ("auto", "none")
 
-    def __init__(self, network: Network | nn.Module = MLP([400])) -> None:  # noqa: B008
+
+class Likelihood(Conditional):
+    """p(x|z). Two abstract methods: ``parameter_shapes`` and ``distribution``.
+
+    Data stay in their own units. With ``units="auto"`` what a network needs in their place is
+    learned by :meth:`measure` from the data to train on, and kept with the weights: guides see
+    :meth:`features` of x, and the network's outputs are in the same units. Arrays of values in
+    [0, 1], such as images, are seen as they are.
+
+    Args:
+        network: gives the parameters.
+        units: ``"auto"`` or ``"none"``, which takes x as it is.
+    """
+
+    base: Tensor
+    unit_interval = False  # whether x is in [0, 1] always, so that arrays of it have no unit
+
+    def __init__(
+        self,
+        network: Network | nn.Module = MLP([400]),  # noqa: B008
+        units: str = "auto",
+    ) -> None:
         super().__init__(network)
+        if units not in UNITS:
+            raise UsageError(f"units is auto or none, got {units!r}{nearest(str(units), UNITS)}")
+        self.units = units
+        self.scale_of: Units | None = None
+
+    def link(self, x: Tensor) -> Tensor:
+        """x where its entries spread most evenly: log x, say, of what varies by factors."""
+        return x
+
+    def origin(self, x: Tensor) -> Tensor | None:
+        """What the first parameter is where the network gives 0, of the shape of that parameter:
+        its best value for all data ``[N, *event]`` alike; None where it has none."""
+        return None
+
+    def allocate(self, event_shape: tuple[int, ...]) -> None:
+        super().allocate(event_shape)
+        if self.units == "none" or (self.unit_interval and self.event_shape):
+            return
+        self.scale_of = Units(self.event_shape)
+        if type(self).origin is not Likelihood.origin:
+            first = next(iter(self.parameter_shapes(self.event_shape).values()))
+            self.register_buffer("base", torch.zeros(first))
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """The shape of :meth:`features` of one datum."""
+        return self.event_shape
+
+    def features(self, x: Tensor) -> Tensor:
+        """What a network is shown of x ``[*batch, *event_shape]``: ``[*batch, *feature_shape]``,
+        of the order of 1, missing entries (NaN) like the mean."""
+        return x if self.scale_of is None else self.scale_of(self.link(x))
+
+    def marks(self, entries: Tensor) -> Tensor:
+        """For every feature that of ``[*batch, *event_shape]`` which belongs to its entry."""
+        return entries
+
+    @property
+    def measured(self) -> bool:
+        """Whether units were learned, or there are none to learn."""
+        return self.scale_of is None or bool(self.scale_of.known)
+
+    @torch.no_grad()
+    def measure(self, x: Tensor) -> None:
+        """Learn units from the data to train on, ``[N, *event_shape]`` with NaN where missing, at
+        the first call. What never was observed stays as it is."""
+        if self.scale_of is not None and self.scale_of.measure(self.link(x)):
+            self.begin(x)
+
+    def begin(self, x: Tensor) -> None:
+        """Let the parameters of the family itself start from what is best for all data alike."""
+        base = self.origin(x)
+        if base is not None:
+            self.base.copy_(base)
+
+    def from_base(self, parameter: Tensor) -> Tensor:
+        """The first parameter, seen from its origin."""
+        return parameter if self.scale_of is None else parameter + self.base
 
     @classmethod
     def suits(cls, seen: Summary) -> str:
@@ -88,6 +168,17 @@ def _log_link(raw: Tensor) -> Tensor:
     return 16 - F.softplus(16 - raw)
 
 
+def _log_odds(share: Tensor) -> Tensor:
+    """The log odds of the average of shares ``[N, *event]``, never without bound."""
+    few = 0.5 / (len(share) + 1)
+    return average(share).clamp(few, 1 - few).logit()
+
+
+def _log_average(x: Tensor) -> Tensor:
+    """The logarithm of the average of counts ``[N, *event]``, never without bound."""
+    return average(x).clamp_min(0.5 / len(x)).log()
+
+
 class Bernoulli(Likelihood):
     """p(x|z) = prod_d Bernoulli(x_d; sigmoid(logits_d(z))), x in {0, 1}.
 
@@ -100,12 +191,17 @@ class Bernoulli(Likelihood):
     torch.Size([5])
     """
 
+    unit_interval = True
+
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
         return {"logits": event_shape}
 
     def distribution(self, logits: Tensor) -> dist.TorchDistribution:
-        base = dist.Bernoulli(logits=logits)
+        base = dist.Bernoulli(logits=self.from_base(logits))
         return distributions.IndependentBernoulli(base, len(self.event_shape))
+
+    def origin(self, x: Tensor) -> Tensor:
+        return _log_odds(x)
 
     @classmethod
     def suits(cls, seen: Summary) -> str:
@@ -128,6 +224,8 @@ class ContinuousBernoulli(Likelihood):
     torch.Size([5])
     """
 
+    unit_interval = True
+
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
         return {"logits": event_shape}
 
@@ -149,9 +247,11 @@ class LocationScale(Likelihood):
 
     Args:
         network: gives loc, and with ``scale="network"`` also the scale.
-        scale: ``"shared"`` one learned number, ``"per_dimension"`` one learned number per pixel,
+        scale: ``"shared"`` one learned number of units, ``"per_dimension"`` one per pixel,
             ``"network"`` a function of z, ``"optimal"`` while training the one that fits the
-            batch best and later their running average, or a positive number, fixed.
+            batch best and later their running average, or a positive number, fixed, in the data's
+            own unit.
+        units: ``"auto"`` learned, see :class:`Likelihood`, or ``"none"``.
     """
 
     fixed_scale: Tensor
@@ -164,8 +264,9 @@ class LocationScale(Likelihood):
         self,
         network: Network | nn.Module = MLP([400]),  # noqa: B008
         scale: float | str = "shared",
+        units: str = "auto",
     ) -> None:
-        super().__init__(network)
+        super().__init__(network, units)
         self.scale = _choice("scale", scale, self.CHOICES)
 
     @abstractmethod
@@ -191,20 +292,26 @@ class LocationScale(Likelihood):
             self.register_buffer("fixed_scale", torch.tensor(float(self.scale)), persistent=False)
 
     def distribution(self, loc: Tensor, *raw: Tensor) -> dist.TorchDistribution:
+        loc = loc if self.scale_of is None else self.scale_of.centre + self.unit * loc
         if self.scale == "optimal":
-            scale = torch.where(self.running_scale > 0, self.running_scale, 1.0)
+            scale = torch.where(self.running_scale > 0, self.running_scale, 1.0) * self.unit
             if self.training:
                 base = distributions.OptimalScale(loc, scale, self.family, self.optimal)
                 return base.to_event(len(self.event_shape))
         elif isinstance(self.scale, str):
-            scale = F.softplus(raw[0] if raw else self.raw_scale) + self.MINIMUM
+            scale = self.unit * (F.softplus(raw[0] if raw else self.raw_scale) + self.MINIMUM)
         else:
             scale = self.fixed_scale
         return self.family(loc, scale).to_event(len(self.event_shape))
 
+    @property
+    def unit(self) -> Tensor | float:
+        """What scales are multiples of."""
+        return 1.0 if self.scale_of is None else self.scale_of.unit
+
     def _keep(self, deviation: Tensor, observed: Tensor | None, power: int) -> Tensor:
-        """(mean of deviation^power)^(1/power), and its running average."""
-        powered = deviation.abs() ** power
+        """(mean of deviation^power)^(1/power) in units, and its running average."""
+        powered = (deviation / self.unit).abs() ** power
         if observed is None:
             mean = powered.mean()
         else:
@@ -215,7 +322,7 @@ class LocationScale(Likelihood):
             running, now = self.running_scale, scale.detach().to(self.running_scale)
             moved = running + self.MOMENTUM * (now - running)
             running.copy_(torch.where(running > 0, moved, now))
-        return scale
+        return scale * self.unit
 
 
 def _choice(name: str, value: float | str, choices: tuple[str, ...]) -> float | str:
@@ -239,9 +346,11 @@ class Normal(LocationScale):
 
     Args:
         network: gives loc, and with ``scale="network"`` also the scale.
-        scale: ``"shared"`` one learned number, ``"per_dimension"`` one learned number per pixel,
+        scale: ``"shared"`` one learned number of units, ``"per_dimension"`` one per pixel,
             ``"network"`` a function of z, ``"optimal"`` while training the one that fits the
-            batch best and later their running average, or a positive number, fixed.
+            batch best and later their running average, or a positive number, fixed, in the data's
+            own unit.
+        units: ``"auto"`` learned, see :class:`Likelihood`, or ``"none"``.
 
     >>> likelihood = Normal(MLP([16]), scale="per_dimension")
     >>> likelihood.build((2,), (3,))
@@ -311,6 +420,9 @@ class LogNormal(LocationScale):
     def family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         return distributions.LogNormal(loc=loc, scale=scale)
 
+    def link(self, x: Tensor) -> Tensor:
+        return x.log()
+
     def optimal(self, loc: Tensor, value: Tensor, observed: Tensor | None) -> Tensor:
         return self._keep(value.log() - loc, observed, 2)
 
@@ -348,8 +460,9 @@ class StudentT(LocationScale):
         network: Network | nn.Module = MLP([400]),  # noqa: B008
         scale: float | str = "shared",
         df: float | str = "shared",
+        units: str = "auto",
     ) -> None:
-        super().__init__(network, scale)
+        super().__init__(network, scale, units)
         self.df = _choice("df", df, ("shared", "per_dimension"))
 
     def allocate(self, event_shape: tuple[int, ...]) -> None:
@@ -389,8 +502,9 @@ class Categorical(Likelihood):
         self,
         classes: int,
         network: Network | nn.Module = MLP([400]),  # noqa: B008
+        units: str = "auto",
     ) -> None:
-        super().__init__(network)
+        super().__init__(network, units)
         self.classes = whole_number("classes", classes, least=2)
 
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
@@ -398,7 +512,41 @@ class Categorical(Likelihood):
 
     def distribution(self, logits: Tensor) -> dist.TorchDistribution:
         depth = len(self.event_shape)
-        return distributions.Categorical(logits=logits.movedim(-1 - depth, -1)).to_event(depth)
+        logits = self.from_base(logits).movedim(-1 - depth, -1)
+        return distributions.Categorical(logits=logits).to_event(depth)
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """One number per class; those of images are among their channels."""
+        if self.units == "none":
+            return self.event_shape
+        if len(self.event_shape) < 3:
+            return (self.classes, *self.event_shape)
+        return (self.classes * self.event_shape[0], *self.event_shape[1:])
+
+    def features(self, x: Tensor) -> Tensor:
+        """One-hot codes, all 0 where x is missing."""
+        if self.units == "none":
+            return x
+        depth = len(self.event_shape)
+        codes = torch.arange(self.classes, device=x.device)
+        hot = (x[..., None] == codes).to(self.base).movedim(-1, -1 - depth)
+        return hot.reshape(*x.shape[: x.dim() - depth], *self.feature_shape)
+
+    def marks(self, entries: Tensor) -> Tensor:
+        if self.units == "none":
+            return entries
+        lead = entries.shape[: entries.dim() - len(self.event_shape)]
+        each = entries.unsqueeze(len(lead)).expand(*lead, self.classes, *self.event_shape)
+        return each.reshape(*lead, *self.feature_shape)
+
+    def origin(self, x: Tensor) -> Tensor:
+        codes = torch.arange(self.classes, device=x.device)
+        known = torch.where(x.isnan(), x, 1.0) if x.is_floating_point() else torch.ones_like(x)
+        hot = torch.stack([(x == code) * known.double() for code in codes], 1)  # missing stays so
+        shares = torch.stack([average(each) for each in hot.unbind(1)])
+        few = 0.5 / (len(x) + 1)
+        return (shares + few).log()
 
     @classmethod
     def suits(cls, seen: Summary) -> str:
@@ -429,16 +577,20 @@ class Binomial(Likelihood):
         self,
         total_count: int,
         network: Network | nn.Module = MLP([400]),  # noqa: B008
+        units: str = "auto",
     ) -> None:
-        super().__init__(network)
+        super().__init__(network, units)
         self.total_count = whole_number("total_count", total_count)
 
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
         return {"logits": event_shape}
 
     def distribution(self, logits: Tensor) -> dist.TorchDistribution:
-        base = distributions.Binomial(logits=logits, total_count=self.total_count)
+        base = distributions.Binomial(logits=self.from_base(logits), total_count=self.total_count)
         return base.to_event(len(self.event_shape))
+
+    def origin(self, x: Tensor) -> Tensor:
+        return _log_odds(x / self.total_count)
 
     @classmethod
     def suits(cls, seen: Summary) -> str:
@@ -471,14 +623,19 @@ class BetaBinomial(Likelihood):
         self,
         total_count: int,
         network: Network | nn.Module = MLP([400]),  # noqa: B008
+        units: str = "auto",
     ) -> None:
-        super().__init__(network)
+        super().__init__(network, units)
         self.total_count = whole_number("total_count", total_count)
 
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
         return {"log_concentration1": event_shape, "log_concentration0": event_shape}
 
+    def origin(self, x: Tensor) -> Tensor:
+        return _log_odds(x / self.total_count)
+
     def distribution(self, *raw: Tensor) -> dist.TorchDistribution:
+        raw = (self.from_base(raw[0]), raw[1])
         a, b = (_log_link(t).exp() + self.MINIMUM for t in raw)
         base = distributions.BetaBinomial(
             concentration1=a, concentration0=b, total_count=self.total_count
@@ -510,8 +667,14 @@ class Poisson(Likelihood):
         return {"log_rate": event_shape}
 
     def distribution(self, log_rate: Tensor) -> dist.TorchDistribution:
-        base = distributions.Poisson(log_rate=_log_link(log_rate))
+        base = distributions.Poisson(log_rate=_log_link(self.from_base(log_rate)))
         return base.to_event(len(self.event_shape))
+
+    def link(self, x: Tensor) -> Tensor:
+        return x.log1p()
+
+    def origin(self, x: Tensor) -> Tensor:
+        return _log_average(x)
 
     @classmethod
     def suits(cls, seen: Summary) -> str:
@@ -534,9 +697,27 @@ class Dispersed(Likelihood):
         self,
         network: Network | nn.Module = MLP([400]),  # noqa: B008
         dispersion: float | str = "per_dimension",
+        units: str = "auto",
     ) -> None:
-        super().__init__(network)
+        super().__init__(network, units)
         self.dispersion = _choice("dispersion", dispersion, self.CHOICES)
+
+    def link(self, x: Tensor) -> Tensor:
+        return x.log1p()
+
+    def origin(self, x: Tensor) -> Tensor:
+        return _log_average(x)
+
+    def begin(self, x: Tensor) -> None:
+        """From the mean, and the inverse dispersion that the variance of all data tells."""
+        super().begin(x)
+        if self.dispersion in ("shared", "per_dimension"):
+            mean = average(x)
+            more = (average((x.double() - mean).square()) - mean).clamp_min(1e-3 * mean + 1e-12)
+            inverse = (mean.square() / more).clamp(1e-2, 1e4).log()
+            self.log_inverse.copy_(
+                inverse if self.dispersion == "per_dimension" else inverse.mean()
+            )
 
     def allocate(self, event_shape: tuple[int, ...]) -> None:
         super().allocate(event_shape)
@@ -551,7 +732,7 @@ class Dispersed(Likelihood):
         else:
             inverse = torch.full_like(log_mean, self.dispersion)
         return distributions.NegativeBinomial(
-            log_mean=_log_link(log_mean), inverse_dispersion=inverse
+            log_mean=_log_link(self.from_base(log_mean)), inverse_dispersion=inverse
         )
 
 
@@ -642,13 +823,15 @@ class LogisticMixture(Likelihood):
     """
 
     start: Tensor
+    unit_interval = True
 
     def __init__(
         self,
         components: int = 5,
         network: Network | nn.Module = MLP([400]),  # noqa: B008
+        units: str = "auto",
     ) -> None:
-        super().__init__(network)
+        super().__init__(network, units)
         self.components = whole_number("components", components)
 
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
@@ -706,6 +889,8 @@ class Mixed(Likelihood):
     def _columns(self) -> list[Likelihood]:
         return [cast(Likelihood, column) for column in self.columns]
 
+    gaps: Tensor
+
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
         return {
             f"{i}.{name}": shape
@@ -720,8 +905,47 @@ class Mixed(Likelihood):
                 f"datum has shape {tuple(event_shape)}; give as many as there are columns"
             )
         super().allocate(event_shape)
+        self.scale_of = None  # every column has its own
         for column in self._columns():
             column.allocate(())
+        if self._encoded():
+            self.register_buffer("gaps", torch.zeros(event_shape))
+
+    def _encoded(self) -> bool:
+        return any(column.units != "none" for column in self._columns())
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Every column's features, and as many marks of what is missing as there are columns."""
+        widths = [math.prod(column.feature_shape) for column in self._columns()]
+        return (sum(widths) + len(widths),) if self._encoded() else self.event_shape
+
+    def features(self, x: Tensor) -> Tensor:
+        """Every column's features, then 1 for each missing entry of a column that had such while
+        units were learned."""
+        if not self._encoded():
+            return x
+        batch, pairs = x.shape[:-1], zip(self._columns(), x.unbind(-1), strict=True)
+        seen = [column.features(each).reshape(*batch, -1).to(self.gaps) for column, each in pairs]
+        return torch.cat([*seen, x.isnan() * self.gaps], -1)
+
+    def marks(self, entries: Tensor) -> Tensor:
+        if not self._encoded():
+            return entries
+        widths = [math.prod(column.feature_shape) for column in self._columns()]
+        counts = torch.tensor(widths, device=entries.device)
+        return torch.cat([entries.repeat_interleave(counts, -1), entries], -1)
+
+    @property
+    def measured(self) -> bool:
+        return all(column.measured for column in self._columns())
+
+    @torch.no_grad()
+    def measure(self, x: Tensor) -> None:
+        for column, each in zip(self._columns(), x.unbind(-1), strict=True):
+            column.measure(each)
+        if self._encoded() and x.is_floating_point():
+            self.gaps.copy_(x.isnan().any(0))
 
     def distribution(self, *raw: Tensor) -> dist.TorchDistribution:
         parameters, parts = iter(raw), []

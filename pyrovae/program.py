@@ -24,6 +24,8 @@ from pyrovae.tensors import Data, TensorData
 __all__ = ["Parts", "Program"]
 
 
+ROWS = 2**16  # data that units are learned from
+
 _NAMES: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 _NUMBERS: dict[str, itertools.count[int]] = {}
 
@@ -141,6 +143,17 @@ class Program(nn.Module, Component, ABC):
 
     def initialise(self, data: TensorData, seed: int = 0) -> None:
         """What precedes training, on data as :meth:`serve` gives them."""
+        self.measure_units(data)
+
+    def measure_units(self, data: Data) -> None:
+        """Learn the units of x from the data to train on, at the first call: see
+        :class:`~pyrovae.likelihoods.Likelihood`."""
+        likelihood, prior = (getattr(self, name, None) for name in ("likelihood", "prior"))
+        if isinstance(likelihood, Likelihood) and not likelihood.measured:
+            x = data.sample(ROWS).x
+            likelihood.measure(x.reshape(-1, *likelihood.event_shape))
+            if isinstance(prior, Prior):
+                prior.meet(likelihood.features(x))
 
     def scores(self, data: TensorData) -> dict[str, float]:
         """Numbers besides those of every pair, on data as :meth:`serve` gives them to measure."""

@@ -246,6 +246,11 @@ class Pair:
         memory.initial.clear()
         memory.trained = True
 
+    def measure_units(self, data: Data) -> None:
+        """Let the owner learn the units of the data to train on, where it has such."""
+        if hasattr(self.owner, "measure_units"):
+            self.owner.measure_units(data)
+
     @property
     def params(self) -> dict[str, Tensor]:
         """What the two functions declared with ``pyro.param`` (unconstrained leaves), by name."""
