@@ -5,10 +5,9 @@ over one datum; the network gives its parameters.
 from __future__ import annotations
 
 import inspect
-import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import pyro.distributions as dist
@@ -59,6 +58,7 @@ class Likelihood(Conditional):
 
     base: Tensor
     unit_interval = False  # whether x is in [0, 1] always, so that arrays of it have no unit
+    of_columns = False  # whether entries are columns of a table
 
     def __init__(
         self,
@@ -71,6 +71,13 @@ class Likelihood(Conditional):
         self.units = units
         self.scale_of: Units | None = None
 
+    def together(self) -> Likelihood:
+        """A likelihood of several columns of this kind, what is learned learned for each."""
+        given = {n: "per_dimension" if v == "shared" else v for n, v in self.arguments().items()}
+        made = type(self)(**given)  # type: ignore[arg-type]
+        made.of_columns = True
+        return made
+
     def link(self, x: Tensor) -> Tensor:
         """x where its entries spread most evenly: log x, say, of what varies by factors."""
         return x
@@ -82,9 +89,9 @@ class Likelihood(Conditional):
 
     def allocate(self, event_shape: tuple[int, ...]) -> None:
         super().allocate(event_shape)
-        if self.units == "none" or (self.unit_interval and self.event_shape):
+        if self.units == "none" or (self.unit_interval and not self.of_columns):
             return
-        self.scale_of = Units(self.event_shape)
+        self.scale_of = Units(self.event_shape, own=self.of_columns)
         if type(self).origin is not Likelihood.origin:
             first = next(iter(self.parameter_shapes(self.event_shape).values()))
             self.register_buffer("base", torch.zeros(first))
@@ -886,17 +893,17 @@ class Mixed(Likelihood):
         _check_columns(columns)
         self.columns = nn.ModuleList(columns)
 
-    def _columns(self) -> list[Likelihood]:
-        return [cast(Likelihood, column) for column in self.columns]
-
     gaps: Tensor
 
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
-        return {
-            f"{i}.{name}": shape
-            for i, column in enumerate(self._columns())
-            for name, shape in column.parameter_shapes(()).items()
-        }
+        """All parameters of the first column, of the second one, ..., laid end to end."""
+        return {"parameters": (sum(math.prod(shape) for _, _, shape in self._layout()),)}
+
+    def _layout(self) -> Iterator[tuple[int, str, tuple[int, ...]]]:
+        """The parameters in their order: column, name, shape."""
+        for i, column in enumerate(self.columns):
+            for name, shape in cast(Likelihood, column).parameter_shapes(()).items():
+                yield i, name, shape
 
     def allocate(self, event_shape: tuple[int, ...]) -> None:
         if event_shape != (len(self.columns),):
@@ -904,60 +911,93 @@ class Mixed(Likelihood):
                 f"Mixed has {len(self.columns)} likelihoods, one per column of a table, but one "
                 f"datum has shape {tuple(event_shape)}; give as many as there are columns"
             )
-        super().allocate(event_shape)
-        self.scale_of = None  # every column has its own
-        for column in self._columns():
-            column.allocate(())
+        Conditional.allocate(self, event_shape)
+        columns = [cast(Likelihood, column) for column in self.columns]
+        self.places = _alike(columns)
+        self.groups = nn.ModuleList(columns[places[0]].together() for places in self.places)
+        starts, at = {}, 0
+        for i, name, shape in self._layout():
+            starts[i, name], at = at, at + math.prod(shape)
+        for g, (group, places) in enumerate(zip(self._groups(), self.places, strict=True)):
+            group.allocate((len(places),))
+            self.register_buffer(f"places{g}", torch.tensor(places), persistent=False)
+            for k, (name, shape) in enumerate(columns[places[0]].parameter_shapes(()).items()):
+                first = torch.tensor([starts[i, name] for i in places])
+                each = torch.arange(math.prod(shape)).reshape(*shape, 1) + first
+                self.register_buffer(f"parameters{g}_{k}", each, persistent=False)
         if self._encoded():
             self.register_buffer("gaps", torch.zeros(event_shape))
 
+    def _groups(self) -> list[Likelihood]:
+        return [cast(Likelihood, group) for group in self.groups]
+
     def _encoded(self) -> bool:
-        return any(column.units != "none" for column in self._columns())
+        return any(group.units != "none" for group in self._groups())
+
+    def _parted(self, x: Tensor) -> Iterator[tuple[Likelihood, Tensor]]:
+        """Every group with its columns of x."""
+        for g, group in enumerate(self._groups()):
+            yield group, x.index_select(-1, getattr(self, f"places{g}"))
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
-        """Every column's features, and as many marks of what is missing as there are columns."""
-        widths = [math.prod(column.feature_shape) for column in self._columns()]
-        return (sum(widths) + len(widths),) if self._encoded() else self.event_shape
+        """The features of every group of columns of one kind, and as many marks of what is missing
+        as there are columns."""
+        if not self._encoded():
+            return self.event_shape
+        widths = [math.prod(group.feature_shape) for group in self._groups()]
+        return (sum(widths) + len(self.columns),)
 
     def features(self, x: Tensor) -> Tensor:
-        """Every column's features, then 1 for each missing entry of a column that had such while
+        """Every group's features, then 1 for each missing entry of a column that had such while
         units were learned."""
         if not self._encoded():
             return x
-        batch, pairs = x.shape[:-1], zip(self._columns(), x.unbind(-1), strict=True)
-        seen = [column.features(each).reshape(*batch, -1).to(self.gaps) for column, each in pairs]
-        return torch.cat([*seen, x.isnan() * self.gaps], -1)
+        seen = [group.features(part) for group, part in self._parted(x)]
+        flat = [part.reshape(*x.shape[:-1], -1).to(self.gaps) for part in seen]
+        return torch.cat([*flat, x.isnan() * self.gaps], -1)
 
     def marks(self, entries: Tensor) -> Tensor:
         if not self._encoded():
             return entries
-        widths = [math.prod(column.feature_shape) for column in self._columns()]
-        counts = torch.tensor(widths, device=entries.device)
-        return torch.cat([entries.repeat_interleave(counts, -1), entries], -1)
+        seen = [group.marks(part) for group, part in self._parted(entries)]
+        return torch.cat([*(m.reshape(*entries.shape[:-1], -1) for m in seen), entries], -1)
 
     @property
     def measured(self) -> bool:
-        return all(column.measured for column in self._columns())
+        return all(group.measured for group in self._groups())
 
     @torch.no_grad()
     def measure(self, x: Tensor) -> None:
-        for column, each in zip(self._columns(), x.unbind(-1), strict=True):
-            column.measure(each)
+        for group, part in self._parted(x):
+            group.measure(part)
         if self._encoded() and x.is_floating_point():
             self.gaps.copy_(x.isnan().any(0))
 
-    def distribution(self, *raw: Tensor) -> dist.TorchDistribution:
-        parameters, parts = iter(raw), []
-        for column in self._columns():
-            count = len(column.parameter_shapes(()))
-            parts.append(column.distribution(*itertools.islice(parameters, count)))
-        return distributions.Columns(parts).to_event(1)
+    def distribution(self, parameters: Tensor) -> dist.TorchDistribution:
+        parts = []
+        for g, group in enumerate(self._groups()):
+            raw = []
+            for k in range(len(group.parameter_shapes(group.event_shape))):
+                at = getattr(self, f"parameters{g}_{k}")
+                raw.append(parameters.index_select(-1, at.flatten()).unflatten(-1, at.shape))
+            parts.append(group.distribution(*raw))
+        return distributions.Columns(parts, self.places).to_event(1)
 
     @classmethod
     def suits(cls, seen: Summary) -> str:
         kinds = {type(column).__name__ for column in column_likelihoods(seen)}
         return f"columns of several kinds ({', '.join(sorted(kinds))})" if len(kinds) > 1 else ""
+
+
+def _alike(columns: Sequence[Likelihood]) -> list[list[int]]:
+    """The columns of one kind together; an optimal scale is that of a column alone."""
+    found: dict[object, list[int]] = {}
+    for i, column in enumerate(columns):
+        given = {n: v for n, v in column.arguments().items() if n != "network"}
+        alone = i if "optimal" in given.values() else None
+        found.setdefault((type(column), repr(given), alone), []).append(i)
+    return list(found.values())
 
 
 def _check_columns(columns: Sequence[object]) -> None:

@@ -32,6 +32,11 @@ class Units(nn.Module):
 
     Until :meth:`measure` has seen data, u is x.
 
+    Args:
+        event_shape: of one x.
+        own: whether entries are columns of a table, each with a unit whatever its values; otherwise
+            arrays of values in [0, 1] are taken as they are.
+
     Attributes:
         centre: the mean, ``[*event]``.
         unit: the standard deviation, ``[*event]``; 1 where entries never vary.
@@ -48,8 +53,9 @@ class Units(nn.Module):
     unit: Tensor
     known: Tensor
 
-    def __init__(self, event_shape: tuple[int, ...]) -> None:
+    def __init__(self, event_shape: tuple[int, ...], *, own: bool = False) -> None:
         super().__init__()
+        self.own = own
         self.register_buffer("centre", torch.zeros(event_shape))
         self.register_buffer("unit", torch.ones(event_shape))
         self.register_buffer("known", torch.tensor(False))
@@ -67,7 +73,7 @@ class Units(nn.Module):
         self.known.fill_(True)
         finite = x.isfinite()
         known = x[finite]
-        if not len(known) or (x.dim() > 1 and known.min() >= 0 and known.max() <= 1):
+        if not len(known) or not (self.own or known.min() < 0 or known.max() > 1):
             return False
         x = torch.where(finite, x, torch.nan)
         mean = average(x)

@@ -220,7 +220,9 @@ class SemiSupervised(Program):
         shown = min(8, len(data))
         x = data[:shown][0]
         certain = self.one_hot(self.classify(x).argmax(-1))
-        z = self.posterior(self.likelihood.features(x), certain).mean.repeat_interleave(self.classes, 0)
+        z = self.posterior(self.likelihood.features(x), certain).mean.repeat_interleave(
+            self.classes, 0
+        )
         y = torch.eye(self.classes, device=x.device).repeat(shown, 1)
         drawn = cast(dict[str, Tensor], decode(self, {"z": z, "y": y}, like=(x,)))["x"]
         cells = torch.cat([x[:, None].cpu(), drawn.unflatten(0, (shown, self.classes))], 1)
