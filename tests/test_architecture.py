@@ -16,8 +16,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
-    "errors", "memory", "summaries", "arrays", "layouts", "serving", "signatures", "schema",
-    "tensors", "files", "sources", "streams", "randomness", "data", "labels", "components",
+    "errors", "memory", "summaries", "arrays", "layouts", "serving", "signatures", "files", "cells",
+    "schema", "tensors", "sources", "tables", "streams", "randomness", "data", "labels",
+    "components",
     "networks", "schedules", "distributions", "supports", "priors", "likelihoods", "guides",
     "program", "vae",
     "traces", "objectives", "kernels", "optimisers", "svi", "processes", "checkpoints", "runs",
