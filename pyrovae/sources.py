@@ -211,6 +211,23 @@ class ImageFiles(Source):
         return torch.from_numpy(images), labels
 
 
+def table_nbytes(path: Path) -> int:
+    """Bytes that the cells of a Parquet file take as numbers."""
+    file = _parquet_file(path)
+    with file:
+        return 8 * file.metadata.num_rows * file.metadata.num_columns
+
+
+def _parquet_file(path: Path, **options: Any) -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UsageError(
+            f'reading it needs pyarrow ({error}); pip install "pyrovae[parquet]"'
+        ) from error
+    return pyarrow.parquet.ParquetFile(path, **options)
+
+
 class ParquetFile(Source):
     """The rows of a table of numbers, read by row groups; the column ``label`` holds labels.
 
@@ -235,13 +252,7 @@ class ParquetFile(Source):
                 self._codes = codes["y"]
 
     def _open(self) -> Any:
-        try:
-            import pyarrow.parquet
-        except ImportError as error:
-            raise UsageError(
-                f'reading it needs pyarrow ({error}); pip install "pyrovae[parquet]"'
-            ) from error
-        return pyarrow.parquet.ParquetFile(self.path, metadata=getattr(self, "_metadata", None))
+        return _parquet_file(self.path, metadata=getattr(self, "_metadata", None))
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         first = max(0, int(np.searchsorted(self.bounds, start, "right")) - 1)
