@@ -207,6 +207,27 @@ def test_a_setting_is_the_same_in_python_and_on_the_command_line() -> None:
     assert all(getattr(given, name) == settings[name].default for name in options.of_fit())
 
 
+def test_what_others_call_it_leads_to_what_there_is(run: Run) -> None:
+    """Every synonym's targets are options, arguments of pv.fit, classes or commands, and the class
+    of one has the argument; none is a synonym of what it is already."""
+    told = [run(command, "--help").out for command in cli.COMMANDS]
+    flags = {flag.replace("-", "_") for text in told for flag in re.findall(r" --([\w-]+)", text)}
+    classes = {n: c for part in pv.components.PARTS for n, c in pv.components.classes(part).items()}
+    words = {word for words in options.WORDS.values() for word in words}
+    known = {*flags, *pv.signatures.options(pv.fit), *classes, *cli.COMMANDS, *words}
+    known |= {*pv.aggregate.KINDS}
+    for word, targets in pv.errors.SYNONYMS.items():
+        assert word == re.sub("[-_]", "", word).lower() and targets
+        for target in targets:
+            name, mark, rest = re.fullmatch(r"(\w+)([.=]?)(.*)", target).groups()  # type: ignore
+            assert name in known, target
+            if mark == "=":
+                room, cls, argument = re.fullmatch(r"(\w+)\.(\w+)\((\w+)\)", rest).groups()  # type: ignore
+                assert argument in pv.components.slots(getattr(getattr(pv, room), cls)), target
+            elif mark == ".":
+                assert f"--{name}.{rest}" in run("fit", "--help").out, target
+
+
 # --- classes and their arguments ---------------------------------------------------------------
 
 
@@ -357,6 +378,23 @@ def test_a_new_class_appears_by_itself(
         ("fit --loss trac", "did you mean 'trace'"),
         ("fit --epochz 3", "did you mean '--epochs'"),
         ("fit --epoch 3", "did you mean '--epochs'"),
+        ("fit --beta 4", "did you mean '--loss BetaELBO --loss.beta'"),
+        ("fit --kl-weight=4", "did you mean '--loss BetaELBO --loss.beta'"),
+        ("fit --units 3", "did you mean '--latent-dim'"),
+        ("fit --latent 3", "did you mean '--latent-dim'"),
+        ("fit --z-dim 3", "did you mean '--latent-dim'"),
+        ("fit --zdim=3", "did you mean '--latent-dim'"),
+        ("fit --learning-rate 1", "did you mean '--lr'"),
+        ("fit --batch 3", "did you mean '--batch-size'"),
+        ("fit --hidden [3]", "did you mean '--guide.network.hidden'"),
+        ("fit --optim Adam", "pv.fit(pair, x, optimizer=...)"),
+        ("fit --callbacks x", "pv.fit(pair, x, callbacks=...)"),
+        ("fit --loss ELBO", "did you mean 'trace'"),
+        ("fit --likelihood Gaussian", "did you mean 'Normal'"),
+        ("fit --prior gaussian", "did you mean 'StandardNormal'"),
+        ("train", "did you mean 'fit'"),
+        ("traverse nowhere --units [3]", "did you mean '--dims'"),
+        ("sample nowhere --samples 3", "did you mean '--n'"),
         ("fit --epochs 0", "at least 1"),
         ("fit --epochs abc", "--epochs must be a whole number, got 'abc'"),
         ("fit --epochs 1.5", "--epochs must be a whole number"),

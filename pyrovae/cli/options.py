@@ -112,6 +112,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose help is the command's docstring, examples included."""
 
     def __init__(self, command: Callable[..., object]) -> None:
+        self.command = command
         text, _, examples = (inspect.getdoc(command) or "").partition("Examples:\n")
         text = text.partition("\nArgs:\n")[0]
         super().__init__(
@@ -126,12 +127,21 @@ class Parser(argparse.ArgumentParser):
         unknown = re.match(r"unrecognized arguments: (-\S+)", message)
         if unknown:
             names = [name for name in self._option_string_actions if name.startswith("--")]
-            hint = pv.data.nearest(unknown[1], names)
-            message = f"there is no option {unknown[1]}{hint}"
+            word = unknown[1].partition("=")[0]
+            alone = "" if pv.errors.synonym(word, names) else _in_python(self.command, word)
+            hint = alone or pv.errors.meant(word, names)
+            message = f"there is no option {word}{hint}"
         message = re.sub(r"^argument (--[\w-]+)\S*:? (?=\w)", r"\1 ", message)
         raise pv.UsageError(
             f"{message.removesuffix('.')}. See {self.prog} --help".replace("?.", "?")
         )
+
+
+def _in_python(command: Callable[..., object], word: str) -> str:
+    """What to say of an option of ``fit`` that Python alone can give, such as an optimiser."""
+    alone = [name for name in pv.signatures.options(pv.fit) if name not in all_options()]
+    name = pv.errors.synonym(word, alone) if command.__name__ == "fit" else ""
+    return f": that is given in Python, pv.fit(pair, x, {name}=...)" if name else ""
 
 
 def add_option(
