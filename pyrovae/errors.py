@@ -28,8 +28,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {by_lower[found[0]]!r}?" if found else ""
 
 
-# What others call it, in lower case and without dashes: what it is here, the first that a command or
-# function has. A dot is a part's own option; "=" a class to choose, with the argument that is meant.
+# What others call it, in lower case and without dashes -> what it is here, the first that a command
+# or function has. After a dot a part's own option; after "=" a class to choose, and its argument.
 SYNONYMS: dict[str, tuple[str, ...]] = {
     # training
     **dict.fromkeys(("optim", "optimiser"), ("optimizer",)),
