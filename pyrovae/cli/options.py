@@ -27,6 +27,11 @@ WORDS = {"loss": ("auto", *LOSSES), "lr_schedule": ("constant",)}
 
 TEXT = (int, float, bool, str, list[int])  # what a text can give
 
+PAIR = (
+    "FILE.py:NAME, a pair of your own or a function that gives one, called with data, event_shape "
+    "or classes where it asks for them; its code runs"
+)
+
 # Options of the command line's own; those of pv.fit come from its signature.
 Option = tuple[Any, Any, str]  # type, default, help
 OWN: dict[str, dict[str, Option]] = {
@@ -44,7 +49,10 @@ OWN: dict[str, dict[str, Option]] = {
         "stream": (str, "auto", "auto, true or false: read files as training goes, not at once"),
         "validation": (float, 0.1, "held-out fraction, or number from 1 on; 0 for none"),
     },
-    "model": {"latent_dim": (int | None, None, "size of z; by default the program's own")},
+    "model": {
+        "latent_dim": (int | None, None, "size of z; by default the program's own"),
+        "pair": (str | None, None, PAIR),
+    },
     "training": {
         "patience": (int | None, None, "epochs without a better validation ELBO to end after"),
         "max_seconds": (float | None, None, "wall-clock time to stop after, ready to --resume"),
@@ -194,6 +202,11 @@ def add_allow(parser: Parser) -> None:
     )
 
 
+def add_pair(parser: Parser) -> None:
+    """The option that names the code of a pair."""
+    add_option(parser, "pair", str | None, None, PAIR)
+
+
 def _describe_class(option: str, cls: type) -> str:
     """What a class is and the flags of its own arguments, for the help."""
     words = (inspect.getdoc(cls) or "").partition(">>>")[0].rstrip()
@@ -339,6 +352,27 @@ def _latent_dim(cls: type, given: int) -> int:
     return given
 
 
+def _refuse_code(config: Mapping[str, Any], options: argparse.Namespace) -> None:
+    """Refuse to run code because a file names it."""
+    if code := config.get("pair"):
+        where = options.config or options.out
+        raise pv.UsageError(f"{where} was made of {code}; give --pair {code} to run that code")
+
+
+def _refuse_beside_a_pair(
+    tree: Mapping[str, Any], options: argparse.Namespace, config: Mapping[str, Any]
+) -> None:
+    """Refuse parts of a program beside a whole pair."""
+    given = [name for name in ("program", *OF_A_MODEL) if tree[name] is not None]
+    if options.latent_dim is not None or config.get("latent_dim") is not None:
+        given.append("latent_dim")
+    if given:
+        raise pv.UsageError(
+            f"--pair is a whole model and guide: {flag_of(given[0])} has no place beside it; leave "
+            f"out one of the two"
+        )
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The options in a file, each of the type that it has as a flag."""
     config = pv.files.read_yaml(pv.files.home(path))
@@ -409,7 +443,11 @@ def fit_options(
     for path in sorted(flags, key=lambda path: path.count(".")):
         _put(tree, path, flags[path], options.allow)
     parts = {part: _part(part, tree[part], options.allow) for part in ("loss", "lr_schedule")}
-    parts |= _of_a_program(tree, options.allow)
+    if options.pair is None:
+        _refuse_code(config, options)
+        parts |= _of_a_program(tree, options.allow)
+    else:
+        _refuse_beside_a_pair(tree, options, config)
     # a config does not choose where on this machine to download to
     theirs = options.data_dir is None and config.get("data_dir") is not None
     parser.set_defaults(**config, theirs=theirs)
