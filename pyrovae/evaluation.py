@@ -93,6 +93,8 @@ class Evaluation:
         """Collapse in a sentence."""
         if not self.units:
             return "no continuous latent"
+        if len(self.elbo) < 2:
+            return "one datum alone does not show which units vary with the data"
         collapsed = self.bound and float(self.kl.mean()) < COLLAPSED
         if collapsed or not self.active_units:
             return "collapsed: the guide ignores the data and the latent carries nothing"

@@ -26,7 +26,7 @@ from pyrovae.errors import UsageError, got, in_short
 from pyrovae.files import inside, read_notes, read_tensors, write_tensors, writing
 from pyrovae.traces import as_pair
 
-__all__ = ["Folder", "environment", "load", "save"]
+__all__ = ["Folder", "environment", "load", "of_own_code", "save"]
 
 WEIGHTS, BEST = "model.safetensors", "checkpoints/best.safetensors"
 FIGURES = ("training", "reconstructions", "samples", "interpolation", "latent_map", "kl", "program")
@@ -87,6 +87,17 @@ def load(path: str | Path, into: object = None, allow: Sequence[str] = ()) -> An
             raise UsageError(f"{file}: {name!r} is {kind}, the pair's is {own.dtype}")
     program.fill(tensors, str(file))
     return pair
+
+
+def of_own_code(path: str | Path) -> bool:
+    """Whether a file, or that of a run's folder, holds the parameters of a pair that no file can
+    describe."""
+    file = Path(path)
+    file = file / WEIGHTS if file.is_dir() else file
+    if not file.exists():
+        return False
+    _, notes = read_notes(file)
+    return "state" not in notes and notes.get("model") is None
 
 
 def _build(file: Path, allow: Sequence[str]) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pyrovae as pv
-from pyrovae.cli import reading
+from pyrovae.cli import pairs, reading
 from pyrovae.cli.data import (
     check_data,
     draw_paths,
@@ -37,9 +37,9 @@ from pyrovae.cli.options import (
 if TYPE_CHECKING:
     import torch
 
+    from pyrovae.cli.pairs import Shown
     from pyrovae.data import Splits
     from pyrovae.plots import Axes, Panels
-    from pyrovae.program import Program
     from pyrovae.tensors import Data, TensorData
 
 __all__ = ["fit"]
@@ -60,6 +60,7 @@ def fit(arguments: list[str]) -> None:
       pyrovae fit --guide.network.hidden [300,300] --epochs 5
       pyrovae fit --program Conditional --program.latent-dim 8
       pyrovae fit --program GaussianMixture --program.clusters 12
+      pyrovae fit --pair mine.py:build --data x.npy
       pyrovae fit --config runs/mine/config.yaml --out runs/again
       pyrovae fit --out runs/mine --resume     (after a stop; --epochs 80 to train on)
       torchrun --nproc-per-node 2 -m pyrovae fit --data mnist --data-dir ~/data --out runs/two
@@ -75,7 +76,7 @@ def fit(arguments: list[str]) -> None:
         seed=options.seed,
         stream=BOOLEANS.get(options.stream, options.stream),
     )
-    train, test, binarise = _prepared(splits, options, parts["usual"] | parts)
+    train, test, binarise = _prepared(splits, options, parts.get("usual", {}) | parts)
     vae, described = _program(train, splits, options, parts)
     config = _config(train, binarise, options, parts) | described
     held_out: TensorData | None = None
@@ -114,13 +115,15 @@ def _goes_on(options: Namespace) -> bool:
 
 def _program(
     train: Data, splits: Splits, options: Namespace, parts: Mapping[str, Any]
-) -> tuple[Program, dict[str, object]]:
-    """The program with its first weights, and what the config says of it."""
+) -> tuple[Shown, dict[str, object]]:
+    """The program or the user's own pair with its first weights; what the config says of it."""
     import torch
 
     torch.manual_seed(options.seed)
     classes = None if splits.classes is None else len(splits.classes)
     few = cast("TensorData", train) if train.in_memory else train.sample(10_000)
+    if options.pair is not None:
+        return pairs.own_pair(options.pair, few, classes, lambda: few.x), {}
     return program(few, classes, options, parts)
 
 
@@ -136,11 +139,13 @@ def _config(
         given = config[name]
         if given is not None and given not in pv.data.NAMES and Path(given).exists():
             config[name] = str(Path(given).resolve())
+    if options.pair is not None:
+        config["pair"] = pairs.named(options.pair)
     return config | {name: pv.components.describe(parts[name]) for name in ("loss", "lr_schedule")}
 
 
 def _folder(
-    vae: Program,
+    vae: Shown,
     train: Data,
     splits: Splits,
     device: torch.device,
@@ -150,7 +155,7 @@ def _folder(
     """The run's folder, with what is said once nothing can be refused any more."""
     count = sum(p.numel() for p in vae.parameters())
     return pv.runs.Folder.prepare(
-        options.out or _new_folder(type(vae).__name__, splits.name),
+        options.out or _new_folder(_kind(vae, options), splits.name),
         force=options.force,
         resume=options.resume,
         config=config,
@@ -161,7 +166,7 @@ def _folder(
 
 
 def _train(
-    vae: Program,
+    vae: Shown,
     train: Data,
     held_out: TensorData | None,
     folder: pv.runs.Folder | None,
@@ -222,7 +227,7 @@ def _prepared(
         train, test = (standardised(part, splits.train) for part in (train, test))
     if mode == "auto":
         images = splits.name in pv.data.NAMES and train.maximum is not None
-        binary = isinstance(parts["likelihood"], pv.likelihoods.Bernoulli)
+        binary = isinstance(parts.get("likelihood"), pv.likelihoods.Bernoulli)
         mode = "dynamic" if images and binary else "none"
     # a test set is drawn once, so that its numbers can be compared
     return train.binarised(mode, options.seed), test.binarised(mode), mode
@@ -238,6 +243,11 @@ def _missing(data: Any) -> str:
     return f"\n{count:,} of {x.numel():,} training entries are missing (NaN), left out"
 
 
+def _kind(vae: Shown, options: Namespace) -> str:
+    """What is trained, in a word: its class, or the file that it comes from."""
+    return Path(options.pair.rpartition(":")[0]).stem if options.pair else type(vae).__name__
+
+
 def _new_folder(program: str, name: str) -> Path:
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     stem = f"{program.lower()}-{Path(name).stem}-{stamp}"
@@ -249,7 +259,7 @@ def _new_folder(program: str, name: str) -> Path:
 class _Results:
     """What a run has come to; its methods draw, and give None where there is nothing to see."""
 
-    vae: Program
+    vae: Shown
     test: TensorData
     splits: Splits
     history: pv.History

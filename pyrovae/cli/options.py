@@ -27,6 +27,11 @@ WORDS = {"loss": ("auto", *LOSSES), "lr_schedule": ("constant",)}
 
 TEXT = (int, float, bool, str, list[int])  # what a text can give
 
+PAIR = (
+    "FILE.py:NAME, a pair of your own or a function that gives one, called with data, event_shape "
+    "or classes where it asks for them; its code runs"
+)
+
 # Options of the command line's own; those of pv.fit come from its signature.
 Option = tuple[Any, Any, str]  # type, default, help
 OWN: dict[str, dict[str, Option]] = {
@@ -44,7 +49,10 @@ OWN: dict[str, dict[str, Option]] = {
         "stream": (str, "auto", "auto, true or false: read files as training goes, not at once"),
         "validation": (float, 0.1, "held-out fraction, or number from 1 on; 0 for none"),
     },
-    "model": {"latent_dim": (int | None, None, "size of z; by default the program's own")},
+    "model": {
+        "latent_dim": (int | None, None, "size of z; by default the program's own"),
+        "pair": (str | None, None, PAIR),
+    },
     "training": {
         "patience": (int | None, None, "epochs without a better validation ELBO to end after"),
         "max_seconds": (float | None, None, "wall-clock time to stop after, ready to --resume"),
@@ -112,6 +120,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose help is the command's docstring, examples included."""
 
     def __init__(self, command: Callable[..., object]) -> None:
+        self.command = command
         text, _, examples = (inspect.getdoc(command) or "").partition("Examples:\n")
         text = text.partition("\nArgs:\n")[0]
         super().__init__(
@@ -126,12 +135,21 @@ class Parser(argparse.ArgumentParser):
         unknown = re.match(r"unrecognized arguments: (-\S+)", message)
         if unknown:
             names = [name for name in self._option_string_actions if name.startswith("--")]
-            hint = pv.data.nearest(unknown[1], names)
-            message = f"there is no option {unknown[1]}{hint}"
+            word = unknown[1].partition("=")[0]
+            alone = "" if pv.errors.synonym(word, names) else _in_python(self.command, word)
+            hint = alone or pv.errors.meant(word, names)
+            message = f"there is no option {word}{hint}"
         message = re.sub(r"^argument (--[\w-]+)\S*:? (?=\w)", r"\1 ", message)
         raise pv.UsageError(
             f"{message.removesuffix('.')}. See {self.prog} --help".replace("?.", "?")
         )
+
+
+def _in_python(command: Callable[..., object], word: str) -> str:
+    """What to say of an option of ``fit`` that Python alone can give, such as an optimiser."""
+    alone = [name for name in pv.signatures.options(pv.fit) if name not in all_options()]
+    name = pv.errors.synonym(word, alone) if command.__name__ == "fit" else ""
+    return f": that is given in Python, pv.fit(pair, x, {name}=...)" if name else ""
 
 
 def add_option(
@@ -182,6 +200,11 @@ def add_allow(parser: Parser) -> None:
         metavar="MODULE",
         help="a module of your own whose classes may be named; its code runs",
     )
+
+
+def add_pair(parser: Parser) -> None:
+    """The option that names the code of a pair."""
+    add_option(parser, "pair", str | None, None, PAIR)
 
 
 def _describe_class(option: str, cls: type) -> str:
@@ -329,6 +352,27 @@ def _latent_dim(cls: type, given: int) -> int:
     return given
 
 
+def _refuse_code(config: Mapping[str, Any], options: argparse.Namespace) -> None:
+    """Refuse to run code because a file names it."""
+    if code := config.get("pair"):
+        where = options.config or options.out
+        raise pv.UsageError(f"{where} was made of {code}; give --pair {code} to run that code")
+
+
+def _refuse_beside_a_pair(
+    tree: Mapping[str, Any], options: argparse.Namespace, config: Mapping[str, Any]
+) -> None:
+    """Refuse parts of a program beside a whole pair."""
+    given = [name for name in ("program", *OF_A_MODEL) if tree[name] is not None]
+    if options.latent_dim is not None or config.get("latent_dim") is not None:
+        given.append("latent_dim")
+    if given:
+        raise pv.UsageError(
+            f"--pair is a whole model and guide: {flag_of(given[0])} has no place beside it; leave "
+            f"out one of the two"
+        )
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The options in a file, each of the type that it has as a flag."""
     config = pv.files.read_yaml(pv.files.home(path))
@@ -399,7 +443,11 @@ def fit_options(
     for path in sorted(flags, key=lambda path: path.count(".")):
         _put(tree, path, flags[path], options.allow)
     parts = {part: _part(part, tree[part], options.allow) for part in ("loss", "lr_schedule")}
-    parts |= _of_a_program(tree, options.allow)
+    if options.pair is None:
+        _refuse_code(config, options)
+        parts |= _of_a_program(tree, options.allow)
+    else:
+        _refuse_beside_a_pair(tree, options, config)
     # a config does not choose where on this machine to download to
     theirs = options.data_dir is None and config.get("data_dir") is not None
     parser.set_defaults(**config, theirs=theirs)

@@ -40,7 +40,7 @@ def evaluate(run: Run, *, num_particles: Whole = 1000, json: bool = False) -> No
             pv.runs.Folder(run.path).write_json("evaluation.json", evaluation)
 
 
-@verb("samples", data=False)
+@verb("samples")
 def sample(run: Run, *, n: Whole = 64, mean: bool = True, density: str = "prior") -> Drawing:
     """draw new data from the prior, or from a density fitted to the codes of the training data
 

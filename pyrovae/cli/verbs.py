@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pyrovae as pv
+from pyrovae.cli import pairs
 from pyrovae.cli.data import check_data, standardised
 from pyrovae.cli.options import (
     BOOLEANS,
@@ -17,6 +18,7 @@ from pyrovae.cli.options import (
     add_allow,
     add_option,
     add_options,
+    add_pair,
     at_least,
     checked_options,
     read_config,
@@ -25,9 +27,9 @@ from pyrovae.cli.options import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pyrovae.cli.pairs import Shown
     from pyrovae.data import Splits
     from pyrovae.plots import Axes
-    from pyrovae.program import Program
     from pyrovae.tensors import TensorData
 
 __all__ = ["Count", "Drawing", "Run", "Verb", "Whole", "verb"]
@@ -65,6 +67,7 @@ class Run:
                 raise pv.UsageError(f"--out ends with .png or .npy, got {self.out}")
         self.seed: int = options.seed
         self.device = pv.training.choose_device(options.device)
+        self._loaded: dict[str, Splits] = {}
 
     @property
     def folder(self) -> Path:
@@ -72,9 +75,41 @@ class Run:
         return self.path if self.path.is_dir() else self.path.parent
 
     @functools.cached_property
-    def pair(self) -> Program:
+    def pair(self) -> Shown:
         """The pair, on the device."""
-        return pv.load(self.path, allow=self.options.allow).to(self.device)
+        given = self.options.pair
+        if given is None and pv.runs.of_own_code(self.path):
+            raise self._needs_code()
+        if given is None:
+            pair: Shown = pv.load(self.path, allow=self.options.allow)
+        else:
+            config = self._config()
+            classes = self._splits(config).classes
+            pair = pairs.own_pair(
+                given,
+                self._part("train", config).sample(10_000),
+                None if classes is None else len(classes),
+                # other data than those that it was made beside would make another pair
+                lambda: self._part("train", self._config(own=True)).sample(10_000).x,
+            )
+            pv.load(self.path, into=pair)
+        pair.to(self.device)
+        return pair
+
+    def _needs_code(self) -> pv.UsageError:
+        """What to say of a run that no file describes whole."""
+        code = self._made_of("pair")
+        if code is None:
+            return pv.UsageError(
+                f"{self.path} was made of code of its own, which no file carries; give --pair "
+                f"FILE.py:NAME of what gives its pair, and --data"
+            )
+        return pv.UsageError(f"{self.path} was made of {code}; give --pair {code} to run that code")
+
+    def _made_of(self, option: str) -> object:
+        """What the run's config says; None where it says nothing."""
+        file = self.folder / "config.yaml"
+        return read_config(file).get(option) if file.is_file() else None
 
     @functools.cached_property
     def test(self) -> TensorData:
@@ -85,18 +120,8 @@ class Run:
         """A part of those data, as the pair takes them."""
         pair = self.pair  # what cannot be opened says so before data are loaded
         config = self._config()
-        splits = self._splits(config)
-        given = getattr(splits, part)
-        binarise = getattr(self.options, "binarise", None) or config.get("binarise", "none")
-        if config.get("standardise"):
-            if self._other is not None:
-                raise pv.UsageError(
-                    f"the run's data were standardised; {self._other} would need the same shift "
-                    f"and scale: evaluate it in Python, with data.standardised(by=the training "
-                    f"data)"
-                )
-            given = standardised(given, splits.train)
-        found = pair.serve(given.binarised(binarise))
+        given = self._part(part, config)
+        found = pair.serve(given)
         if tuple(found.event_shape) != pair.event_shape:
             raise pv.UsageError(
                 f"the run models data of shape {pair.event_shape}, {config['data']} has "
@@ -104,6 +129,22 @@ class Run:
             )
         check_data(pair, found)
         return found
+
+    def _part(self, part: str, config: dict[str, Any]) -> TensorData:
+        """A part of the data, as the pair was given them."""
+        splits = self._splits(config)
+        given = getattr(splits, part)
+        binarise = getattr(self.options, "binarise", None) or config.get("binarise", "none")
+        if config.get("standardise"):
+            if config["other"]:
+                raise pv.UsageError(
+                    f"the run's data were standardised; {config['data']} would need the same shift "
+                    f"and scale: evaluate it in Python, with data.standardised(by=the training "
+                    f"data)"
+                )
+            given = standardised(given, splits.train)
+        binary: TensorData = given.binarised(binarise)
+        return binary
 
     def write(self, name: str, drawing: Drawing) -> None:
         """A picture in the run's folder, or what ``--out`` says; its path is printed."""
@@ -122,24 +163,33 @@ class Run:
         """Other data than the run's, where they were given."""
         return getattr(self.options, "data", None)
 
-    def _config(self) -> dict[str, Any]:
+    def _config(self, *, own: bool = False) -> dict[str, Any]:
+        """What the run's config says, of other data where they were given; if it is asked for its
+        ``own``, where it says none."""
         file = self.folder / "config.yaml"
         config = read_config(file) if file.is_file() else {}
-        name = self._other or config.get("data")
+        other = None if own and config.get("data") else self._other
+        name = other or config.get("data")
         if name is None:
             raise pv.UsageError(
                 f"{self.path} does not say what data it was trained on; give --data"
             )
-        around = self._other is None and Path(name).is_dir()
+        around = other is None and Path(name).is_dir()
         if around and Path(name).resolve() in self.path.resolve().parents:
             # such as /, which takes minutes to walk
             raise pv.UsageError(f"{file}: data names a folder around the run, {name}; give --data")
         seed = config.get("seed", 0)
         if not 0 <= seed < 2**32:
             raise pv.UsageError(f"{file}: seed must be at least 0 and below 2^32, got {seed}")
-        return config | {"data": name, "seed": seed}
+        return config | {"data": name, "seed": seed, "other": other is not None}
 
     def _splits(self, config: dict[str, Any]) -> Splits:
+        """The data that a config names, loaded once."""
+        if config["data"] not in self._loaded:
+            self._loaded[config["data"]] = self._load(config)
+        return self._loaded[config["data"]]
+
+    def _load(self, config: dict[str, Any]) -> Splits:
         ours = getattr(self.options, "data_dir", None)
         theirs = ours is None and config.get("data_dir") is not None
         table = str(config["data"]).endswith((".csv", ".parquet"))
@@ -149,7 +199,7 @@ class Run:
             download=not theirs,  # a run does not choose where on this machine to write
             label=config.get("label") if table else None,
             seed=config["seed"],
-            stream="auto" if self._other else BOOLEANS.get(config.get("stream", ""), "auto"),
+            stream="auto" if config["other"] else BOOLEANS.get(config.get("stream", ""), "auto"),
         )
 
 
@@ -192,6 +242,7 @@ class Verb:
             text = "a .png figure or a .npy array, by default a figure in the run folder"
             add_option(parser, "out", str | None, None, text)
         add_allow(parser)
+        add_pair(parser)
         add_option(parser, "seed", int, 0, "of the draws")
         add_option(parser, "device", str, "auto", "auto, cpu, cuda, cuda:1, ...")
         add_options(parser, self.function)
