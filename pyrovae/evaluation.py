@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyrovae import traces
 from pyrovae.errors import UsageError
+from pyrovae.framing import framed
 from pyrovae.tensors import log_mean_exp
 from pyrovae.traces import Args, Problem, Structure, Traces
 
@@ -326,6 +327,7 @@ def clustering(found: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
+@framed
 def elbo(
     pair: object,
     x: object,
@@ -352,6 +354,7 @@ def elbo(
     return found.tensors()["elbo"]
 
 
+@framed
 def log_evidence(
     pair: object,
     x: object,

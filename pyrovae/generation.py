@@ -14,6 +14,7 @@ from torch import Tensor
 from pyrovae import traces
 from pyrovae.errors import UsageError, got, nearest, whole_number
 from pyrovae.evaluation import CHUNK, evaluate
+from pyrovae.framing import framed
 from pyrovae.memory import fits
 from pyrovae.supports import entries, voted
 from pyrovae.traces import Args, Problem, as_pair, filling
@@ -210,6 +211,7 @@ def _taken(rows: Args, start: int, stop: int) -> Args:
     return tuple(a[index.to(a.device)] for a in rows)
 
 
+@framed
 def encode(pair: object, x: object, *, seed: int = 0) -> Values:
     """Posterior mean of every local continuous latent, ``[N, ...]``, by the guide.
 
@@ -235,6 +237,7 @@ def codes_of(problem: Problem, seed: int = 0) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
+@framed
 def reconstruct(
     pair: object, x: object, *, draws: int = 0, num_particles: int = 16, seed: int = 0
 ) -> Values:
@@ -407,6 +410,7 @@ def _informative(information: Tensor, active: Tensor) -> list[int]:
     return [d for d in order if bool(active[d])] or order[:1]
 
 
+@framed
 def impute(
     pair: object, x: object, *, draws: int = 0, num_particles: int = 1000, seed: int = 0
 ) -> Tensor | tuple[Tensor, ...]:

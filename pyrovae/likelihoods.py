@@ -7,8 +7,8 @@ from __future__ import annotations
 import inspect
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import pyro.distributions as dist
 import torch
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from pyrovae import distributions
 from pyrovae.errors import UsageError, nearest, whole_number
 from pyrovae.networks import MLP, Conditional, Network, Shapes
+from pyrovae.schema import Column, Schema
 from pyrovae.summaries import Summary
-from pyrovae.units import Units, average
+from pyrovae.units import Units, average, largest
 
 __all__ = [
     "Bernoulli",
@@ -137,6 +138,11 @@ class Likelihood(Conditional):
         """Why this likelihood suits data of such values; "" where it does not."""
         return ""
 
+    @classmethod
+    def decided_by(cls, seen: Summary, schema: Schema | None = None) -> dict[str, Any]:
+        """The constructor's arguments that data to train on decide where they are not given."""
+        return {}
+
 
 def advice(seen: Summary) -> dict[str, str]:
     """The likelihoods that suit data of such values, by name, and why.
@@ -169,10 +175,18 @@ def _soft_bounds(raw: Tensor, low: float, high: float) -> Tensor:
     return low + F.softplus(high - F.softplus(high - raw) - low)
 
 
+def _below(raw: Tensor, top: Tensor | float) -> Tensor:
+    """``raw`` below a top, close to itself from there downwards and never without a slope."""
+    return raw - F.softplus(raw - top)
+
+
+FAR = 1e4  # above all that is ever given
+HIGHEST = 16.0  # of a logarithm: float32 counts in twos from 2^24 ~ exp(16.6) on
+
+
 def _log_link(raw: Tensor) -> Tensor:
-    """The logarithm of a positive parameter, below that of 2^24 ~ exp(16.6), where float32 counts
-    in twos."""
-    return 16 - F.softplus(16 - raw)
+    """The logarithm of a positive parameter."""
+    return _below(raw, HIGHEST)
 
 
 def _log_odds(share: Tensor) -> Tensor:
@@ -298,8 +312,12 @@ class LocationScale(Likelihood):
         elif not isinstance(self.scale, str):
             self.register_buffer("fixed_scale", torch.tensor(float(self.scale)), persistent=False)
 
+    def location(self, raw: Tensor) -> Tensor:
+        """loc, from what a network gives for it."""
+        return raw if self.scale_of is None else self.scale_of.centre + self.unit * raw
+
     def distribution(self, loc: Tensor, *raw: Tensor) -> dist.TorchDistribution:
-        loc = loc if self.scale_of is None else self.scale_of.centre + self.unit * loc
+        loc = self.location(loc)
         if self.scale == "optimal":
             scale = torch.where(self.running_scale > 0, self.running_scale, 1.0) * self.unit
             if self.training:
@@ -427,8 +445,25 @@ class LogNormal(LocationScale):
     def family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         return distributions.LogNormal(loc=loc, scale=scale)
 
+    top: Tensor
+
+    def allocate(self, event_shape: tuple[int, ...]) -> None:
+        super().allocate(event_shape)
+        if self.scale_of is not None:
+            self.register_buffer("top", torch.full(self.event_shape, FAR))
+
     def link(self, x: Tensor) -> Tensor:
         return x.log()
+
+    def begin(self, x: Tensor) -> None:
+        super().begin(x)
+        assert self.scale_of is not None
+        self.top.copy_(largest((x.log() - self.scale_of.centre) / self.scale_of.unit) + 1)
+
+    def location(self, raw: Tensor) -> Tensor:
+        """As a decoder that is asked far from what it has seen must not answer by factors, loc
+        stays below a standard deviation above the largest datum to train on."""
+        return raw if self.scale_of is None else super().location(_below(raw, self.top))
 
     def optimal(self, loc: Tensor, value: Tensor, observed: Tensor | None) -> Tensor:
         return self._keep(value.log() - loc, observed, 2)
@@ -556,6 +591,10 @@ class Categorical(Likelihood):
         return (shares + few).log()
 
     @classmethod
+    def decided_by(cls, seen: Summary, schema: Schema | None = None) -> dict[str, Any]:
+        return {"classes": max(2, int(seen.high) + 1)} if _counts(seen) or seen.binary else {}
+
+    @classmethod
     def suits(cls, seen: Summary) -> str:
         if not _counts(seen) or seen.high > 255:
             return ""
@@ -598,6 +637,10 @@ class Binomial(Likelihood):
 
     def origin(self, x: Tensor) -> Tensor:
         return _log_odds(x / self.total_count)
+
+    @classmethod
+    def decided_by(cls, seen: Summary, schema: Schema | None = None) -> dict[str, Any]:
+        return {"total_count": max(1, int(seen.high))} if _counts(seen) or seen.binary else {}
 
     @classmethod
     def suits(cls, seen: Summary) -> str:
@@ -650,13 +693,44 @@ class BetaBinomial(Likelihood):
         return base.to_event(len(self.event_shape))
 
     @classmethod
+    def decided_by(cls, seen: Summary, schema: Schema | None = None) -> dict[str, Any]:
+        return {"total_count": max(1, int(seen.high))} if _counts(seen) or seen.binary else {}
+
+    @classmethod
     def suits(cls, seen: Summary) -> str:
         if not _counts(seen) or seen.dispersion <= 1.2 * (1 - seen.mean / seen.high):
             return ""
         return f"as Binomial, but more spread than one (variance/mean {seen.dispersion:.2g})"
 
 
-class Poisson(Likelihood):
+class Counted(Likelihood):
+    """Counts, whose first parameter is the logarithm of their mean given z. A decoder that is asked
+    far from what it has seen must not answer by factors: means stay below e times the largest
+    count of the data to train on."""
+
+    top: Tensor
+
+    def allocate(self, event_shape: tuple[int, ...]) -> None:
+        super().allocate(event_shape)
+        if self.scale_of is not None:
+            self.register_buffer("top", torch.full(self.event_shape, HIGHEST))
+
+    def link(self, x: Tensor) -> Tensor:
+        return x.log1p()
+
+    def origin(self, x: Tensor) -> Tensor:
+        return _log_average(x)
+
+    def begin(self, x: Tensor) -> None:
+        super().begin(x)
+        self.top.copy_((largest(x).clamp_min(1).log() + 1).clamp_max(HIGHEST))
+
+    def log_mean(self, raw: Tensor) -> Tensor:
+        """The logarithm of the mean, from what a network gives for it."""
+        return _below(self.from_base(raw), HIGHEST if self.scale_of is None else self.top)
+
+
+class Poisson(Counted):
     """p(x|z) = prod_d rate_d^x_d exp(-rate_d) / x_d!, log rate = log rate(z), x in {0, 1, ...}.
 
     For counts whose variance, once z is known, is their mean.
@@ -674,14 +748,8 @@ class Poisson(Likelihood):
         return {"log_rate": event_shape}
 
     def distribution(self, log_rate: Tensor) -> dist.TorchDistribution:
-        base = distributions.Poisson(log_rate=_log_link(self.from_base(log_rate)))
+        base = distributions.Poisson(log_rate=self.log_mean(log_rate))
         return base.to_event(len(self.event_shape))
-
-    def link(self, x: Tensor) -> Tensor:
-        return x.log1p()
-
-    def origin(self, x: Tensor) -> Tensor:
-        return _log_average(x)
 
     @classmethod
     def suits(cls, seen: Summary) -> str:
@@ -690,7 +758,7 @@ class Poisson(Likelihood):
         return f"counts, if z explains why variance/mean is {seen.dispersion:.2g}, not 1"
 
 
-class Dispersed(Likelihood):
+class Dispersed(Counted):
     """Counts of a mean given z and an inverse dispersion r, variance mean + mean^2 / r.
 
     Args:
@@ -708,12 +776,6 @@ class Dispersed(Likelihood):
     ) -> None:
         super().__init__(network, units)
         self.dispersion = _choice("dispersion", dispersion, self.CHOICES)
-
-    def link(self, x: Tensor) -> Tensor:
-        return x.log1p()
-
-    def origin(self, x: Tensor) -> Tensor:
-        return _log_average(x)
 
     def begin(self, x: Tensor) -> None:
         """From the mean, and the inverse dispersion that the variance of all data tells."""
@@ -739,7 +801,7 @@ class Dispersed(Likelihood):
         else:
             inverse = torch.full_like(log_mean, self.dispersion)
         return distributions.NegativeBinomial(
-            log_mean=_log_link(self.from_base(log_mean)), inverse_dispersion=inverse
+            log_mean=self.log_mean(log_mean), inverse_dispersion=inverse
         )
 
 
@@ -985,6 +1047,12 @@ class Mixed(Likelihood):
         return distributions.Columns(parts, self.places).to_event(1)
 
     @classmethod
+    def decided_by(cls, seen: Summary, schema: Schema | None = None) -> dict[str, Any]:
+        if schema is not None:
+            return {"columns": list(cast(Mixed, suited(seen, schema)).columns)}
+        return {"columns": column_likelihoods(seen)} if seen.columns else {}
+
+    @classmethod
     def suits(cls, seen: Summary) -> str:
         kinds = {type(column).__name__ for column in column_likelihoods(seen)}
         return f"columns of several kinds ({', '.join(sorted(kinds))})" if len(kinds) > 1 else ""
@@ -1018,6 +1086,44 @@ def _check_columns(columns: Sequence[object]) -> None:
             "Mixed needs one likelihood per column, each an object of its own: write "
             "[Normal(), Normal()] or [Normal() for _ in range(2)], not [Normal()] * 2"
         )
+
+
+_KINDS: dict[str, Callable[[], Likelihood]] = {
+    "real": lambda: Normal(),
+    "date": lambda: Normal(),
+    "positive": lambda: LogNormal(),
+    "boolean": lambda: Bernoulli(),
+}
+
+
+def suited(seen: Summary, schema: Schema | None = None) -> Likelihood:
+    """A likelihood that suits data of such values, or the columns of a table, where none is chosen.
+
+    >>> suited(Summary.of(torch.tensor([[0.5], [-2.0]]))).arguments()["scale"]
+    'shared'
+    >>> suited(Summary.of(torch.tensor([[0.0], [40.0]])))
+    NegativeBinomial(network=MLP(hidden=[400], activation='ReLU'), dispersion='per_dimension', \
+units='auto')
+    """
+    if schema is not None:
+        each = seen.columns or [seen] * len(schema.columns)  # of very many columns there are none
+        return Mixed([_of_kind(c, s) for c, s in zip(schema.columns, each, strict=True)])
+    if _real(seen) and not (seen.low >= 0 and seen.high <= 1):
+        kinds = {type(column) for column in column_likelihoods(seen)}
+        return Mixed(column_likelihoods(seen)) if len(kinds) > 1 else Normal()
+    if seen.binary:
+        return Bernoulli()
+    if not seen.whole:
+        return ContinuousBernoulli()
+    return NegativeBinomial() if seen.dispersion > 1.2 else Poisson()
+
+
+def _of_kind(column: Column, seen: Summary) -> Likelihood:
+    if column.kind == "category":
+        return Categorical(max(2, len(column.levels)))
+    if column.kind == "count":
+        return NegativeBinomial() if seen.dispersion > 1.2 else Poisson()
+    return _KINDS[column.kind]()
 
 
 def column_likelihoods(seen: Summary) -> list[Likelihood]:

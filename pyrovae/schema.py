@@ -19,7 +19,7 @@ from pyrovae.files import writing
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["KINDS", "Column", "Schema", "frame_of", "write"]
+__all__ = ["KINDS", "Column", "Schema", "frame_of", "is_frame", "write"]
 
 KINDS = ("real", "positive", "count", "category", "boolean", "date")
 Level = str | int | float | bool
@@ -395,6 +395,12 @@ def column_of(table: pd.DataFrame, name: str) -> pd.Series:
     if len(at) > 1:
         raise UsageError(f"the table has {len(at)} columns named {name!r}: rename all but one")
     return table.iloc[:, at[0]]
+
+
+def is_frame(x: object) -> bool:
+    """Whether it is a DataFrame, of pandas or polars."""
+    columns = hasattr(x, "columns") and hasattr(x, "dtypes")
+    return columns and (hasattr(x, "iloc") or hasattr(x, "get_columns"))
 
 
 def frame_of(table: object) -> pd.DataFrame:

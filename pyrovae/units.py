@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Units", "average", "pooled"]
+__all__ = ["Units", "average", "largest", "pooled"]
 
 CONSTANT = 1e-12  # of the squared mean: a variance below is rounding
 
@@ -25,6 +25,15 @@ def average(x: Tensor) -> Tensor:
     event = tuple(x.shape[1:])
     mean = x.double().nanmean(pooled(event), keepdim=True).nan_to_num(0.0)
     return mean[0].expand(event)
+
+
+def largest(x: Tensor) -> Tensor:
+    """The largest value of ``[N, *event]`` over the data and what shares a unit, ``[*event]``; 0
+    where nothing is known."""
+    event = tuple(x.shape[1:])
+    known = torch.where(x.isfinite(), x.double(), -torch.inf)
+    found = known.amax(pooled(event), keepdim=True)
+    return torch.where(found.isfinite(), found, 0.0)[0].expand(event)
 
 
 class Units(nn.Module):

@@ -21,7 +21,7 @@ ORDER = [
     "components", "networks", "units", "schedules", "distributions", "supports", "priors",
     "likelihoods", "guides", "program", "vae",
     "traces", "objectives", "kernels", "optimisers", "svi", "processes", "checkpoints", "runs",
-    "callbacks", "training", "evaluation", "oracles", "generation", "aggregate", "calibration",
+    "callbacks", "training", "framing", "evaluation", "oracles", "generation", "aggregate", "calibration",
     "plots", "programs", "explorer", "cli",
 ]  # fmt: skip
 

@@ -122,11 +122,13 @@ class Regression(Program):
         return self.likelihood.features(x.to(self.zeros)).nan_to_num(0.0)
 
     @classmethod
-    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, object]:
+    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, Any]:
         """The shape of x: of a table without y apart, that of the other columns."""
         shape = tuple(data.event_shape)
         if len(data.tensors) > 1:
-            return {"event_shape": shape}
+            schema = data.schema
+            suited = {} if schema is None else cls.suited(data.summary(), schema)
+            return {"event_shape": shape} | {n: v for n, v in suited.items() if n != "prior"}
         if len(shape) != 1 or shape[0] < 2:
             raise UsageError(
                 f"Regression takes a table [N, D + 1], one column of which is y, or (x, y); got "

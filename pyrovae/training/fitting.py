@@ -214,7 +214,7 @@ def fit(
     [['elbo', 'epoch', 'images_per_second', 'kl'], 2]
     """
     chosen, program = choose_device(device), as_pair(pair)
-    data, held_out = _parts(as_data(x), validation, seed)
+    data, held_out = _parts(as_data(program.table(x)), program.table(validation), seed)
     size = _size_of_batches(data, batch_size)
     _check_together(data, held_out, size, accumulate, keep_best=keep_best)
     if resume and out is None:
