@@ -62,7 +62,7 @@ def unit_names(codes: Mapping[str, Tensor]) -> list[str]:
 
 
 def codes_table(found: Tensor | Mapping[str, Tensor], index: object = None) -> Any:
-    """Codes ``[N, ...]``, of one latent or of several by name, as a DataFrame: a column per unit."""
+    """Codes ``[N, ...]``, of one latent or several by name, as a DataFrame: a column per unit."""
     import pandas as pd
 
     codes = {"z": found} if isinstance(found, Tensor) else dict(found)

@@ -21,8 +21,8 @@ ORDER = [
     "components", "networks", "units", "schedules", "distributions", "supports", "priors",
     "likelihoods", "guides", "program", "vae",
     "traces", "objectives", "kernels", "optimisers", "svi", "processes", "checkpoints", "runs",
-    "callbacks", "training", "framing", "evaluation", "oracles", "generation", "aggregate", "calibration",
-    "plots", "programs", "explorer", "cli",
+    "callbacks", "training", "framing", "evaluation", "oracles", "generation", "aggregate",
+    "calibration", "plots", "programs", "explorer", "cli",
 ]  # fmt: skip
 
 
