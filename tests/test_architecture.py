@@ -16,10 +16,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
-    "errors", "memory", "summaries", "arrays", "layouts", "serving", "signatures", "schema",
-    "tensors", "files", "sources", "streams", "randomness", "data", "labels", "components",
-    "networks", "schedules", "distributions", "supports", "priors", "likelihoods", "guides",
-    "program", "vae",
+    "errors", "progress", "memory", "summaries", "arrays", "layouts", "serving", "signatures",
+    "schema", "tensors", "files", "sources", "streams", "randomness", "data", "labels",
+    "components", "networks", "schedules", "distributions", "supports", "priors", "likelihoods",
+    "guides", "program", "vae",
     "traces", "objectives", "kernels", "optimisers", "svi", "processes", "checkpoints", "runs",
     "callbacks", "training", "evaluation", "oracles", "generation", "aggregate", "calibration",
     "plots", "programs", "explorer", "cli",
