@@ -259,6 +259,7 @@ class Progress:
             self.loop = stack.enter_context(
                 progress.count(
                     self.epochs * self.size,
+                    f"epoch 1/{self.epochs}",
                     leave=self.lines,
                     unit=" images",
                     unit_scale=True,
@@ -287,7 +288,8 @@ class Progress:
         return True
 
     def show(self, epoch: int, terms: dict[str, float]) -> None:
-        self.loop.describe(f"epoch {epoch}/{self.epochs}", _summary(terms))
+        note = _summary(terms) if self.lines else ""
+        self.loop.describe(f"epoch {epoch}/{self.epochs}", note)
 
     def end_epoch(self, row: dict[str, float]) -> None:
         self.show(int(row["epoch"]), row)

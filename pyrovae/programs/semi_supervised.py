@@ -196,7 +196,7 @@ class SemiSupervised(Program):
             warnings.simplefilter("ignore")  # how far the last labels have spread changes no class
             spread.fit(means.cpu().numpy(), data.tensors[1].cpu().numpy())
         found = torch.as_tensor(spread.transduction_)
-        with task("as if all labels were known"):
+        with task("all as if labelled"):
             fit(
                 Pair(labelled, given),
                 data.with_arguments(found.to(data.tensors[0].device)),
