@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         plots,
         priors,
         programs,
+        progress,
         schedules,
     )
     from pyrovae.aggregate import CodeDensity, fit_codes
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         traverse,
     )
     from pyrovae.oracles import exact_log_evidence
+    from pyrovae.progress import quiet
     from pyrovae.runs import load, save
     from pyrovae.svi import SVI
     from pyrovae.traces import Pair, Sketch, sketch
@@ -78,6 +80,7 @@ _ROOMS = {
     "priors": (),
     "program": (),
     "programs": (),
+    "progress": ("quiet",),
     "randomness": (),
     "runs": ("load", "save"),
     "processes": (),

@@ -67,6 +67,12 @@ def fit(arguments: list[str]) -> None:
     """
     options, parts = fit_options(fit, arguments)
     first = os.environ.get("RANK", "0") == "0"  # of the processes under torchrun
+    with pv.progress.task(shown=first and not (options.quiet or options.json)):
+        _fit(options, parts, first=first)
+
+
+def _fit(options: Namespace, parts: dict[str, Any], *, first: bool) -> None:
+    """The run from its data to its figures; the first of several processes writes them."""
     device = pv.training.choose_device(options.device)
     splits = pv.data.load(
         options.data,
@@ -187,7 +193,6 @@ def _train(
             lr_schedule=None if schedule == "constant" else schedule,
             validation=held_out,
             callbacks=callbacks,
-            progress=not (options.quiet or options.json),
             **settings,
         )
     except KeyboardInterrupt as stop:
@@ -311,8 +316,9 @@ class _Results:
         return self.vae.figure(self.test.fixed(), names)
 
 
+@pv.progress.shown("figures")
 def _figures(results: _Results, path: Path) -> None:
-    for name in pv.runs.FIGURES:
+    for name in pv.progress.steps(pv.runs.FIGURES, len(pv.runs.FIGURES)):
         try:
             axes = getattr(results, name)()
         except pv.UsageError as error:  # what has no meaning for this program

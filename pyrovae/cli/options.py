@@ -6,7 +6,6 @@ import argparse
 import functools
 import inspect
 import re
-import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -92,7 +91,7 @@ def all_options() -> dict[str, Option]:
 
 def say(message: str) -> None:
     """A line of the program's own, on the standard error."""
-    print(f"pyrovae: {printable(message)}", file=sys.stderr)
+    pv.progress.say(f"pyrovae: {printable(message)}")
 
 
 def printable(text: str) -> str:

@@ -227,9 +227,10 @@ class Verb:
         own = checked_options(self.function, options)
         at_least(0)("--seed", options.seed)
         run = Run(options)
-        drawing = self.function(run, **own)
-        if drawing is not None and self.figure is not None:
-            run.write(self.figure, drawing)
+        with pv.progress.task(shown=not options.quiet):
+            drawing = self.function(run, **own)
+            if drawing is not None and self.figure is not None:
+                run.write(self.figure, drawing)
 
     def _parser(self) -> Parser:
         parser = Parser(self)
@@ -245,6 +246,7 @@ class Verb:
         add_pair(parser)
         add_option(parser, "seed", int, 0, "of the draws")
         add_option(parser, "device", str, "auto", "auto, cpu, cuda, cuda:1, ...")
+        add_option(parser, "quiet", bool, False, "no progress")
         add_options(parser, self.function)
         return parser
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pyrovae.errors import UsageError
 from pyrovae.explorer.view import View
+from pyrovae.progress import quiet, shown
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -47,6 +48,7 @@ def page(exported: object = None) -> str:
     return html
 
 
+@shown("export the page")
 def export(view: View, path: str | Path, *, steps: int = 15) -> Path:
     """Write one self-contained page, of about two bytes per value of the data shown: the map, the
     data with what their codes decode to, and a grid decoded over the map. No server is needed.
@@ -231,7 +233,8 @@ class _Guarded:
                 message["headers"] = [*message["headers"], *_HEADERS]
             await send(message)
 
-        await self.app(scope, replay, dressed)
+        with quiet():  # who asks looks at the page
+            await self.app(scope, replay, dressed)
 
 
 # the page holds its own script and style, and may ask nobody but this server

@@ -17,6 +17,7 @@ from pyrovae.generation import decode
 from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import MLP, Network
 from pyrovae.program import Program
+from pyrovae.progress import task
 from pyrovae.tensors import TensorData
 from pyrovae.traces import Pair
 from pyrovae.training import fit
@@ -129,5 +130,6 @@ def codes(
             pyro.sample("z", dist.Delta(posterior(x).mean, event_dim=1))
 
     size = min(128, len(data))
-    fit(Pair(model, guide), data, epochs=epochs, batch_size=size, seed=seed, progress=False)
+    with task("autoencoder"):
+        fit(Pair(model, guide), data, epochs=epochs, batch_size=size, seed=seed)
     return torch.cat([posterior(x).mean.detach() for (x,) in data.fixed().batches(1000)])

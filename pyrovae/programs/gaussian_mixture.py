@@ -19,6 +19,7 @@ from pyrovae.guides import Guide
 from pyrovae.likelihoods import Likelihood
 from pyrovae.program import Program
 from pyrovae.programs.autoencoder import codes
+from pyrovae.progress import doing, shown
 from pyrovae.tensors import TensorData
 
 
@@ -95,6 +96,7 @@ class GaussianMixture(Program):
         of_y = dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril())
         return (self.logits.log_softmax(-1) + of_y.log_prob(z)).softmax(-1)
 
+    @shown("initialise")
     def initialise(self, data: TensorData, seed: int = 0) -> None:
         """Train an autoencoder of the same networks, fit a mixture to its codes."""
         super().initialise(data, seed)
@@ -110,7 +112,8 @@ class GaussianMixture(Program):
             seed,
         )
         mixture = Mixture(self.clusters, covariance_type="full", n_init=5, random_state=seed)
-        mixture.fit(found.cpu().numpy())
+        with doing(f"mixture of {self.clusters} for {len(found):,} codes"):
+            mixture.fit(found.cpu().numpy())
         with torch.no_grad():
             self.logits.copy_(torch.as_tensor(mixture.weights_).log())
             self.loc.copy_(torch.as_tensor(mixture.means_))

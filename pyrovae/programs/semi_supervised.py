@@ -21,6 +21,7 @@ from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import MLP, Network
 from pyrovae.program import Program
 from pyrovae.programs.autoencoder import codes
+from pyrovae.progress import doing, shown, task
 from pyrovae.tensors import TensorData
 from pyrovae.traces import Pair
 from pyrovae.training import fit
@@ -155,6 +156,7 @@ class SemiSupervised(Program):
         index = torch.cat([torch.arange(len(labels)), chosen.repeat(repeats)])
         return data.with_arguments(hidden).select(index)
 
+    @shown("initialise")
     def initialise(self, data: TensorData, seed: int = 0) -> None:
         """Train the networks as an autoencoder that knows no y, spread the labels to the nearest
         neighbours of their codes, and those to theirs, and train all as if these were known.
@@ -194,18 +196,18 @@ class SemiSupervised(Program):
         spread = LabelSpreading(
             kernel="knn", n_neighbors=min(NEIGHBOURS, len(data)), alpha=0.99, max_iter=300
         )
-        with warnings.catch_warnings():
+        with doing(f"labels spread among {len(data):,} codes"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # how far the last labels have spread changes no class
             spread.fit(means.cpu().numpy(), data.tensors[1].cpu().numpy())
         found = torch.as_tensor(spread.transduction_)
-        fit(
-            Pair(labelled, given),
-            data.with_arguments(found.to(data.tensors[0].device)),
-            epochs=self.pretraining,
-            batch_size=min(128, len(data)),
-            seed=seed,
-            progress=False,
-        )
+        with task("all as if labelled"):
+            fit(
+                Pair(labelled, given),
+                data.with_arguments(found.to(data.tensors[0].device)),
+                epochs=self.pretraining,
+                batch_size=min(128, len(data)),
+                seed=seed,
+            )
 
     def scores(self, data: TensorData) -> dict[str, float]:
         """How many of the labels that were hidden q(y|x) finds."""
