@@ -300,10 +300,10 @@ class _Texts:
                 f"column {self.name!r} has {self.cells[lost[0]]!r} in data row {lost[0] + 1} where "
                 f"numbers are expected: {self.remedy}"
             )
+        if not kind and all(map(_is_date, self.known)):
+            return self.dates()
         if not kind:
             self._check_words(lost)
-            if all(map(_is_date, self.known)):
-                return self.dates()
         return self._words(dtype)
 
     def _words(self, dtype: str) -> pd.Series:
@@ -338,7 +338,7 @@ class _Texts:
         """Whether all cells are numbers with one and the same unit or currency."""
         found = [_MEASURE.fullmatch(text) for text in self.known]
         units = {((m["before"] or "").strip(), (m["after"] or "").strip()) for m in found if m}
-        return all(found) and len(units) == 1
+        return all(found) and len(units) == 1 and units != {("", "")}
 
     def dates(self, kind: str = "date") -> pd.Series:
         """The cells as dates.

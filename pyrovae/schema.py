@@ -425,12 +425,12 @@ def frame_of(table: object) -> pd.DataFrame:
 
 
 def _of_polars(column: Any) -> pd.Series:
-    """A column of polars: categories keep their order, whole numbers beside gaps their dtype."""
+    """A column of polars: an Enum keeps its order, whole numbers beside gaps their dtype."""
     import pandas as pd
 
     kind = str(column.dtype)
-    if kind.startswith(("Categorical", "Enum")):
-        return pd.Series(pd.Categorical(column.to_list(), column.cat.get_categories().to_list()))
+    if kind.startswith("Enum"):
+        return pd.Series(pd.Categorical(column.to_list(), column.dtype.categories.to_list()))
     if kind.startswith(("Int", "UInt")) and column.null_count():
         return pd.Series(column.to_list(), dtype=kind)
     return pd.Series(column.to_list(), dtype="object" if kind.startswith("List") else None)

@@ -235,7 +235,7 @@ class _Columns:
         if not why:
             kind = kind or kind_of(values)
             _check_kind(values, kind)
-            why = "" if asked else _digits(values, kind)
+            why = "" if asked else _digits(values, kind, wanted)
         if why:
             self.notes.append(f"column {name!r} {why}")
             return None
@@ -314,7 +314,7 @@ def _numbers_rows(values: pd.Series, name: str) -> bool:
     return bool(np.array_equal(numbers, rows) or np.array_equal(numbers, rows + 1))
 
 
-def _digits(values: pd.Series, kind: str) -> str:
+def _digits(values: pd.Series, kind: str, wanted: bool) -> str:
     """Refuse whole numbers that lose digits as floats, or say that they are ids."""
     if kind in ("category", "boolean", "date"):
         return ""
@@ -326,7 +326,7 @@ def _digits(values: pd.Series, kind: str) -> str:
         return ""
     name, largest = values.name, f"{np.abs(own).max():,.0f}"
     remedy = f"kinds={{{name!r}: 'real'}} takes it and rounds to {np.dtype(dtype).name}"
-    if len(np.unique(own)) == len(own):
+    if len(np.unique(own)) == len(own) and not wanted:
         return (
             f"has whole numbers up to {largest}, another in every row, such as ids have: left out "
             f"({remedy})"
@@ -559,16 +559,14 @@ def _excel(path: Path, notes: list[str]) -> pd.DataFrame:
 
     try:
         with pd.ExcelFile(path) as book:
-            if len(book.sheet_names) > 1:
-                notes.append(
-                    f"the first of its {len(book.sheet_names)} sheets, {book.sheet_names[0]!r}, "
-                    f"is read"
-                )
-            cells = book.parse(0, header=None, dtype=object, keep_default_na=False)
+            sheets = book.sheet_names
+            cells = pd.read_excel(book, header=None, dtype=object, keep_default_na=False)
     except ImportError as error:
         raise UsageError(
             f'reading it needs openpyxl ({error}); pip install "pyrovae[excel]"'
         ) from error
+    if len(sheets) > 1:
+        notes.append(f"the first of its {len(sheets)} sheets, {sheets[0]!r}, is read")
     return cells.loc[[not all(map(missing, row)) for row in cells.itertuples(index=False)]]
 
 
@@ -658,7 +656,7 @@ def _delimiter(text: str, decimal: str | None) -> str:
     heads = {sign: _head(text, sign) for sign in DELIMITERS if sign in text and sign != decimal}
     scores = {sign: _share_of_numbers(head) for sign, head in heads.items() if _width(head) > 1}
     if not scores:
-        return _most_even(text, heads)
+        return _most_even(text, heads) or ("," if decimal is None else ";")
     best, *others = _best(scores)
     if others:
         raise UsageError(
@@ -703,7 +701,7 @@ def _most_even(text: str, heads: Mapping[str, Sequence[Sequence[str]]]) -> str:
         for sign, head in heads.items()
         if len(head[0]) > 1
     }
-    return max(counts, key=lambda sign: counts[sign], default=",")
+    return max(counts, key=lambda sign: counts[sign], default="")
 
 
 def _without_comments(text: str, delimiter: str | None) -> tuple[str, str | None]:

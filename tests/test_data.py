@@ -657,7 +657,7 @@ def test_unknown_names_are_answered_with_the_near_one(tmp_path: Path, monkeypatc
     with pytest.raises(UsageError, match=r"format of 'notes\.txt'.*\.npz"):
         load("notes.txt")
     for name in ("mnist5k", "faces.npy"):
-        with pytest.raises(UsageError, match="label='y' names a column"):
+        with pytest.raises(UsageError, match="label='y' is about the columns of a table"):
             load(name, label="y")
 
 
