@@ -39,12 +39,15 @@ def _pattern(mark: str, thousands: str) -> re.Pattern[str]:
 
 
 _NUMBER = {".": _pattern(".", ","), ",": _pattern(",", ".")}
+_CODE = re.compile(r"0\d")  # 007 is a name
 _MEASURE = re.compile(  # a number with a unit or a currency
     r"(?P<before>[$€£¥]\s*)?(?P<number>[+-]?\d[\d.,]*)(?P<after>\s*[a-zA-Z%°µ€$£¥/²³]{1,8})?"
 )
 _CLOCK = r"(?:[T ]+\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?\s*(?:[AaPp][Mm])?(?:Z|[+-]\d{2}:?\d{2})?)?"
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 _YEAR_FIRST = re.compile(rf"\d{{4}}([-/.])\d{{1,2}}\1\d{{1,2}}{_CLOCK}")
+_ISO = re.compile(rf"\d{{4}}-\d{{2}}-\d{{2}}{_CLOCK}")
+_ZONE = re.compile(r":\d{2}(?:\.\d+)?(?:Z|[+-]\d{2}:?\d{2})$")
 _YEAR_LAST = re.compile(rf"(\d{{1,2}})([-/.])(\d{{1,2}})\2\d{{4}}{_CLOCK}")
 _NAMED = re.compile(
     rf"\d{{1,2}}[- ]{_MONTH},?[- ]\d{{4}}{_CLOCK}|{_MONTH} \d{{1,2}},? \d{{4}}{_CLOCK}",
@@ -91,54 +94,61 @@ def decimal_mark(columns: Mapping[str, Sequence[str]], asked: str | None = None)
     >>> decimal_mark({"a": ["1,5", "2"], "b": ["1.234", "2.345.678"]})
     ','
     """
-    if asked is not None:
-        if asked not in _NUMBER:
-            raise UsageError(f'decimal must be "." or ",", got {got(asked)}')
-        return asked
-    grouped = {name: texts for name, texts in columns.items() if not _all_plain(texts)}
-    fits = {
-        name: tuple(all(map(_NUMBER[mark].fullmatch, texts)) for mark in _NUMBER)
-        for name, texts in grouped.items()
-    }
-    point = next((name for name, fit in fits.items() if fit == (True, False)), None)
-    comma = next((name for name, fit in fits.items() if fit == (False, True)), None)
-    either = next((n for n, fit in fits.items() if all(fit) and _has(grouped[n], ",")), None)
-    if comma is None and (point is not None or either is None):
-        return "."
-    if comma is not None:
-        point = point or _written_with_points({n: columns[n] for n in columns if n not in grouped})
-    if comma is None or point is not None:
-        shown = ", ".join(
-            f"{columns[name][_first(columns[name], mark)]!r} in column {name!r}"
-            for name, mark in ((point, "."), (comma or either, ","))
-            if name is not None
-        )
-        raise UsageError(
-            f"the decimal mark may be the point or the comma ({shown}): say decimal='.' or "
-            f"decimal=','"
-        )
-    return ","
+    if asked is not None and asked not in _NUMBER:
+        raise UsageError(f'decimal must be "." or ",", got {got(asked)}')
+    return asked or (_told_mark(columns) if any(map(_grouped, columns.values())) else ".")
 
 
-def _has(texts: Sequence[str], sign: str) -> bool:
-    return any(sign in text for text in texts)
+def _grouped(texts: Sequence[str]) -> bool:
+    return any("," in text or text.count(".") > 1 for text in texts)
 
 
-def _first(texts: Sequence[str], sign: str) -> int:
-    return next((i for i, text in enumerate(texts) if sign in text), 0)
+def _told_mark(columns: Mapping[str, Sequence[str]]) -> str:
+    fits = {name: _marks(texts) for name, texts in columns.items()}
+    point, comma = (_which(fits, {mark}) for mark in _NUMBER)
+    if comma and point:
+        raise _two_marks(columns, point, comma)
+    if not comma and not point:
+        _check_thousands(columns, fits)
+    return "," if comma else "."
 
 
-def _all_plain(texts: Sequence[str]) -> bool:
-    try:
-        [float(text) for text in texts]
-    except ValueError:
-        return False
-    return True
+def _check_thousands(columns: Mapping[str, Sequence[str]], fits: Mapping[str, set[str]]) -> None:
+    for name, fit in fits.items():
+        if len(fit) == 2 and _first(columns[name], ","):
+            raise _two_marks(columns, "", name)
 
 
-def _written_with_points(columns: Mapping[str, Sequence[str]]) -> str | None:
-    """A column whose points are decimal ones, not those of thousands."""
-    return next((n for n, t in columns.items() if not all(map(_NUMBER[","].fullmatch, t))), None)
+def _two_marks(columns: Mapping[str, Sequence[str]], point: str, comma: str) -> UsageError:
+    shown = [(name, mark) for name, mark in ((point, "."), (comma, ",")) if name]
+    cells = (f"{_first(columns[name], mark)!r} in column {name!r}" for name, mark in shown)
+    return UsageError(
+        f"the decimal mark may be the point or the comma ({', '.join(cells)}): say decimal='.' or "
+        f"decimal=','"
+    )
+
+
+def _which(fits: Mapping[str, set[str]], marks: set[str]) -> str:
+    """The first column that can be read with these marks alone."""
+    return next((name for name, fit in fits.items() if fit == marks), "")
+
+
+def _marks(texts: Sequence[str]) -> set[str]:
+    """The decimal marks with which the numbers of a column can be read; both where it has few."""
+    likely = list(filter(_is_number, texts))
+    if 2 * len(likely) < len(texts):
+        return set(_NUMBER)
+    return {mark for mark, pattern in _NUMBER.items() if all(map(pattern.fullmatch, likely))}
+
+
+def _first(texts: Sequence[str], sign: str) -> str:
+    """The first number that has the sign."""
+    return next((text for text in texts if sign in text and _is_number(text)), "")
+
+
+def _is_number(text: str) -> bool:
+    """Whether it is one with either mark."""
+    return any(pattern.fullmatch(text) for pattern in _NUMBER.values())
 
 
 # --- columns -----------------------------------------------------------------------------------
@@ -146,7 +156,10 @@ def _written_with_points(columns: Mapping[str, Sequence[str]]) -> str | None:
 
 def scalars(column: pd.Series) -> list[object]:
     """The cells of a column, texts stripped, None where nothing is known."""
-    found = (cell.strip() if isinstance(cell, str) else cell for cell in column.astype(object))
+    cells = column.astype(object)
+    if str(column.dtype) == "category":  # whose levels mean what they say
+        return [None if gap else cell for gap, cell in zip(column.isna(), cells, strict=True)]
+    found = (cell.strip() if isinstance(cell, str) else cell for cell in cells)
     return [None if missing(cell) else cell for cell in found]
 
 
@@ -174,29 +187,28 @@ def typed(column: pd.Series, kind: str = "", mark: str = ".") -> pd.Series:
         _check_dtype(column)
         return column
     cells = scalars(column)
-    known = [cell for cell in cells if cell is not None]
-    kinds = {_type(cell) for cell in known}
-    if not known:
+    types = {_type(cell) for cell in cells} - {"missing"}
+    if not types:
         return pd.Series(np.full(len(cells), np.nan), name=name)
-    if "other" in kinds:
-        at, cell = next((i, c) for i, c in enumerate(cells) if _type(c) == "other")
-        raise UsageError(
-            f"column {name!r} holds {_a(cell)} in data row {at + 1}, no number, date or text: "
-            f"spread it over columns of its own, or leave it out with drop={name!r}"
-        )
-    if kinds == {"boolean"}:
-        return _booleans(cells, name)
-    if kinds == {"date"}:
-        return _date_column([None if c is None else str(c) for c in cells], str(name))
-    if kinds == {"number"}:
-        return _number_column([None if c is None else _plain(c) for c in cells], name)
-    if kinds == {"boolean", "number"}:
-        raise UsageError(
+    if "other" in types or types == {"boolean", "number"}:
+        raise _no_values(cells, name)
+    if types in ({"boolean"}, {"number"}):
+        return (_booleans if "boolean" in types else _number_column)(cells, name)
+    texts = _Texts(str(name), cells)
+    return texts.dates() if types == {"date"} else texts.typed(str(column.dtype), kind, mark)
+
+
+def _no_values(cells: Sequence[object], name: object) -> UsageError:
+    if "other" not in map(_type, cells):
+        return UsageError(
             f"column {name!r} holds True or False among numbers: make it one of them, or leave it "
             f"out with drop={name!r}"
         )
-    texts = [None if cell is None else str(cell) for cell in cells]
-    return _of_text(texts, str(name), str(column.dtype), kind, mark)
+    at = [_type(cell) for cell in cells].index("other")
+    return UsageError(
+        f"column {name!r} holds {_a(cells[at])} in data row {at + 1}, no number, date or text: "
+        f"spread it over columns of its own, or leave it out with drop={name!r}"
+    )
 
 
 def _check_dtype(column: pd.Series) -> None:
@@ -229,9 +241,8 @@ def _a(cell: object) -> str:
     return in_short(f"{type(cell).__name__} {cell!r}", 80)
 
 
-def _plain(cell: object) -> int | float:
-    whole = isinstance(cell, numbers.Integral)
-    return int(cell) if whole else float(cell)  # type: ignore[call-overload, arg-type]
+def _truths(cells: Sequence[str | None]) -> list[bool | None]:
+    return [{"false": False, "true": True}.get(str(cell).lower()) for cell in cells]
 
 
 def _booleans(cells: Sequence[object], name: object) -> pd.Series:
@@ -240,128 +251,139 @@ def _booleans(cells: Sequence[object], name: object) -> pd.Series:
     return pd.Series(cells, name=name, dtype="boolean" if None in cells else "bool")
 
 
-def _number_column(cells: Sequence[int | float | None], name: object) -> pd.Series:
+def _number_column(cells: Sequence[object], name: object) -> pd.Series:
     """As pandas has it: int64 of whole numbers without gaps, float64 of all others."""
     import pandas as pd
 
-    if all(isinstance(cell, int) for cell in cells):
-        if max(map(abs, cells), default=0) >= 2**63:  # type: ignore[arg-type]
-            return pd.Series([str(cell) for cell in cells], name=name)
-        return pd.Series(cells, name=name, dtype="int64")
-    return pd.Series([math.nan if c is None else c for c in cells], name=name, dtype="float64")
+    whole = [int(cell) for cell in cells if isinstance(cell, numbers.Integral)]
+    if len(whole) < len(cells):
+        found = [math.nan if cell is None else float(cell) for cell in cells]  # type: ignore[arg-type]
+        return pd.Series(found, name=name, dtype="float64")
+    if max(map(abs, whole)) >= 2**63:  # ids
+        return pd.Series([str(cell) for cell in whole], name=name)
+    return pd.Series(whole, name=name, dtype="int64")
 
 
-def _of_text(texts: Sequence[str | None], name: str, dtype: str, kind: str, mark: str) -> pd.Series:
-    """A column of text as what its cells say."""
-    import pandas as pd
-
-    known = [text for text in texts if text is not None]
-    if kind in DATES:
-        return _date_column(texts, name, kind)
-    words = {text.lower() for text in known}
-    if words <= {"false", "true"}:
-        return _booleans([None if t is None else t.lower() == "true" for t in texts], name)
-    read = _numbers(texts, mark)
-    lost = [i for i, (t, n) in enumerate(zip(texts, read, strict=True)) if t and n is None]
-    if not lost and not (kind == "category" and any(re.match(r"0\d", t) for t in known)):
-        return _number_column(read, name)
-    if kind not in ("", "category", "boolean"):
-        raise UsageError(
-            f"column {name!r} has {texts[lost[0]]!r} in data row {lost[0] + 1} where numbers are "
-            f"expected: {_remedy(name)}"
-        )
-    if not kind:
-        _check_text(texts, lost, name)
-        if all(map(_is_date, known)):
-            return _date_column(texts, name)
-    kept = dtype if dtype.startswith("string") else None
-    return pd.Series(texts, name=name, dtype=kept or pd.Series(["a"]).dtype)
+# --- text --------------------------------------------------------------------------------------
 
 
-def _remedy(name: str) -> str:
-    return (
-        f"empty the cell where a value is missing, leave the column out with drop={name!r}, or "
-        f"take its values as names with kinds={{{name!r}: 'category'}}"
-    )
+class _Texts:
+    """The cells of a column of text."""
 
-
-def _numbers(texts: Sequence[str | None], mark: str) -> list[int | float | None]:
-    """The numbers of texts, None where they are none."""
-    made: dict[str | None, int | float | None] = {None: None}
-    for text in texts:
-        if text not in made and text is not None:
-            try:
-                made[text] = int(text) if "_" not in text else None
-            except ValueError:
-                made[text] = number(text, mark)
-    return [made[text] for text in texts]
-
-
-def _check_text(texts: Sequence[str | None], lost: Sequence[int], name: str) -> None:
-    """Refuse text that is meant as numbers."""
-    known = [text for text in texts if text is not None]
-    if 2 * len(lost) <= len(known):
-        raise UsageError(
-            f"column {name!r} has {texts[lost[0]]!r} in data row {lost[0] + 1} among its numbers: "
-            f"{_remedy(name)}"
-        )
-    found = [_MEASURE.fullmatch(text) for text in known]
-    distinct = len(set(known))
-    if not all(found) or (distinct <= 10 and 2 * distinct <= len(known)):
-        return
-    units = {((m["before"] or "").strip(), (m["after"] or "").strip()) for m in found if m}
-    if len(units) == 1:
-        raise UsageError(
-            f"column {name!r} has numbers with a unit, such as {known[0]!r}: write the numbers "
-            f"alone and the unit into the column's name, leave it out with drop={name!r}, or take "
-            f"its values as names with kinds={{{name!r}: 'category'}}"
+    def __init__(self, name: str, cells: Sequence[object]) -> None:
+        self.name = name
+        self.cells = [None if cell is None else str(cell) for cell in cells]
+        self.known = [cell for cell in self.cells if cell is not None]
+        self.category = f"kinds={{{name!r}: 'category'}}"
+        self.remedy = (
+            f"empty the cell where a value is missing, leave the column out with drop={name!r}, or "
+            f"take its values as names with {self.category}"
         )
 
+    def typed(self, dtype: str, kind: str, mark: str) -> pd.Series:
+        """What the cells say."""
+        if kind in DATES:
+            return self.dates(kind)
+        if {cell.lower() for cell in self.known} <= {"false", "true"}:
+            return _booleans(_truths(self.cells), self.name)
+        read = self._numbers(mark)
+        lost = [i for i, cell in enumerate(self.cells) if cell and read[i] is None]
+        names = kind == "category" and any(map(_CODE.match, self.known))
+        if lost or names:
+            return self._none_of_numbers(dtype, kind, lost)
+        return _number_column(read, self.name)
 
-# --- dates -------------------------------------------------------------------------------------
+    def _none_of_numbers(self, dtype: str, kind: str, lost: Sequence[int]) -> pd.Series:
+        """Dates or words, where some cells are no numbers."""
+        if kind not in ("", "category", "boolean"):
+            raise UsageError(
+                f"column {self.name!r} has {self.cells[lost[0]]!r} in data row {lost[0] + 1} where "
+                f"numbers are expected: {self.remedy}"
+            )
+        if not kind and all(map(_is_date, self.known)):
+            return self.dates()
+        if not kind:
+            self._check_words(lost)
+        return self._words(dtype)
+
+    def _words(self, dtype: str) -> pd.Series:
+        import pandas as pd
+
+        usual = str(pd.Series(["a"]).dtype)
+        return pd.Series(
+            list(self.cells), name=self.name, dtype=dtype if dtype.startswith("string") else usual
+        )
+
+    def _numbers(self, mark: str) -> list[int | float | None]:
+        """The numbers of the cells, None where they are none."""
+        made = {text: _read_number(text, mark) for text in set(self.known)}
+        return [None if cell is None else made[cell] for cell in self.cells]
+
+    def _check_words(self, lost: Sequence[int]) -> None:
+        """Refuse text that is meant as numbers."""
+        if 2 * len(lost) <= len(self.known):
+            raise UsageError(
+                f"column {self.name!r} has {self.cells[lost[0]]!r} in data row {lost[0] + 1} among "
+                f"its numbers: {self.remedy}"
+            )
+        distinct = len(set(self.known))
+        if self._have_unit() and (distinct > 10 or 2 * distinct > len(self.known)):
+            raise UsageError(
+                f"column {self.name!r} has numbers with a unit, such as {self.known[0]!r}: write "
+                f"the numbers alone and the unit into the column's name, leave it out with "
+                f"drop={self.name!r}, or take its values as names with {self.category}"
+            )
+
+    def _have_unit(self) -> bool:
+        """Whether all cells are numbers with one and the same unit or currency."""
+        found = [_MEASURE.fullmatch(text) for text in self.known]
+        units = {((m["before"] or "").strip(), (m["after"] or "").strip()) for m in found if m}
+        return all(found) and len(units) == 1 and units != {("", "")}
+
+    def dates(self, kind: str = "date") -> pd.Series:
+        """The cells as dates.
+
+        Raises:
+            UsageError: text that is no date, or one whose day and month could be either.
+        """
+        import pandas as pd
+
+        form = "ISO8601" if all(map(_ISO.fullmatch, self.known)) else "mixed"
+        zoned = any(map(_ZONE.search, self.known))
+        day_first = form == "mixed" and self._day_first(kind)
+        try:
+            found = pd.to_datetime(
+                pd.Series(list(self.cells), name=self.name, dtype=object),
+                format=form,
+                dayfirst=day_first,
+                utc=zoned,
+            )
+        except (ValueError, TypeError, OverflowError) as error:
+            raise UsageError(
+                f"column {self.name!r} cannot be read as dates: {in_short(error, 120)}; write them "
+                f"as 2024-12-31, or say {self.category}"
+            ) from error
+        return found
+
+    def _day_first(self, kind: str) -> bool:
+        """Whether the day stands before the month in dates such as 31.12.2024."""
+        found = [m for text in self.known if (m := _YEAR_LAST.fullmatch(text))]
+        if kind in DATES[1:] or not found:
+            return kind == "day/month"
+        day = any(int(m[1]) > 12 for m in found) or all(m[2] == "." for m in found)
+        if day == any(int(m[3]) > 12 for m in found):
+            raise UsageError(
+                f"column {self.name!r} has dates such as {found[0][0]!r}, whose day and month "
+                f"could be either: say kinds={{{self.name!r}: 'day/month'}} or 'month/day'"
+            )
+        return day
+
+
+def _read_number(text: str, mark: str) -> int | float | None:
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    return number(text, mark)
 
 
 def _is_date(text: str) -> bool:
     return any(p.fullmatch(text) for p in (_YEAR_FIRST, _YEAR_LAST, _NAMED))
-
-
-def _date_column(texts: Sequence[str | None], name: str, kind: str = "date") -> pd.Series:
-    """Text as dates.
-
-    Raises:
-        UsageError: text that is no date, or one whose day and month could be either.
-    """
-    import pandas as pd
-
-    known = [text for text in texts if text is not None]
-    found = [m for text in known if (m := _YEAR_LAST.fullmatch(text))]
-    day_first = _day_first(found, name, kind)
-    try:
-        made = [
-            None
-            if text is None
-            else pd.to_datetime(text, dayfirst=day_first and bool(_YEAR_LAST.fullmatch(text)))
-            for text in texts
-        ]
-        zones = {stamp.utcoffset() for stamp in made if stamp is not None}
-        dates = pd.Series(pd.to_datetime(made, utc=True if zones != {None} else None), name=name)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise UsageError(
-            f"column {name!r} cannot be read as dates: {in_short(error, 120)}; write them as "
-            f"2024-12-31, or say kinds={{{name!r}: 'category'}}"
-        ) from error
-    return dates
-
-
-def _day_first(found: Sequence[re.Match[str]], name: str, kind: str) -> bool:
-    """Whether the day stands before the month in dates such as 31.12.2024."""
-    if kind in DATES[1:] or not found:
-        return kind == "day/month"
-    day = any(int(m[1]) > 12 for m in found) or all(m[2] == "." for m in found)
-    month = any(int(m[3]) > 12 for m in found)
-    if day == month:
-        raise UsageError(
-            f"column {name!r} has dates such as {found[0][0]!r}, whose day and month could be "
-            f"either: say kinds={{{name!r}: 'day/month'}} or kinds={{{name!r}: 'month/day'}}"
-        )
-    return day

@@ -39,7 +39,6 @@ from pyrovae.sources import (
     table_nbytes,
 )
 from pyrovae.streams import MOST, FileData, StreamedData, as_data
-from pyrovae.tables import SUFFIXES as TABLES
 from pyrovae.tables import Names, table
 from pyrovae.tensors import Data, TensorData, tensor_data
 
@@ -103,6 +102,7 @@ _DECODED: dict[str, Callable[[Image], np.ndarray]] = {
 }
 _DIGITS = tuple("0123456789")
 NAMES = ("mnist5k", "digits", *_TORCHVISION)
+TABLES = (".csv", ".tsv", ".parquet", ".xlsx")
 SUFFIXES = (".npy", ".npz", ".pt", *TABLES)
 
 
@@ -148,40 +148,41 @@ def load(
     """
     if stream not in ("auto", True, False):
         raise UsageError(f'stream must be "auto", True or False, got {stream!r}')
-    asked: dict[str, Any] = {
-        "columns": columns,
-        "drop": drop,
-        "label": label,
-        "target": target,
-        "kinds": kinds,
-        "delimiter": delimiter,
-        "decimal": decimal,
-        "encoding": encoding,
-        "header": header,
-    }
-    asked = {key: value for key, value in asked.items() if value is not None}
+    asked = _asked(
+        columns=columns,
+        drop=drop,
+        label=label,
+        target=target,
+        kinds=kinds,
+        delimiter=delimiter,
+        decimal=decimal,
+        encoding=encoding,
+        header=header,
+    )
     if isinstance(name, str) and name in NAMES:
-        if stream is True:
-            raise UsageError(f"{name} fits in memory and is not streamed")
         _no_table(asked)
-        return _named(name, data_dir, download, seed)
+        return _named(name, data_dir, download, seed, stream)
     path = home(name)
     _check_path(name, path)
     with reading(path):
         if stream is not True and _is_table(path, stream):
             return _from_table(path, asked, seed)
+        _no_table(asked, but="label" if path.suffix.lower() == ".parquet" else "")
         if stream is True or path.is_dir() or path.suffix.lower() in (".npy", ".parquet"):
-            _no_table({key: value for key, value in asked.items() if key != "label"})
             return _from_sources(path, label, seed, stream)
-        _no_table(asked)
         return _from_arrays(path, _read(path), seed)
 
 
-def _no_table(asked: Mapping[str, object]) -> None:
+def _asked(**options: object) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _no_table(asked: Mapping[str, object], but: str = "") -> None:
     """Refuse what is asked of the columns of a table where there is none in memory."""
-    for key, value in asked.items():
+    for key in {*asked} - {but}:
         raise UsageError(
-            f"{key}={value!r} is about the columns of a table, a {', '.join(TABLES)} file"
+            f"{key}={asked[key]!r} is about the columns of a table in memory, a "
+            f"{' '.join(TABLES)} file"
         )
 
 
@@ -201,7 +202,11 @@ def _from_table(path: Path, asked: Mapping[str, Any], seed: int) -> Splits:
     return replace(splits, columns=schema.names, schema=schema)
 
 
-def _named(name: str, data_dir: str | Path | None, download: bool, seed: int) -> Splits:
+def _named(
+    name: str, data_dir: str | Path | None, download: bool, seed: int, stream: bool | str
+) -> Splits:
+    if stream is True:
+        raise UsageError(f"{name} fits in memory and is not streamed")
     if name == "mnist5k":
         return _load_mnist5k()
     return _load_digits(seed) if name == "digits" else _load_torchvision(name, data_dir, download)

@@ -25,6 +25,7 @@ KINDS = ("real", "positive", "count", "category", "boolean", "date")
 Level = str | int | float | bool
 # the units of dates, the coarsest that fits is a column's
 UNITS = {"D": "days", "h": "hours", "m": "minutes", "s": "seconds", "ms": "milliseconds"}
+NO, YES = zip(*BOOLEANS, strict=True)
 WRITTEN = (".csv", ".tsv", ".parquet")
 
 
@@ -125,25 +126,24 @@ class Column:
         )
 
     def _codes(self, values: pd.Series) -> np.ndarray:
-        codes = {_key(level): i for i, level in enumerate(self.levels)}
+        codes = {self._key(level): i for i, level in enumerate(self.levels)}
         if self.kind == "boolean":
-            codes |= {word: i for pair in BOOLEANS for i, word in enumerate(pair)}
-            codes = {word.lower(): i for word, i in codes.items()}
+            codes = dict.fromkeys(NO, 0) | dict.fromkeys(YES, 1) | codes
         cells = scalars(values)
-        seen: dict[str, float] = {}
-        for row, cell in enumerate(cells):
-            key = "" if cell is None else _key(cell)
-            key = key.lower() if self.kind == "boolean" else key
-            if key not in seen:
-                if cell is not None and key not in codes:
-                    few = ", ".join(map(repr, self.levels[:8]))
-                    few += ", ..." if len(self.levels) > 8 else ""
-                    near = nearest(str(cell), map(str, self.levels))
-                    self._refuse(row, cells, f"which is none of its levels ({few}){near}")
-                seen[key] = math.nan if cell is None else float(codes[key])
-        keys = ("" if cell is None else _key(cell) for cell in cells)
-        lower = self.kind == "boolean"
-        return np.array([seen[key.lower() if lower else key] for key in keys], dtype=np.float64)
+        keys = [None if cell is None else self._key(cell) for cell in cells]
+        places: dict[str | None, float] = {None: math.nan}
+        places.update(codes)
+        lost = [i for i, key in enumerate(keys) if key not in places]
+        if lost:
+            few = ", ".join(map(repr, self.levels[:8])) + ", ..." * (len(self.levels) > 8)
+            near = nearest(str(cells[lost[0]]), map(str, self.levels)).removesuffix("?")
+            self._refuse(lost[0], cells, f"which is none of its levels ({few}){near}")
+        return np.array([places[key] for key in keys], np.float64)
+
+    def _key(self, level: object) -> str:
+        """A level as text, the same for 2, 2.0 and "2"."""
+        key = _plain_key(level)
+        return key.lower() if self.kind == "boolean" else key
 
     def _times(self, values: pd.Series) -> np.ndarray:
         cells = self._typed(values)
@@ -413,8 +413,6 @@ def frame_of(table: object) -> pd.DataFrame:
 
     if isinstance(table, pd.DataFrame):
         return table
-    if isinstance(table, pd.Series):
-        return table.to_frame()
     if hasattr(table, "to_pandas") and hasattr(table, "get_columns"):  # of polars
         columns = {each.name: each for each in table.get_columns()}
         return pd.DataFrame({name: _of_polars(each) for name, each in columns.items()})
@@ -423,9 +421,9 @@ def frame_of(table: object) -> pd.DataFrame:
             f"a table is a DataFrame of pandas or polars, a dict of columns or a path, not "
             f"{got(table)}: give pandas.DataFrame(x, columns=[...])"
         )
+    columns = {n: c.cpu().numpy() if isinstance(c, Tensor) else c for n, c in table.items()}
     try:
-        tensors = {n: c.cpu().numpy() if isinstance(c, Tensor) else c for n, c in table.items()}
-        return pd.DataFrame(tensors)
+        return pd.DataFrame(columns)
     except (ValueError, TypeError) as error:
         raise UsageError(
             f"the columns make no table: {in_short(error)}; give each as many values as the others"
@@ -433,12 +431,12 @@ def frame_of(table: object) -> pd.DataFrame:
 
 
 def _of_polars(column: Any) -> pd.Series:
-    """A column of polars: categories keep their order, whole numbers beside gaps their dtype."""
+    """A column of polars: an Enum keeps its order, whole numbers beside gaps their dtype."""
     import pandas as pd
 
     kind = str(column.dtype)
-    if kind.startswith(("Categorical", "Enum")):
-        return pd.Series(pd.Categorical(column.to_list(), column.cat.get_categories().to_list()))
+    if kind.startswith("Enum"):
+        return pd.Series(pd.Categorical(column.to_list(), column.dtype.categories.to_list()))
     if kind.startswith(("Int", "UInt")) and column.null_count():
         return pd.Series(column.to_list(), dtype=kind)
     return pd.Series(column.to_list(), dtype="object" if kind.startswith("List") else None)
@@ -475,7 +473,7 @@ def write(frame: pd.DataFrame, path: str | Path) -> None:
 # --- what a column is, from its values ---------------------------------------------------------
 
 
-def _key(level: object) -> str:
+def _plain_key(level: object) -> str:
     """A level as text, the same for 2, 2.0 and "2"."""
     if isinstance(level, str):
         return level
@@ -493,19 +491,20 @@ def _levels(values: pd.Series, kind: str) -> tuple[Level, ...]:
     if str(values.dtype) == "category":
         return tuple(map(_level, values.cat.categories))
     found = set(map(_level, values.dropna().unique()))
-    if kind != "boolean":
-        return tuple(sorted(found, key=_order))
-    if all(isinstance(level, bool) for level in found):
-        return (False, True)
-    words = {_key(level).lower(): level for level in found}
+    return _pair(found, values.name) if kind == "boolean" else tuple(sorted(found, key=_order))
+
+
+def _pair(found: set[Level], name: object) -> tuple[Level, ...]:
+    """The two levels of a boolean, of which perhaps one is there."""
+    words = {_plain_key(level).lower(): level for level in found}
     pair = next((pair for pair in BOOLEANS if set(words) <= set(pair)), None)
     if pair is None:
         raise UsageError(
-            f"column {values.name!r} is no boolean: it has {', '.join(map(repr, words))[:100]}; "
-            f"say kinds={{{values.name!r}: 'category'}}"
+            f"column {name!r} is no boolean, it has {', '.join(map(repr, words))[:100]}: say "
+            f"kinds={{{name!r}: 'category'}}"
         )
-    other = (lambda word: int(word)) if pair == ("0", "1") else str
-    return tuple(words.get(word, other(word)) for word in pair)
+    own = {"0": 0, "1": 1, "false": False, "true": True}
+    return tuple(words.get(word, own.get(word, word)) for word in pair)
 
 
 def _order(level: Level) -> tuple[bool, Level]:

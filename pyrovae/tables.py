@@ -8,6 +8,7 @@ import csv
 import io
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pyrovae.cells import (
     BOOLEANS,
@@ -40,8 +40,16 @@ __all__ = ["SUFFIXES", "read", "table"]
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".xlsx")
 DELIMITERS = (",", ";", "\t", "|")
+IDS = ("id", "index", "row", "row id", "row_id", "rowid", "idx")
 LEVELS, FEW, HEAD = 1000, 10, 100  # of a text, of whole numbers; lines that are looked at
 SKEW = 0.5  # of moderately skewed numbers, Bulmer, "Principles of Statistics", 1979
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 Names = str | Sequence[str]
 
 
@@ -107,68 +115,23 @@ def table(
     bill    real      36.7 to 40.3
     sex     category  2 levels: female, male  25.0 % missing
     """
-    form = Form(delimiter, decimal, encoding, header)
-    named = [*_split(columns), *_split(drop), *(n for n in (label, target) if n is not None)]
-    raw, notes = _raw(source, form, named)
-    if not len(raw):
-        raise UsageError("there are no data: the table has no rows")
-    if schema is not None:
-        return _as_before(raw, schema, decimal)
-    if len(raw) < 2:
-        raise UsageError("it has 1 row; at least 2 are needed to tell what its columns are")
-    asked = _kinds(kinds, list(raw.columns))
-    reader = _Columns(raw, asked, decimal)
-    chosen, by_name = _chosen(list(raw.columns), columns, drop, label, target)
-    found, said = reader.kept(chosen, by_name)
-    labels, classes = (None, ()) if label is None else _labels(reader.values(label, "category"))
-    y = None if target is None else _target(reader.values(target, asked.get(target, "real")))
-    if not found:
-        raise UsageError(
-            "no column is left for x: " + ("; ".join([*notes, *said]) or "choose others (columns=)")
-        )
-    goal = None if y is None else y[0]
-    made = Schema(tuple(found), label or "", classes, goal, (*notes, *said))
-    x = [column.encode(reader.values(column.name)) for column in found]
-    numbers = torch.from_numpy(np.stack(x, 1)).to(torch.get_default_dtype())
-    return _data(numbers, labels, None if y is None else y[1], made)
-
-
-def _data(x: Tensor, labels: np.ndarray | None, y: np.ndarray | None, schema: Schema) -> TensorData:
-    data = TensorData(x, labels=labels)
-    if y is not None:
-        data = data.with_arguments(torch.from_numpy(y).to(x.dtype))
-    data.schema = schema
-    return data
-
-
-def _as_before(raw: pd.DataFrame, schema: Schema, decimal: str | None) -> TensorData:
-    """A table read as another was, with its labels and its target where they are there."""
-    reader = _Columns(raw, {}, decimal)
-    dates = {c.name: "date" for c in schema.columns if c.kind == "date"}
-    x = []
-    for column in schema.columns:
-        kind = "category" if column.kind in ("category", "boolean") else dates.get(column.name, "")
-        column_of(raw, column.name)
-        x.append(column.encode(reader.values(column.name, kind or "real")))
-    labels = y = None
-    if schema.label in raw.columns:
-        labels, _ = _labels(reader.values(schema.label, "category"), schema.classes)
-    if schema.target is not None and schema.target.name in raw.columns:
-        y = schema.target.encode(reader.values(schema.target.name, "real"))
-    x_numbers = torch.from_numpy(np.stack(x, 1)).to(torch.get_default_dtype())
-    return _data(x_numbers, labels, y, replace(schema, notes=()))
+    asked = [*_split(columns), *_split(drop), *_split([label or "", target or ""])]
+    asked += [name[1:] for name in asked if name.startswith("-")]
+    raw, notes = _raw(source, Form(delimiter, decimal, encoding, header), asked)
+    reader = _Columns(raw, _kinds(kinds, list(raw.columns)), decimal, notes)
+    if schema is None:
+        chosen = _chosen(list(raw.columns), _split(columns), _split(drop), [label, target])
+        schema = reader.schema(chosen, bool(set(chosen) & set(_split(columns))), label, target)
+    return reader.data(schema)
 
 
 # --- which columns -----------------------------------------------------------------------------
 
 
 def _split(names: Names | None) -> list[str]:
-    """Names in a list or in a text with commas."""
-    if names is None:
-        return []
-    if isinstance(names, str):
-        return [name.strip() for name in names.split(",") if name.strip()]
-    return [str(name) for name in names]
+    """Names in a list or in a text with commas, empty ones left out."""
+    found = names.split(",") if isinstance(names, str) else names or ()
+    return [str(name).strip() for name in found if str(name).strip()]
 
 
 def _kinds(kinds: str | Mapping[str, str] | None, names: Sequence[str]) -> dict[str, str]:
@@ -193,70 +156,116 @@ def _check_name(name: str, names: Sequence[str]) -> None:
 
 
 def _chosen(
-    names: Sequence[str],
-    columns: Names | None,
-    drop: Names | None,
-    label: str | None,
-    target: str | None,
-) -> tuple[list[str], bool]:
-    """The columns of x, and whether they were asked for by name."""
-    asked = _split(columns)
-    minus = [n.removeprefix("-") for n in asked if n not in names and n.startswith("-")]
-    plus = [n for n in asked if n in names or not n.startswith("-")]
-    apart = [name for name in (label, target) if name is not None]
-    gone = [*minus, *_split(drop), *apart]
-    for name in (*plus, *gone):
+    names: Sequence[str], columns: Sequence[str], drop: Sequence[str], apart: Sequence[str | None]
+) -> list[str]:
+    """The columns of x: those that are asked for, or all but those that are not wanted and those
+    that stand apart, the label and the target."""
+    minus = [name[1:] for name in columns if name.startswith("-") and name not in names]
+    plus = [name for name in columns if name[1:] not in minus]
+    aside = list(filter(None, apart))
+    gone = {*minus, *drop, *aside}
+    for name in (*plus, *minus, *drop, *aside):
         _check_name(name, names)
-    if label is not None and label == target:
-        raise UsageError(f"column {label!r} is named as label and as target: name one of them")
-    if both := [name for name in plus if name in gone]:
-        raise UsageError(f"column {both[0]!r} is asked for in x and taken out of it: do one")
-    return [name for name in dict.fromkeys(plus or names) if name not in gone], bool(plus)
+    _check_once([*plus, *aside, *{*minus, *drop}])
+    return [name for name in dict.fromkeys(plus or names) if name not in gone]
 
 
-@dataclass
+def _check_once(asked: Sequence[str]) -> None:
+    twice = [name for name, count in collections.Counter(asked).items() if count > 1]
+    if twice:
+        raise UsageError(
+            f"column {twice[0]!r} is named twice, among columns, drop, label and target: name it "
+            f"once"
+        )
+
+
 class _Columns:
     """The columns of a table as typed values, read when they are asked for."""
 
-    raw: pd.DataFrame
-    kinds: Mapping[str, str]
-    decimal: str | None
-    _mark: str = ""
+    def __init__(
+        self, raw: pd.DataFrame, kinds: Mapping[str, str], decimal: str | None, notes: Sequence[str]
+    ) -> None:
+        if not len(raw):
+            raise UsageError("there are no data: the table has no rows")
+        self.raw, self.kinds, self.decimal = raw, kinds, decimal
+        self.notes = list(notes)
+        self._read: dict[str, pd.Series] = {}
+        self._mark = ""
 
     def values(self, name: str, kind: str = "") -> pd.Series:
         """Typed values of a column: of the kind asked for, or ``kind``, or what they look like."""
-        column = column_of(self.raw, name)
-        column = column.reset_index(drop=True).rename(name)
-        return typed(column, self.kinds.get(name, kind), self._decimal())
+        if name not in self._read:
+            column = column_of(self.raw, name).reset_index(drop=True).rename(name)
+            self._read[name] = typed(column, self.kinds.get(name, kind), self._decimal_mark())
+        return self._read[name]
 
-    def _decimal(self) -> str:
+    def _decimal_mark(self) -> str:
         if not self._mark:
-            loose = {n: c for n, c in self.raw.items() if is_loose(c)}
-            texts = {
-                str(n): sorted({t for t in scalars(c) if isinstance(t, str)})
-                for n, c in loose.items()
-            }
+            texts = {str(n): _words(c) for n, c in self.raw.items() if is_loose(c)}
             self._mark = decimal_mark({n: t for n, t in texts.items() if t}, self.decimal)
         return self._mark
 
-    def kept(self, names: Sequence[str], by_name: bool) -> tuple[list[Column], list[str]]:
-        """The columns of x, and a line about each that is left out."""
-        found, notes = [], []
-        for name in names:
-            wanted = by_name or name in self.kinds
-            values = self.values(name)
-            why = _useless(values, wanted) or ("" if wanted else _left_out(values, self.raw))
-            if why:
-                notes.append(f"column {name!r} {why}")
-                continue
-            kind = self.kinds.get(name, "")
-            kind = "date" if kind in DATES else kind or kind_of(values)
+    def schema(
+        self, names: Sequence[str], by_name: bool, label: str | None, target: str | None
+    ) -> Schema:
+        """What the columns are.
+
+        Args:
+            names: of the columns of x, those that are of no use among them.
+            by_name: whether they were asked for one by one.
+            label: the column of classes.
+            target: the column that is given to a model beside x.
+        """
+        if len(self.raw) < 2:
+            raise UsageError("it has 1 row; at least 2 are needed to tell what its columns are")
+        found = (self._column(name, by_name or name in self.kinds) for name in names)
+        columns = tuple(filter(None, found))
+        if not columns:
+            why = "; ".join(self.notes or ["all are label, target or dropped"])
+            raise UsageError(f"no column is left for x: {why}; name those to take, columns=...")
+        classes = _classes(self.values(label, "category")) if label else ()
+        goal = _target(self.values(target, "real")) if target else None
+        return Schema(columns, label or "", classes, goal, tuple(self.notes))
+
+    def _column(self, name: str, wanted: bool) -> Column | None:
+        """A column of x; None, and a note, of one that is left out."""
+        values, asked = self.values(name), self.kinds.get(name, "")
+        kind = "date" if asked in DATES else asked
+        why = _useless(values, wanted) or ("" if wanted else _left_out(values, self.raw))
+        if not why:
+            kind = kind or kind_of(values)
             _check_kind(values, kind)
-            if why := _digits(values, kind, name in self.kinds):
-                notes.append(f"column {name!r} {why}")
-                continue
-            found.append(Column.of(values, kind))
-        return found, notes
+            why = "" if asked else _digits(values, kind, wanted)
+        if why:
+            self.notes.append(f"column {name!r} {why}")
+            return None
+        return Column.of(values, kind)
+
+    def data(self, schema: Schema) -> TensorData:
+        """The table as a schema has it, with its labels and its target where they are there."""
+        found = [column.encode(self._as(column)) for column in schema.columns]
+        labels = y = None
+        if schema.label in self.raw.columns:
+            labels = _codes(self.values(schema.label, "category"), schema.classes)
+        if schema.target is not None and schema.target.name in self.raw.columns:
+            y = schema.target.encode(self._as(schema.target))
+        dtype = torch.get_default_dtype()
+        data = TensorData(torch.from_numpy(np.stack(found, 1)).to(dtype), labels=labels)
+        if y is not None:
+            data = data.with_arguments(torch.tensor(y, dtype=dtype))
+        data.schema = schema
+        return data
+
+    def _as(self, column: Column) -> pd.Series:
+        """Values read as those of a column are."""
+        names = any(isinstance(level, str) for level in column.levels)
+        kind = "date" if column.kind == "date" else "category" if names else ""
+        return self.values(column.name, kind if kind or column.levels else "real")
+
+
+def _words(column: pd.Series) -> list[str]:
+    """The different texts of a column."""
+    return sorted({cell for cell in scalars(column) if isinstance(cell, str)})
 
 
 def _useless(values: pd.Series, wanted: bool) -> str:
@@ -296,36 +305,28 @@ def _left_out(values: pd.Series, raw: pd.DataFrame) -> str:
 
 def _numbers_rows(values: pd.Series, name: str) -> bool:
     """Whether a column is 0 to N-1 or 1 to N, or called an index and different in every row."""
-    if getattr(values.dtype, "kind", "O") not in "iuf" and not _is_text(values):
+    called = name.strip().lower() in IDS or name.startswith("Unnamed: ")
+    if called and values.nunique() == len(values):
+        return True
+    if getattr(values.dtype, "kind", "O") not in "iuf" or values.hasnans or len(values) < FEW:
         return False
-    called = name.strip().lower() in ("id", "index", "row", "rowid", "row_id", "row id", "idx")
-    called |= name.startswith("Unnamed: ")
-    if values.isna().any() or (not called and len(values) < FEW):
-        return False
-    if called:
-        return values.nunique() == len(values)
-    numbers = np.zeros(len(values)) if _is_text(values) else values.to_numpy(dtype=np.float64)
-    rows = np.arange(len(values))
+    numbers, rows = values.to_numpy(dtype=np.float64), np.arange(len(values))
     return bool(np.array_equal(numbers, rows) or np.array_equal(numbers, rows + 1))
 
 
-def _digits(values: pd.Series, kind: str, told: bool) -> str:
+def _digits(values: pd.Series, kind: str, wanted: bool) -> str:
     """Refuse whole numbers that lose digits as floats, or say that they are ids."""
-    if kind in ("category", "boolean", "date") or told:
+    if kind in ("category", "boolean", "date"):
         return ""
     dtype = np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
-    whole = values.dropna()
-    if getattr(values.dtype, "kind", "O") in "iu":
-        own = whole.to_numpy(dtype=np.int64)
-        lost = bool((own.astype(dtype).astype(np.float64) != own.astype(np.float64)).any())
-    else:
-        own = whole.to_numpy(dtype=np.float64)
-        lost = bool((own == np.rint(own)).all() and (own.astype(dtype) != own).any())
-    if not lost or np.isinf(own).any():
+    own = values.dropna().to_numpy()
+    own = own.astype(np.int64 if own.dtype.kind in "iu" else np.float64)
+    kept = own.astype(dtype).astype(own.dtype)
+    if bool((kept == own).all()) or bool((own != np.rint(own)).any()):
         return ""
     name, largest = values.name, f"{np.abs(own).max():,.0f}"
     remedy = f"kinds={{{name!r}: 'real'}} takes it and rounds to {np.dtype(dtype).name}"
-    if len(np.unique(own)) == len(own):
+    if len(np.unique(own)) == len(own) and not wanted:
         return (
             f"has whole numbers up to {largest}, another in every row, such as ids have: left out "
             f"({remedy})"
@@ -420,40 +421,39 @@ def _check_kind(values: pd.Series, kind: str) -> None:
         )
 
 
-def _labels(
-    values: pd.Series, classes: tuple[str, ...] | None = None
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The classes of a column as codes, and their names."""
-    name = values.name
-    unknown = values.isna().to_numpy(dtype=bool)
-    if unknown.any():
-        raise UsageError(
-            f"column {name!r}, the label, is empty in data row {int(unknown.argmax()) + 1} "
-            f"({int(unknown.sum()):,} in all): fill it or leave such rows out, or have it as a "
-            f"column of x, where cells may be missing"
-        )
+def _classes(values: pd.Series) -> tuple[str, ...]:
+    """The names of the classes that a column has."""
     if getattr(values.dtype, "kind", "O") in "fM" and not _whole(values):
         raise UsageError(
-            f"column {name!r} has {values.dtype}, no classes: labels are whole numbers or names; "
-            f"a number to be predicted is a target={name!r}"
+            f"column {values.name!r} has {values.dtype}, no classes: labels are whole numbers or "
+            f"names; a number to be predicted is a target={values.name!r}"
         )
     if str(values.dtype) == "category":  # without levels that no row has
         values = values.cat.remove_unused_categories()
-    column = Column.of(values, "category")
-    if classes is not None:
-        column = replace(column, levels=classes)
-    return column.encode(values).astype(np.int64), tuple(map(str, column.levels))
+    return tuple(map(str, Column.of(values, "category").levels))
+
+
+def _codes(values: pd.Series, classes: tuple[str, ...]) -> np.ndarray:
+    """The classes of a column as their places among all."""
+    unknown = values.isna().to_numpy(dtype=bool)
+    if unknown.any():
+        raise UsageError(
+            f"column {values.name!r}, the label, is empty in data row {int(unknown.argmax()) + 1} "
+            f"({int(unknown.sum()):,} in all): fill it or leave such rows out, or have it as a "
+            f"column of x, where cells may be missing"
+        )
+    return Column(str(values.name), "category", "str", classes).encode(values).astype(np.int64)
 
 
 def _whole(values: pd.Series) -> bool:
     if getattr(values.dtype, "kind", "O") == "M":
         return False
-    own = values.to_numpy(dtype=np.float64)
+    own = values.dropna().to_numpy(dtype=np.float64)
     return bool((own == np.rint(own)).all())
 
 
-def _target(values: pd.Series) -> tuple[Column, np.ndarray]:
-    """The column of a number that is predicted, and its values."""
+def _target(values: pd.Series) -> Column:
+    """The column of a number that is predicted."""
     if getattr(values.dtype, "kind", "O") not in "biuf":
         raise UsageError(
             f"column {values.name!r}, the target, has no numbers: a class is a "
@@ -463,8 +463,7 @@ def _target(values: pd.Series) -> tuple[Column, np.ndarray]:
         raise UsageError(f"column {values.name!r}, the target, is empty in every row")
     kind = "boolean" if getattr(values.dtype, "kind", "O") == "b" else "real"
     _check_kind(values, kind)
-    column = Column.of(values, kind)
-    return column, column.encode(values)
+    return Column.of(values, kind)
 
 
 # --- reading -----------------------------------------------------------------------------------
@@ -560,16 +559,14 @@ def _excel(path: Path, notes: list[str]) -> pd.DataFrame:
 
     try:
         with pd.ExcelFile(path) as book:
-            if len(book.sheet_names) > 1:
-                notes.append(
-                    f"the first of its {len(book.sheet_names)} sheets, {book.sheet_names[0]!r}, "
-                    f"is read"
-                )
-            cells = book.parse(0, header=None, dtype=object, keep_default_na=False)
+            sheets = book.sheet_names
+            cells = pd.read_excel(book, header=None, dtype=object, keep_default_na=False)
     except ImportError as error:
         raise UsageError(
             f'reading it needs openpyxl ({error}); pip install "pyrovae[excel]"'
         ) from error
+    if len(sheets) > 1:
+        notes.append(f"the first of its {len(sheets)} sheets, {sheets[0]!r}, is read")
     return cells.loc[[not all(map(missing, row)) for row in cells.itertuples(index=False)]]
 
 
@@ -577,29 +574,27 @@ def _with_names(cells: pd.DataFrame, header: bool | None, named: Sequence[str]) 
     """The rows of a table without the line of its names."""
     if not len(cells):
         raise UsageError("there are no data: it is empty")
-    first = [None if missing(cell) else str(cell).strip() for cell in cells.iloc[0]]
+    first = ["" if missing(cell) else str(cell).strip() for cell in cells.iloc[0]]
     if header is None:
-        header = any(n.removeprefix("-") in first for n in named) or _is_header(first, cells)
+        header = not set(first).isdisjoint(named) or _is_header(first, cells)
     if not header:
         names = [f"column {i}" for i in range(1, len(first) + 1)]
         return _unique(cells.set_axis(names, axis=1))
-    names = [f"Unnamed: {i}" if name is None else name for i, name in enumerate(first)]
+    names = [name or f"Unnamed: {i}" for i, name in enumerate(first)]
     rows = cells.iloc[1:].set_axis(names, axis=1).reset_index(drop=True)
     return _unique(rows)
 
 
-def _is_header(first: Sequence[str | None], cells: pd.DataFrame) -> bool:
+def _is_header(first: Sequence[str], cells: pd.DataFrame) -> bool:
     """Whether a first line has names: no numbers, or words above numbers."""
-    numeric = [cell is not None and _number_like(cell) for cell in first]
-    if not any(numeric):
-        return True
-    below = cells.iloc[1:HEAD]
-    words = [i for i, cell in enumerate(first) if cell is not None and not numeric[i]]
-    for at in words:
-        rest = [str(cell) for cell in scalars(below.iloc[:, at]) if cell is not None]
-        if rest and all(map(_number_like, rest)):
-            return True
-    return False
+    numeric = [i for i, cell in enumerate(first) if _number_like(cell)]
+    words = (i for i, cell in enumerate(first) if cell and i not in numeric)
+    return not numeric or any(_all_numbers(cells.iloc[1:HEAD, at]) for at in words)
+
+
+def _all_numbers(cells: pd.Series) -> bool:
+    known = [str(cell) for cell in scalars(cells) if cell is not None]
+    return bool(known) and all(map(_number_like, known))
 
 
 def _number_like(cell: str) -> bool:
@@ -658,22 +653,25 @@ def _check_even(text: str, delimiter: str) -> None:
 
 def _delimiter(text: str, decimal: str | None) -> str:
     """What parts the cells of a text: what gives its lines equally many, most of them numbers."""
-    candidates = [sign for sign in DELIMITERS if sign in text and sign != decimal]
-    heads = {
-        sign: [c for _, c in itertools.islice(_lines(text, sign), HEAD)] for sign in candidates
-    }
-    even = {sign: head for sign, head in heads.items() if _width(head) > 1}
-    if not even:
-        return _uneven(text, heads)
-    scores = {sign: _share_of_numbers(head) for sign, head in even.items()}
-    best = [sign for sign in even if scores[sign] == max(scores.values())]
-    if len(best) > 1:
-        shown = " and ".join(map(repr, best))
+    heads = {sign: _head(text, sign) for sign in DELIMITERS if sign in text and sign != decimal}
+    scores = {sign: _share_of_numbers(head) for sign, head in heads.items() if _width(head) > 1}
+    if not scores:
+        return _most_even(text, heads) or ("," if decimal is None else ";")
+    best, *others = _best(scores)
+    if others:
         raise UsageError(
-            f"its cells may be parted at {shown}: say which, delimiter={best[0]!r} or "
-            f"delimiter={best[1]!r}"
+            f"its cells may be parted at {best!r} and at {others[0]!r}: say which, "
+            f"delimiter={best!r} or delimiter={others[0]!r}"
         )
-    return best[0]
+    return best
+
+
+def _best(scores: Mapping[str, float]) -> list[str]:
+    return [sign for sign, score in scores.items() if score == max(scores.values())]
+
+
+def _head(text: str, delimiter: str) -> list[list[str]]:
+    return [cells for _, cells in itertools.islice(_lines(text, delimiter), HEAD)]
 
 
 def _width(head: Sequence[Sequence[str]]) -> int:
@@ -687,19 +685,23 @@ def _share_of_numbers(head: Iterable[Sequence[str]]) -> float:
     return sum(missing(cell) or _number_like(cell) for cell in cells) / len(cells)
 
 
-def _uneven(text: str, heads: Mapping[str, Sequence[Sequence[str]]]) -> str:
-    """What parts a text at no sign of which its lines have equally many cells."""
-    spaced = [line.split() for line in itertools.islice(filter(str.strip, text.splitlines()), HEAD)]
-    numeric = all(_number_like(cell) or missing(cell) for line in spaced[1:] for cell in line)
-    if _width(spaced) > 1 and numeric and len(spaced) > 1:
+def _is_spaced(text: str) -> bool:
+    """Whether the lines are numbers between spaces, under a line of names."""
+    head = [line.split() for line in itertools.islice(filter(str.strip, text.splitlines()), HEAD)]
+    below = itertools.chain.from_iterable(head[1:])
+    return _width(head) > 1 and all(_number_like(cell) or missing(cell) for cell in below)
+
+
+def _most_even(text: str, heads: Mapping[str, Sequence[Sequence[str]]]) -> str:
+    """What parts most lines into as many cells, where none of the usual does so for all."""
+    if _is_spaced(text):
         return " "
-    likely = {
-        sign: collections.Counter(map(len, head)).most_common(1)[0]
+    counts = {
+        sign: max(collections.Counter(map(len, head)).values())
         for sign, head in heads.items()
         if len(head[0]) > 1
     }
-    likely = {sign: (width, n) for sign, (width, n) in likely.items() if width > 1}
-    return max(likely, key=lambda sign: likely[sign][1]) if likely else ","
+    return max(counts, key=lambda sign: counts[sign], default="")
 
 
 def _without_comments(text: str, delimiter: str | None) -> tuple[str, str | None]:
@@ -708,52 +710,46 @@ def _without_comments(text: str, delimiter: str | None) -> tuple[str, str | None
     Lines at the top that begin with # are comments, the last of them the names where it has as
     many as the line below it has cells.
     """
-    lines = text.splitlines(keepends=True)
-    start = 0
-    if lines and len(said := lines[0].strip()) == 5 and said.startswith("sep="):
-        delimiter, start = delimiter or said[4], 1
-    top = list(
-        itertools.takewhile(lambda line: line.startswith("#") or not line.strip(), lines[start:])
-    )
-    comments = [line for line in top if line.strip()]
-    body = lines[start + len(top) :]
-    if comments and body:
-        names = comments[-1].lstrip("# ")
-        sign = delimiter or _delimiter("".join(body[:HEAD]), None)
-        widths = [len(next(_lines(line, sign))[1]) for line in (names, body[0]) if line.strip()]
-        if len(widths) == 2 and widths[0] == widths[1] > 1:
-            body.insert(0, names)
-    return "".join(body), delimiter
+    if said := re.match(r"sep=(.)\s*\n", text):
+        delimiter, text = delimiter or said[1], text[said.end() :]
+    end = re.compile(r"(?:\s*\n|#.*(?:\n|$))*").match(text).end()  # type: ignore[union-attr]
+    names, body = (re.findall(r"#+\s*(.*\n)", text[:end]) or [""])[-1], text[end:]
+    if names.strip() and body.strip():
+        sign = delimiter or _delimiter(body, None)
+        above, first = _head(names, sign)[0], _head(body, sign)[0]
+        body = names + body if len(above) == len(first) > 1 else body
+    return body, delimiter
 
 
 def _decoded(path: Path, encoding: str | None, notes: list[str]) -> str:
     """The text of a file: as its first bytes say, UTF-8, or Western European."""
     raw = path.read_bytes()
-    marks = {
-        codecs.BOM_UTF8: "utf-8-sig",
-        codecs.BOM_UTF32_LE: "utf-32",
-        codecs.BOM_UTF32_BE: "utf-32",
-        codecs.BOM_UTF16_LE: "utf-16",
-        codecs.BOM_UTF16_BE: "utf-16",
-    }
-    found = encoding or next((name for mark, name in marks.items() if raw.startswith(mark)), None)
-    if found is None and b"\0" in raw[:1000]:
-        even = raw[:1000:2].count(0) > raw[1:1000:2].count(0)
-        found = "utf-16-be" if even else "utf-16-le"
-    tries = [found] if found else ["utf-8", "cp1252"]
-    for name in tries:
-        try:
-            text = raw.decode(name)
-        except LookupError as error:
-            raise UsageError(f"encoding={encoding!r} is not known to Python: {error}") from error
-        except UnicodeError:
-            continue
-        if any(sign in text for sign in "\0\x01\x02\x03\x04"):
-            continue
-        if name == "cp1252":
-            notes.append("it is not UTF-8 and is read as cp1252 (encoding= says otherwise)")
-        return text
-    raise UsageError(
-        f"it is no text in {' or '.join(tries)}: say encoding=..., or it may be damaged or of "
-        f"another format, and to be made again"
-    )
+    found = encoding or _marked(raw[:1000])
+    text = _text_of(raw, found or "utf-8")
+    if text is None and found is None:
+        text = _text_of(raw, "cp1252")
+        notes.append("it is not UTF-8 and is read as cp1252 (encoding= says otherwise)")
+    if text is None:
+        raise UsageError(
+            f"it is no text in {found or 'UTF-8 or cp1252'}: say encoding=..., or make it again if "
+            f"it is damaged or of another format"
+        )
+    return text
+
+
+def _marked(raw: bytes) -> str | None:
+    """The encoding that a mark, or letters of two bytes, tell."""
+    if b"\0" in raw and not raw.startswith(tuple(MARKS)):
+        return "utf-16-be" if raw[::2].count(0) > raw[1::2].count(0) else "utf-16-le"
+    return next((name for mark, name in MARKS.items() if raw.startswith(mark)), None)
+
+
+def _text_of(raw: bytes, encoding: str) -> str | None:
+    """Bytes as text; None where they are none in this encoding."""
+    try:
+        text = raw.decode(encoding)
+    except LookupError as error:
+        raise UsageError(f"encoding={encoding!r} is not known to Python ({error})") from error
+    except UnicodeError:
+        return None
+    return None if re.search("[\0-\x08]", text) else text

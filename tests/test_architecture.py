@@ -140,7 +140,8 @@ def test_threads(number):
 def test_every_requirement_names_the_oldest_version_that_is_tested() -> None:
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    for room in (project["dependencies"], *map(extras.get, ("explore", "parquet", "tensorboard"))):
+    optional = ("excel", "explore", "parquet", "tensorboard")
+    for room in (project["dependencies"], *map(extras.get, optional)):
         for requirement in room:
             assert re.fullmatch(r"[\w-]+>=[\d.]+", requirement), requirement
     for requirement in extras["test"]:
