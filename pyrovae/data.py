@@ -34,6 +34,7 @@ from pyrovae.sources import (
     Source,
     arranged,
     class_codes,
+    digest,
     open_source,
     reading,
     table_nbytes,
@@ -59,6 +60,7 @@ __all__ = [
     "TensorData",
     "UsageError",
     "as_data",
+    "digest",
     "fits",
     "load",
     "nearest",
@@ -122,6 +124,7 @@ def load(
     decimal: str | None = None,
     encoding: str | None = None,
     header: bool | None = None,
+    hold_out: bool = True,
 ) -> Splits:
     """A data set by its name, or from a file or a folder of images.
 
@@ -134,7 +137,7 @@ def load(
     `columns` and the options that follow it; a folder of images, subfolders being classes, `train`
     and `test` folders the parts. uint8 arrays [N, H, W], [N, C, H, W] or
     [N, H, W, C] are images where their values are (:func:`pyrovae.arrays.divisor`). Where there is
-    no test part, a tenth is held out at random (`seed`).
+    no test part, a tenth is held out at random (`seed`), or without `hold_out` both parts are all.
 
     .npy, .parquet (of numbers) and folders that do not fit in memory are streamed: `train` is a
     :class:`FileData`, `test` a TensorData of at most 10,000 data. `stream` True or False has it
@@ -166,11 +169,11 @@ def load(
     _check_path(name, path)
     with reading(path):
         if stream is not True and _is_table(path, stream):
-            return _from_table(path, asked, seed)
+            return _from_table(path, asked, seed, hold_out)
         _no_table(asked, but="label" if path.suffix.lower() == ".parquet" else "")
         if stream is True or path.is_dir() or path.suffix.lower() in (".npy", ".parquet"):
-            return _from_sources(path, label, seed, stream)
-        return _from_arrays(path, _read(path), seed)
+            return _from_sources(path, label, seed, stream, hold_out)
+        return _from_arrays(path, _read(path), seed, hold_out)
 
 
 def _asked(**options: object) -> dict[str, Any]:
@@ -194,11 +197,11 @@ def _is_table(path: Path, stream: bool | str) -> bool:
     return not (large and not fits(2 * table_nbytes(path), "cpu"))
 
 
-def _from_table(path: Path, asked: Mapping[str, Any], seed: int) -> Splits:
+def _from_table(path: Path, asked: Mapping[str, Any], seed: int, hold_out: bool) -> Splits:
     data = table(path, **asked)
     schema = data.schema
     assert schema is not None
-    splits = _splits(path, [data], schema.classes or None, seed)
+    splits = _splits(path, [data], schema.classes or None, seed, hold_out=hold_out)
     return replace(splits, columns=schema.names, schema=schema)
 
 
@@ -340,22 +343,24 @@ def _from_file(x: object, labels: Any = None) -> TensorData:
     return tensor_data(arranged(tensor(x)), labels=labels)
 
 
-def _from_sources(path: Path, label: str | None, seed: int, stream: bool | str) -> Splits:
+def _from_sources(
+    path: Path, label: str | None, seed: int, stream: bool | str, hold_out: bool
+) -> Splits:
     sources = _opened(path, label)
     classes = _shared_classes(sources)
     columns = sources[0].columns
     files = [FileData(each) for each in sources]
     large = not fits(2 * sum(data.nbytes for data in files), "cpu")  # a copy is split
     if stream is not True and not (stream == "auto" and large):
-        return replace(
-            _splits(path, [each.all() for each in sources], classes, seed), columns=columns
-        )
+        parts = [each.all() for each in sources]
+        return replace(_splits(path, parts, classes, seed, hold_out=hold_out), columns=columns)
     train, *rest = files
     if rest:
         whole = fits(2 * rest[0].nbytes, "cpu")
         test = rest[0].source.all() if whole else rest[0].sample(MOST)
         return _splits(path, [train, test], classes, seed, ", streamed")
-    return replace(_splits(path, [train], classes, seed, ", streamed"), columns=columns)
+    splits = _splits(path, [train], classes, seed, ", streamed", hold_out=hold_out)
+    return replace(splits, columns=columns)
 
 
 def _opened(path: Path, label: str | None) -> list[Source]:
@@ -376,14 +381,14 @@ def _shared_classes(sources: list[Source]) -> tuple[str, ...] | None:
     return classes
 
 
-def _from_arrays(path: Path, arrays: Mapping[str, object], seed: int) -> Splits:
+def _from_arrays(path: Path, arrays: Mapping[str, object], seed: int, hold_out: bool) -> Splits:
     if len(arrays) == 1:
         arrays = {"x": next(iter(arrays.values()))}
     keys = _parts_of(arrays)
     ys = {key: arrays[y] for key in keys if (y := key.replace("x", "y")) in arrays}
     classes, labels = class_codes(ys) if ys else (None, {})
     parts = [_from_file(arrays[key], labels.get(key)) for key in keys]
-    return _splits(path, parts, classes, seed)
+    return _splits(path, parts, classes, seed, hold_out=hold_out)
 
 
 def _parts_of(arrays: Mapping[str, object]) -> list[str]:
@@ -398,13 +403,22 @@ def _parts_of(arrays: Mapping[str, object]) -> list[str]:
 
 
 def _splits(
-    path: Path, parts: Sequence[Any], classes: tuple[str, ...] | None, seed: int, how: str = ""
+    path: Path,
+    parts: Sequence[Any],
+    classes: tuple[str, ...] | None,
+    seed: int,
+    how: str = "",
+    *,
+    hold_out: bool = True,
 ) -> Splits:
     """The training part, and the test part if there is none, of one or both."""
     train, *rest = parts
     if rest and rest[0].event_shape != train.event_shape:
         shapes = f"{list(train.event_shape)} and {list(rest[0].event_shape)}"
         raise UsageError(f"the training and test data must have one shape, not {shapes}")
+    if not rest and not hold_out:
+        test = train if train.in_memory else train.sample(MOST)
+        return Splits(path.stem, train, test, classes, f"{len(test):,} data{how} from {path}")
     if not rest and len(train) < 2:
         raise UsageError(
             "it holds 1 datum; at least 2 are needed, to hold one out as the test part"

@@ -61,7 +61,6 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("model", "architecture"), ("program",)),
     **dict.fromkeys(("dataset", "input", "file"), ("data",)),
     **dict.fromkeys(("root", "dataroot", "datapath"), ("data_dir",)),
-    **dict.fromkeys(("normalise", "normalize", "standardize"), ("standardise",)),
     **dict.fromkeys(("samples", "numsamples", "nsamples", "count"), ("n", "num_particles")),
     **dict.fromkeys(("particles", "iwsamples", "k"), ("num_particles",)),
     # classes

@@ -30,11 +30,11 @@ from pyrovae.traces import Pair, as_pair
 
 __all__ = ["Folder", "environment", "load", "of_own_code", "save"]
 
-WEIGHTS, BEST = "model.safetensors", "checkpoints/best.safetensors"
+WEIGHTS, BEST, DATA = "model.safetensors", "checkpoints/best.safetensors", "data.json"
 FIGURES = ("training", "reconstructions", "samples", "interpolation", "latent_map", "kl", "program")
 OWN = (
     *("config.yaml", "metrics.csv", WEIGHTS, "environment.json", "evaluation.json"),
-    *(LAST, BEFORE, BEST),
+    *(DATA, LAST, BEFORE, BEST),
     *(f"figures/{name}.png" for name in (*FIGURES, "traversal")),
 )
 
@@ -253,6 +253,7 @@ class Folder:
     config: Mapping[str, object] | None = None
     heading: str = ""  # said on stderr when the folder is made
     figures: Sequence[str] = ()  # names of pictures that are removed besides
+    about: Mapping[str, object] | None = None  # the data, in data.json
 
     @classmethod
     def prepare(
@@ -264,6 +265,7 @@ class Folder:
         config: Mapping[str, object] | None = None,
         heading: str = "",
         figures: Sequence[str] = (),
+        about: Mapping[str, object] | None = None,
     ) -> Folder:
         """Check that the folder can be made, and leave no trace of having checked.
 
@@ -272,7 +274,7 @@ class Folder:
                 written, or is a run without a checkpoint to resume from.
         """
         path = _usable(path)
-        made = cls(path, config, heading, figures)
+        made = cls(path, config, heading, figures, about)
         made._refuse(wanted=force or resume, unfinished=resume and not force)
         ancestor = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
         try:
@@ -316,10 +318,12 @@ class Folder:
         self.introduce()
 
     def introduce(self) -> None:
-        """Write the config, and say what is about to be done."""
+        """Write the config and what the data are, and say what is about to be done."""
         if self.config is not None:
             with writing(inside(self.path, "config.yaml")) as temporary:
                 temporary.write_text(yaml.safe_dump(self.config, sort_keys=False))
+        if self.about is not None:
+            self.write_json(DATA, self.about)
         if self.heading:
             print(self.heading, file=sys.stderr)
 

@@ -321,6 +321,38 @@ class Schema:
             table.index = index
         return table
 
+    def with_intervals(
+        self, given: Tensor, filled: Tensor, draws: Tensor, share: float = 0.9
+    ) -> pd.DataFrame:
+        """A table with its gaps filled, and how sure that is: beside a column of numbers in which
+        entries were missing the ends of the interval that holds ``share`` of the draws, ``low``
+        and ``high``; beside categories the ``share`` of draws that agree.
+
+        Args:
+            given: ``[N, columns]``, NaN where entries are missing.
+            filled: ``[N, columns]``.
+            draws: of the filled table, ``[draws, N, columns]``.
+            share: of the draws between the ends.
+        """
+        import pandas as pd
+
+        table, gone = self.decode(filled), given.cpu().isnan().numpy()
+        columns: dict[str, Any] = {}
+        for i, column in enumerate(self.columns):
+            columns[column.name] = table[column.name]
+            if not gone[:, i].any():
+                continue
+            of = draws[..., i].double().cpu()
+            if column.levels:
+                agree = (of == filled[:, i].double().cpu().round()).double().mean(0).numpy()
+                columns[f"{column.name} share"] = np.where(gone[:, i], agree, np.nan)
+                continue
+            ends = {"low": (1 - share) / 2, "high": (1 + share) / 2}
+            for word, at in ends.items():
+                numbers = np.where(gone[:, i], of.quantile(at, 0).numpy(), np.nan)
+                columns[f"{column.name} {word}"] = column.decode(numbers)
+        return pd.DataFrame(columns)
+
     def describe(self) -> str:
         """The columns as lines: name, kind, levels or range in units, share of gaps.
 

@@ -508,6 +508,11 @@ class TensorData(Data, Dataset[Batch]):
                 stored = [tensor.index_select(0, order[rows]) for tensor in self.tensors]
             yield self._serve(stored, generator, size, own)
 
+    def _place(self, argument: int, position: list[int]) -> str:
+        if self.schema is None or argument or len(position) != 1:
+            return f"at position {position}"
+        return f"in column {self.schema.names[position[0]]!r}"
+
     @staticmethod
     def _chunks(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
         """(first position, part) of a tensor that can hold NaN; a part's mask stays small."""
@@ -548,8 +553,9 @@ class TensorData(Data, Dataset[Batch]):
                 value = tensor[(start + row, *position)].item()
                 raise UsageError(
                     f"{'y' if argument else 'x'} has {count} entries that are infinite; the "
-                    f"first, {value}, is in datum {start + row} at position {position}; drop or "
-                    f"fill such data, or write NaN where a value is missing"
+                    f"first, {value}, is in datum {start + row} "
+                    f"{self._place(argument, position)}; drop or fill such data, or write NaN "
+                    f"where a value is missing"
                 )
 
     def check_known(self) -> str:

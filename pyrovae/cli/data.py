@@ -12,15 +12,7 @@ if TYPE_CHECKING:
     from pyrovae.cli.pairs import Shown
     from pyrovae.generation import Values
     from pyrovae.plots import Axes
-    from pyrovae.tensors import Data, TensorData
-
-
-def standardised(part: Data, train: Data) -> TensorData:
-    """A part of the data in units of the training part."""
-    held = pv.tensors.TensorData
-    if not (isinstance(part, held) and isinstance(train, held)):
-        raise pv.UsageError("--standardise needs data in memory: give --stream false")
-    return part.standardised(train)
+    from pyrovae.tensors import TensorData
 
 
 def observed(values: Values, pair: Shown) -> Tensor:

@@ -21,7 +21,6 @@ from pyrovae.cli.data import (
     evaluated,
     first_of_each,
     observed,
-    standardised,
 )
 from pyrovae.cli.options import (
     BOOLEANS,
@@ -29,6 +28,7 @@ from pyrovae.cli.options import (
     TRANSIENT,
     all_options,
     fit_options,
+    of_a_table,
     of_fit,
     program,
     say,
@@ -56,6 +56,7 @@ def fit(arguments: list[str]) -> None:
       pyrovae fit --data mnist --data-dir ~/data --epochs 20 --loss analytic
       pyrovae fit --data digits --likelihood Normal --likelihood.scale per_dimension
       pyrovae fit --data x.npy --binarise dynamic --latent-dim 2 --out runs/mine
+      pyrovae fit --data table.csv --drop id --kinds year=category --out runs/table
       pyrovae fit --likelihood.network ConvNet --guide.network ConvNet
       pyrovae fit --guide.network.hidden [300,300] --epochs 5
       pyrovae fit --program Conditional --program.latent-dim 8
@@ -78,11 +79,13 @@ def _fit(options: Namespace, parts: dict[str, Any], *, first: bool) -> None:
         options.data,
         options.data_dir,
         download=not options.theirs,
-        label=options.label,
         seed=options.seed,
         stream=BOOLEANS.get(options.stream, options.stream),
+        **of_a_table(vars(options)),
     )
-    train, test, binarise = _prepared(splits, options, parts.get("usual", {}) | parts)
+    for line in () if splits.schema is None else splits.schema.notes:
+        say(line)
+    train, test, binarise = _prepared(splits, options, parts)
     vae, described = _program(train, splits, options, parts)
     config = _config(train, binarise, options, parts) | described
     held_out: TensorData | None = None
@@ -166,9 +169,19 @@ def _folder(
         resume=options.resume,
         config=config,
         figures=[name for verb in reading.__all__ if (name := getattr(reading, verb).figure)],
+        about=_about(config, splits),
         heading=f"{splits.description}\n{len(train):,} data to train on, device {device}, "
         f"seed {options.seed}, {count:,} parameters{_missing(train)}",
     )
+
+
+def _about(config: Mapping[str, object], splits: Splits) -> dict[str, object]:
+    """What the run keeps of its data: to know them again, and what their columns are."""
+    name = str(config["data"])
+    known = {} if name in pv.data.NAMES else {"digest": pv.data.digest(name)}
+    schema = {} if splits.schema is None else {"schema": splits.schema.to_dict()}
+    counts = {"train": len(splits.train), "test": len(splits.test)}
+    return {"data": name, **known, **counts, "classes": splits.classes, **schema}
 
 
 def _train(
@@ -226,13 +239,11 @@ def _callbacks(options: Namespace) -> list[pv.callbacks.Callback]:
 def _prepared(
     splits: Splits, options: Namespace, parts: Mapping[str, object]
 ) -> tuple[Any, TensorData, str]:
-    """The training and the test part in the units that were asked for, and how they are binary."""
+    """The training and the test part, and how they are binary."""
     mode, train, test = options.binarise, splits.train, splits.test
-    if options.standardise:
-        train, test = (standardised(part, splits.train) for part in (train, test))
     if mode == "auto":
         images = splits.name in pv.data.NAMES and train.maximum is not None
-        binary = isinstance(parts.get("likelihood"), pv.likelihoods.Bernoulli)
+        binary = parts.get("likelihood") is pv.likelihoods.Bernoulli
         mode = "dynamic" if images and binary else "none"
     # a test set is drawn once, so that its numbers can be compared
     return train.binarised(mode, options.seed), test.binarised(mode), mode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import functools
 import inspect
 import re
@@ -37,14 +38,30 @@ OWN: dict[str, dict[str, Option]] = {
     "data": {
         "data": (str, "mnist5k", "a name or a path"),
         "data_dir": (str | None, None, "where named sets are kept"),
-        "label": (str | None, None, "label column of a table"),
+        "label": (str | None, None, "of a table: the column of classes, which are no part of x"),
+        "columns": (str | None, None, "of a table: those of x by name, a,b,c, or all but -a,-b"),
+        "drop": (str | None, None, "of a table: columns that are left out, a,b"),
+        "target": (
+            str | None,
+            None,
+            "of a table: the column y of numbers, for --program Regression",
+        ),
+        "kinds": (
+            str | None,
+            None,
+            "of a table: what columns are, year=category,age=count (real, positive, count, "
+            "category, boolean, date), where they are not recognised",
+        ),
+        "delimiter": (str | None, None, "of a text file: between its cells; recognised by default"),
+        "decimal": (str | None, None, "of a text file: the decimal mark, . or ,"),
+        "encoding": (str | None, None, "of a text file: utf-8, latin-1, ..."),
+        "header": (bool | None, None, "of a text file: whether its first line has the names"),
         "binarise": (
             str,
             "auto",
             "dynamic, static, threshold or none; auto: dynamic for a named set of images under a "
             "Bernoulli likelihood, else none",
         ),
-        "standardise": (bool, False, "columns less their mean, over their standard deviation"),
         "stream": (str, "auto", "auto, true or false: read files as training goes, not at once"),
         "validation": (float, 0.1, "held-out fraction, or number from 1 on; 0 for none"),
     },
@@ -65,6 +82,17 @@ OWN: dict[str, dict[str, Option]] = {
 }
 # not part of what repeats a run
 TRANSIENT = ("out", "force", "resume", "max_seconds", "quiet", "json")
+TABLE = (
+    "label",
+    "columns",
+    "drop",
+    "target",
+    "kinds",
+    "delimiter",
+    "decimal",
+    "encoding",
+    "header",
+)
 INSTEAD = ("validation", "progress")  # arguments of pv.fit that options above stand for
 
 
@@ -87,6 +115,11 @@ def fit_groups() -> dict[str, dict[str, Option]]:
 def all_options() -> dict[str, Option]:
     """The same in one table."""
     return {name: option for group in fit_groups().values() for name, option in group.items()}
+
+
+def of_a_table(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked of a table, as ``pv.data.load`` takes it."""
+    return {name: options[name] for name in TABLE if options.get(name) is not None}
 
 
 def say(message: str) -> None:
@@ -303,9 +336,68 @@ def _of_a_program(tree: Mapping[str, Any], allow: Sequence[str]) -> dict[str, An
                 f"{', '.join(f'--program.{slot}' for slot in slots)}"
             )
     path = f"{cls.__module__}.{cls.__name__}"
-    return {"program": {**given, "class_path": path}, "usual": usual} | {
-        name: _part(name, tree[name], allow, usual[name]) for name in named
+    kinds = {name: _class_of(name, tree[name], usual[name], allow) for name in named}
+    for name, kind in kinds.items():
+        if not _waits(tree[name], kind):  # what is wrong is said before data are loaded
+            _part(name, tree[name], allow, usual[name])
+    return {
+        "program": {**given, "class_path": path},
+        "named": {name: tree[name] for name in named},
+        "usual": usual,
+        "likelihood": kinds.get("likelihood", type(usual["likelihood"])),
     }
+
+
+def _class_of(option: str, given: object, usual: object, allow: Sequence[str]) -> Any:
+    """The class that a description names, or that of the usual part."""
+    name = given.get("class_path") if isinstance(given, Mapping) else given
+    return type(usual) if name is None else _class(option, name, allow)
+
+
+def _waits(given: object, kind: type) -> bool:
+    """Whether the data decide what a part is, or an argument that it lacks."""
+    if isinstance(given, Mapping) and "class_path" not in given:
+        return True
+    init = (given.get("init_args") or {}) if isinstance(given, Mapping) else {}
+    lacks = [n for n, slot in pv.components.slots(kind).items() if slot.required and n not in init]
+    return bool(lacks) and hasattr(kind, "decided_by")
+
+
+def _parts_for(
+    data: TensorData, decided: Mapping[str, Any], parts: Mapping[str, Any], allow: Sequence[str]
+) -> dict[str, object]:
+    """The named parts, and what the data decide of them."""
+    found, seen = {}, data.summary()
+    for name, given in parts["named"].items():
+        usual = decided.get(name, parts["usual"][name])
+        kind = _class_of(name, given, usual, allow)
+        if hasattr(kind, "decided_by"):
+            given = {"class_path": given} if isinstance(given, str) else dict(given)
+            init = given.get("init_args") or {}
+            lacks = [
+                n for n, s in pv.components.slots(kind).items() if s.required and n not in init
+            ]
+            more = kind.decided_by(seen, data.schema) if lacks else {}
+            given["init_args"] = {n: pv.components.describe(v) for n, v in more.items()} | init
+            told = [f"{n} {v}" for n, v in more.items() if n in lacks and isinstance(v, int)]
+            if told:
+                say(f"{', '.join(told)}, from the data to train on")
+        found[name] = _part(name, given, allow, usual)
+    return found
+
+
+def _say_decided(decided: Mapping[str, Any], named: Mapping[str, object]) -> None:
+    """A line about a likelihood that follows the data."""
+    likelihood = decided.get("likelihood")
+    if likelihood is None or "likelihood" in named:
+        return
+    words = type(likelihood).__name__
+    if isinstance(likelihood, pv.likelihoods.Mixed):
+        counted = collections.Counter(type(column).__name__ for column in likelihood.columns)
+        words += f" of {', '.join(f'{count} {name}' for name, count in counted.items())}"
+    prior = decided.get("prior")
+    also = "" if prior is None or "prior" in named else f", prior {type(prior).__name__}"
+    say(f"likelihood {words}{also}, which suit the data (--likelihood and --prior choose others)")
 
 
 def program(
@@ -318,8 +410,10 @@ def program(
     described = parts["program"]
     cls = _class("program", described["class_path"], options.allow)
     own = dict(described.get("init_args") or {})
-    decided = {n: v for n, v in _described(cls.decided_by(data, classes)).items() if n not in own}
-    shared = _described({n: parts[n] for n in OF_A_MODEL if n in parts})
+    given = cls.decided_by(data, classes)
+    _say_decided(given, parts["named"] | own)
+    decided = {n: v for n, v in _described(given).items() if n not in own}
+    shared = _described(_parts_for(data, given, parts, options.allow))
     if options.latent_dim is not None:
         shared["latent_dim"] = _latent_dim(cls, options.latent_dim)
     init = {**decided, **shared, **own}
@@ -377,6 +471,11 @@ def read_config(path: Path) -> dict[str, Any]:
     config = pv.files.read_yaml(pv.files.home(path))
     if not isinstance(config, dict):
         raise pv.UsageError(f"the config {path} is not a mapping of options to values")
+    if config.pop("standardise", False):
+        raise pv.UsageError(
+            f"{path} asks for standardise, whose shift and scale were in no file: units are "
+            f"learned and kept with the model now; take the line out and fit anew"
+        )
     if "force" in config:
         raise pv.UsageError(f"{path} cannot say force; files are overwritten by --force alone")
     known = all_options()

@@ -37,7 +37,8 @@ from pyrovae.training.trainer import Trainer
 
 __all__ = ["choose_device", "fit"]
 
-BATCH = 128  # data per step, where there are as many and no number is given
+# where none are given: data per step, passes, steps at least
+BATCH, SMALL, EPOCHS, STEPS = 128, 16, 40, 1200
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -117,7 +118,7 @@ def fit(
     x: object,
     *,
     loss: Annotated[ELBO | None, _loss] = None,
-    epochs: Whole = 40,
+    epochs: Whole | None = None,
     batch_size: Whole | None = None,
     lr: Positive = 1e-3,
     lr_schedule: Annotated[Schedule | None, _schedule] = None,
@@ -153,9 +154,9 @@ def fit(
         loss: any ``pyro.infer`` ELBO, ``pv.objectives`` included; ``Trace_ELBO()`` by default, or
             ``pv.objectives.BetaELBO()`` where a discrete site is enumerated, which sums it out as
             ``TraceEnum_ELBO()`` does; ``TraceMeanField_ELBO()`` for the analytic KL.
-        epochs: passes over the data.
-        batch_size: data per step, by default 128 or all where there are fewer. The last batch of
-            an epoch may be smaller.
+        epochs: passes over the data, by default 40, or of few data as many as take 1,200 steps.
+        batch_size: data per step, by default 128, or an eighth of fewer than 1,024 data and at
+            least 16. The last batch of an epoch may be smaller.
         lr: the optimiser's learning rate.
         lr_schedule: a factor that it is multiplied by, e.g. ``schedules.Cosine(warmup=5)``.
         optimizer: ``optimizer(parameters, lr)``; fused Adam by default.
@@ -216,6 +217,7 @@ def fit(
     chosen, program = choose_device(device), as_pair(pair)
     data, held_out = _parts(as_data(program.table(x)), program.table(validation), seed)
     size = _size_of_batches(data, batch_size)
+    epochs = epochs or _usual_epochs(data, size)
     _check_together(data, held_out, size, accumulate, keep_best=keep_best)
     if resume and out is None:
         raise UsageError("resume needs the run's folder: give out= (--out)")
@@ -390,7 +392,12 @@ def _size_of_batches(data: Data, given: int | None) -> int:
     """What was given, or the usual size where there are as many data."""
     if given is not None:
         return given
-    return BATCH if data.own_batches else min(BATCH, len(data))
+    return BATCH if data.own_batches else min(BATCH, max(SMALL, len(data) // 8), len(data))
+
+
+def _usual_epochs(data: Data, size: int) -> int:
+    """So many that few data are looked at long enough."""
+    return EPOCHS if data.own_batches else max(EPOCHS, STEPS // math.ceil(len(data) / size))
 
 
 def _check_together(
