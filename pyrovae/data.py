@@ -124,6 +124,7 @@ def load(
     decimal: str | None = None,
     encoding: str | None = None,
     header: bool | None = None,
+    schema: Schema | None = None,
     hold_out: bool = True,
 ) -> Splits:
     """A data set by its name, or from a file or a folder of images.
@@ -161,6 +162,7 @@ def load(
         decimal=decimal,
         encoding=encoding,
         header=header,
+        schema=schema,
     )
     if isinstance(name, str) and name in NAMES:
         _no_table(asked)

@@ -39,7 +39,7 @@ def evaluate(run: Run, *, num_particles: Whole = 1000, json: bool = False) -> No
     """
     _, evaluation, words = evaluated(run.pair, run.test, num_particles, run.seed)
     print(dumps(evaluation, indent=2) if json else words)
-    if run.path.is_dir() and not (run.options.data or run.options.binarise):
+    if run.path.is_dir() and not (run.options.data or run.options.binarise or run.options.part):
         with contextlib.suppress(pv.UsageError):  # a run that may only be read
             pv.runs.Folder(run.path).write_json("evaluation.json", evaluation)
 
@@ -257,7 +257,7 @@ def score(run: Run, *, num_particles: Whole = 1000) -> Drawing:
 def _tensor(table: DataFrame) -> Tensor:
     import torch
 
-    return torch.from_numpy(table.to_numpy())
+    return torch.tensor(table.to_numpy())
 
 
 def _first(found: Tensor | tuple[Tensor, ...]) -> Tensor:

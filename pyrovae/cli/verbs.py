@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pyrovae as pv
 from pyrovae.cli import pairs
@@ -121,8 +121,9 @@ class Run:
 
     @functools.cached_property
     def test(self) -> TensorData:
-        """The test data beside which the pair was trained, or those of ``--data``."""
-        return self.data("test")
+        """The test data beside which the pair was trained, or all of ``--data``; or the part that
+        ``--part`` names."""
+        return self.data(getattr(self.options, "part", None) or "test")
 
     def data(self, part: str) -> TensorData:
         """A part of those data, as the pair takes them."""
@@ -140,7 +141,7 @@ class Run:
 
     def _part(self, part: str, config: dict[str, Any]) -> TensorData:
         """A part of the data, as the pair was given them."""
-        given = getattr(self._splits(config), part)
+        given = getattr(self._splits(config), {"all": "test"}.get(part, part))
         binarise = getattr(self.options, "binarise", None) or config.get("binarise", "none")
         binary: TensorData = given.binarised(binarise)
         return binary
@@ -203,12 +204,14 @@ class Run:
         seed = config.get("seed", 0)
         if not 0 <= seed < 2**32:
             raise pv.UsageError(f"{file}: seed must be at least 0 and below 2^32, got {seed}")
-        other = self._checked(name, given is not None)
-        return config | {"data": name, "seed": seed, "other": other}
+        self._check_unchanged(name, given is not None)
+        whole = given is not None and getattr(self.options, "part", None) in (None, "all")
+        whole |= getattr(self.options, "part", None) == "all"
+        return config | {"data": name, "seed": seed, "other": given is not None, "whole": whole}
 
-    def _checked(self, name: str, given: bool) -> bool:
-        """Whether data are others than the run's. Its own are those that were given under another
-        name too; what has taken their place is refused."""
+    def _check_unchanged(self, name: str, given: bool) -> None:
+        """Refuse what has taken the place of the run's data; say of given data that they are
+        these."""
         path = pv.files.home(name)
         if name in pv.data.NAMES or not path.exists():
             if not (given or name in pv.data.NAMES):
@@ -216,18 +219,19 @@ class Run:
                     f"the data of this run, {name}, are not there any more; give --data with where "
                     f"they are now, or with others"
                 )
-            return given
+            return
         file = self.folder / pv.runs.DATA
         known = pv.files.read_json(file).get("digest") if file.is_file() else None
         if known is None:
-            return given
+            return
         same = bool(pv.data.digest(path) == known)
         if not (same or given):
             raise pv.UsageError(
                 f"{name} has changed since the run was trained on it, so that its test part may be "
                 f"another; give --data {name} to take it as new data, all of it"
             )
-        return not same
+        if same and given and getattr(self.options, "part", None) is None:
+            say(f"{name} has what the run was trained on; --part test is what was held out")
 
     def _splits(self, config: dict[str, Any]) -> Splits:
         """The data that a config names, loaded once."""
@@ -238,28 +242,22 @@ class Run:
     def _load(self, config: dict[str, Any]) -> Splits:
         ours, name = getattr(self.options, "data_dir", None), config["data"]
         theirs = ours is None and config.get("data_dir") is not None
-        if config["other"]:
-            return self._load_other(name, ours, config)
-        return pv.data.load(
+        table = Path(name).suffix.lower() in pv.tables.SUFFIXES
+        asked = of_a_table(config) if table or not config["other"] else {}
+        if config["other"] and table and (schema := pv.traces.as_pair(self.pair).schema):
+            asked = {n: v for n, v in asked.items() if n in FORM} | {"schema": schema}
+        found = pv.data.load(
             name,
             config["data_dir"] if theirs else ours,
             download=not theirs,  # a run does not choose where on this machine to write
             seed=config["seed"],
-            stream=BOOLEANS.get(config.get("stream", ""), "auto"),
-            **of_a_table(config),
+            stream="auto" if config["other"] else BOOLEANS.get(config.get("stream", ""), "auto"),
+            hold_out=not config["whole"],
+            **asked,
         )
-
-    def _load_other(self, name: str, data_dir: str | None, config: dict[str, Any]) -> Splits:
-        """Other data, the whole of them, with the columns that the pair models."""
-        schema = pv.traces.as_pair(self.pair).schema
-        if schema is not None and Path(name).suffix.lower() in pv.tables.SUFFIXES:
-            form = {n: v for n, v in of_a_table(config).items() if n in FORM}
-            data = pv.data.table(pv.files.home(name), schema=schema, **form)
-            found = pv.data.Splits(name, data, data, schema.classes or None, name, schema.names)
-        else:
-            given = of_a_table(config) if Path(name).suffix.lower() in pv.tables.SUFFIXES else {}
-            found = pv.data.load(name, data_dir, seed=config["seed"], hold_out=False, **given)
-        say(f"{len(found.test):,} data from {name}" + " (its test part)" * (name in pv.data.NAMES))
+        if config["other"]:
+            part = "" if config["whole"] and name not in pv.data.NAMES else ", the test part"
+            say(f"{len(found.test):,} data from {name}{part}")
         return found
 
 
@@ -304,6 +302,9 @@ class Verb:
             add_option(parser, "data", str | None, None, "other data than the run's")
             add_option(parser, "data_dir", str | None, None, "where named sets are kept")
             add_option(parser, "binarise", str | None, None, "other than the run's")
+            kind = Literal["test", "train", "all"] | None
+            text = "test, train or all: of the run's data the test part, of others all"
+            add_option(parser, "part", kind, None, text)
         if self.figure is not None or self.table is not None:
             text = "a .png figure, a .csv or .parquet table or a .npy array (default: in the run)"
             add_option(parser, "out", str | None, None, text)
