@@ -321,7 +321,8 @@ def _digits(values: pd.Series, kind: str, wanted: bool) -> str:
     dtype = np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
     own = values.dropna().to_numpy()
     own = own.astype(np.int64 if own.dtype.kind in "iu" else np.float64)
-    kept = own.astype(dtype).astype(own.dtype)
+    with np.errstate(invalid="ignore"):  # 2^63 - 1 as a float is 2^63
+        kept = own.astype(dtype).astype(own.dtype)
     if bool((kept == own).all()) or bool((own != np.rint(own)).any()):
         return ""
     name, largest = values.name, f"{np.abs(own).max():,.0f}"
