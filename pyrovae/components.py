@@ -22,7 +22,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from pyrovae.errors import UsageError, nearest
+from pyrovae.errors import UsageError, meant
 from pyrovae.files import DEPTH, SCALAR, VALUES, plain
 
 __all__ = [
@@ -97,7 +97,7 @@ def _importable(cls: type) -> bool:
 def unknown(what: str, name: object, choices: Iterable[str]) -> UsageError:
     """The error of a name that is none of the choices, with the nearest of them."""
     choices = list(choices)
-    hint = nearest(str(name)[:100], choices) or "."
+    hint = meant(str(name)[:100], choices) or "."
     return UsageError(f"there is no {what} {_shown(name)}{hint} Choose one of {', '.join(choices)}")
 
 

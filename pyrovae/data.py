@@ -10,14 +10,10 @@ TensorData(5000 x [1, 28, 28] uint8 / 255, labelled, cpu)
 
 from __future__ import annotations
 
-import csv
 import functools
 import importlib.resources
-import itertools
-import math
 import os
-from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -30,6 +26,7 @@ from pyrovae.arrays import tensor
 from pyrovae.errors import UsageError, nearest, reason
 from pyrovae.files import home
 from pyrovae.memory import fits
+from pyrovae.schema import Schema
 from pyrovae.sources import (
     ArrayFile,
     ImageFiles,
@@ -37,12 +34,13 @@ from pyrovae.sources import (
     Source,
     arranged,
     class_codes,
-    label_column,
-    not_numeric,
+    digest,
     open_source,
     reading,
+    table_nbytes,
 )
 from pyrovae.streams import MOST, FileData, StreamedData, as_data
+from pyrovae.tables import Names, table
 from pyrovae.tensors import Data, TensorData, tensor_data
 
 if TYPE_CHECKING:
@@ -62,16 +60,18 @@ __all__ = [
     "TensorData",
     "UsageError",
     "as_data",
+    "digest",
     "fits",
     "load",
     "nearest",
+    "table",
 ]
 
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set: its training and test parts, what its labels mean, and the names of the columns
-    of x where a table gives them."""
+    """A data set: its training and test parts, what its labels mean, and what the columns of x are
+    where it is a table."""
 
     name: str
     train: Data
@@ -79,6 +79,7 @@ class Splits:
     classes: tuple[str, ...] | None
     description: str
     columns: tuple[str, ...] | None = None
+    schema: Schema | None = None
 
 
 # torchvision's class, and the arguments of its training and its test part
@@ -103,7 +104,8 @@ _DECODED: dict[str, Callable[[Image], np.ndarray]] = {
 }
 _DIGITS = tuple("0123456789")
 NAMES = ("mnist5k", "digits", *_TORCHVISION)
-SUFFIXES = (".npy", ".npz", ".pt", ".csv", ".parquet")
+TABLES = (".csv", ".tsv", ".parquet", ".xlsx")
+SUFFIXES = (".npy", ".npz", ".pt", *TABLES)
 
 
 def load(
@@ -114,6 +116,15 @@ def load(
     label: str | None = None,
     seed: int = 0,
     stream: bool | str = "auto",
+    columns: Names | None = None,
+    drop: Names | None = None,
+    target: str | None = None,
+    kinds: str | Mapping[str, str] | None = None,
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    encoding: str | None = None,
+    header: bool | None = None,
+    hold_out: bool = True,
 ) -> Splits:
     """A data set by its name, or from a file or a folder of images.
 
@@ -121,13 +132,14 @@ def load(
     kmnist, emnist, omniglot, cifar10, svhn and celeba, which are read from `data_dir` (default
     $PYROVAE_DATA or ~/.cache/pyrovae) or downloaded to it. Images are uint8 [N, C, H, W].
 
-    Paths: .npy; .npz or .pt with x or x_train and x_test, and labels y or y_train and y_test; .csv
-    and .parquet tables, whose column `label` holds class labels; a folder of images, subfolders
-    being classes, `train` and `test` folders the parts. uint8 arrays [N, H, W], [N, C, H, W] or
+    Paths: .npy; .npz or .pt with x or x_train and x_test, and labels y or y_train and y_test;
+    .csv, .tsv, .parquet and .xlsx tables, read as :func:`pyrovae.tables.table` does with `label`,
+    `columns` and the options that follow it; a folder of images, subfolders being classes, `train`
+    and `test` folders the parts. uint8 arrays [N, H, W], [N, C, H, W] or
     [N, H, W, C] are images where their values are (:func:`pyrovae.arrays.divisor`). Where there is
-    no test part, a tenth is held out at random (`seed`).
+    no test part, a tenth is held out at random (`seed`), or without `hold_out` both parts are all.
 
-    .npy, .parquet and folders that do not fit in memory are streamed: `train` is a
+    .npy, .parquet (of numbers) and folders that do not fit in memory are streamed: `train` is a
     :class:`FileData`, `test` a TensorData of at most 10,000 data. `stream` True or False has it
     either way.
 
@@ -139,24 +151,65 @@ def load(
     """
     if stream not in ("auto", True, False):
         raise UsageError(f'stream must be "auto", True or False, got {stream!r}')
+    asked = _asked(
+        columns=columns,
+        drop=drop,
+        label=label,
+        target=target,
+        kinds=kinds,
+        delimiter=delimiter,
+        decimal=decimal,
+        encoding=encoding,
+        header=header,
+    )
     if isinstance(name, str) and name in NAMES:
-        if stream is True:
-            raise UsageError(f"{name} fits in memory and is not streamed")
-        if label is not None:
-            raise UsageError(f"label={label!r} names a column of a .csv or .parquet file")
-        return _named(name, data_dir, download, seed)
+        _no_table(asked)
+        return _named(name, data_dir, download, seed, stream)
     path = home(name)
     _check_path(name, path)
     with reading(path):
+        if stream is not True and _is_table(path, stream):
+            return _from_table(path, asked, seed, hold_out)
+        _no_table(asked, but="label" if path.suffix.lower() == ".parquet" else "")
         if stream is True or path.is_dir() or path.suffix.lower() in (".npy", ".parquet"):
-            return _from_sources(path, label, seed, stream)
-        if path.suffix.lower() == ".csv":
-            arrays, columns = _read_csv(path, label)
-            return replace(_from_arrays(path, arrays, seed), columns=columns)
-        return _from_arrays(path, _read(path, label), seed)
+            return _from_sources(path, label, seed, stream, hold_out)
+        return _from_arrays(path, _read(path), seed, hold_out)
 
 
-def _named(name: str, data_dir: str | Path | None, download: bool, seed: int) -> Splits:
+def _asked(**options: object) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _no_table(asked: Mapping[str, object], but: str = "") -> None:
+    """Refuse what is asked of the columns of a table where there is none in memory."""
+    for key in {*asked} - {but}:
+        raise UsageError(
+            f"{key}={asked[key]!r} is about the columns of a table in memory, a "
+            f"{' '.join(TABLES)} file"
+        )
+
+
+def _is_table(path: Path, stream: bool | str) -> bool:
+    """Whether a path is a table that is read into memory."""
+    if path.is_dir() or path.suffix.lower() not in TABLES:
+        return False
+    large = path.suffix.lower() == ".parquet" and stream == "auto"
+    return not (large and not fits(2 * table_nbytes(path), "cpu"))
+
+
+def _from_table(path: Path, asked: Mapping[str, Any], seed: int, hold_out: bool) -> Splits:
+    data = table(path, **asked)
+    schema = data.schema
+    assert schema is not None
+    splits = _splits(path, [data], schema.classes or None, seed, hold_out=hold_out)
+    return replace(splits, columns=schema.names, schema=schema)
+
+
+def _named(
+    name: str, data_dir: str | Path | None, download: bool, seed: int, stream: bool | str
+) -> Splits:
+    if stream is True:
+        raise UsageError(f"{name} fits in memory and is not streamed")
     if name == "mnist5k":
         return _load_mnist5k()
     return _load_digits(seed) if name == "digits" else _load_torchvision(name, data_dir, download)
@@ -290,22 +343,24 @@ def _from_file(x: object, labels: Any = None) -> TensorData:
     return tensor_data(arranged(tensor(x)), labels=labels)
 
 
-def _from_sources(path: Path, label: str | None, seed: int, stream: bool | str) -> Splits:
+def _from_sources(
+    path: Path, label: str | None, seed: int, stream: bool | str, hold_out: bool
+) -> Splits:
     sources = _opened(path, label)
     classes = _shared_classes(sources)
     columns = sources[0].columns
     files = [FileData(each) for each in sources]
     large = not fits(2 * sum(data.nbytes for data in files), "cpu")  # a copy is split
     if stream is not True and not (stream == "auto" and large):
-        return replace(
-            _splits(path, [each.all() for each in sources], classes, seed), columns=columns
-        )
+        parts = [each.all() for each in sources]
+        return replace(_splits(path, parts, classes, seed, hold_out=hold_out), columns=columns)
     train, *rest = files
     if rest:
         whole = fits(2 * rest[0].nbytes, "cpu")
         test = rest[0].source.all() if whole else rest[0].sample(MOST)
         return _splits(path, [train, test], classes, seed, ", streamed")
-    return replace(_splits(path, [train], classes, seed, ", streamed"), columns=columns)
+    splits = _splits(path, [train], classes, seed, ", streamed", hold_out=hold_out)
+    return replace(splits, columns=columns)
 
 
 def _opened(path: Path, label: str | None) -> list[Source]:
@@ -326,14 +381,14 @@ def _shared_classes(sources: list[Source]) -> tuple[str, ...] | None:
     return classes
 
 
-def _from_arrays(path: Path, arrays: Mapping[str, object], seed: int) -> Splits:
+def _from_arrays(path: Path, arrays: Mapping[str, object], seed: int, hold_out: bool) -> Splits:
     if len(arrays) == 1:
         arrays = {"x": next(iter(arrays.values()))}
     keys = _parts_of(arrays)
     ys = {key: arrays[y] for key in keys if (y := key.replace("x", "y")) in arrays}
     classes, labels = class_codes(ys) if ys else (None, {})
     parts = [_from_file(arrays[key], labels.get(key)) for key in keys]
-    return _splits(path, parts, classes, seed)
+    return _splits(path, parts, classes, seed, hold_out=hold_out)
 
 
 def _parts_of(arrays: Mapping[str, object]) -> list[str]:
@@ -348,13 +403,22 @@ def _parts_of(arrays: Mapping[str, object]) -> list[str]:
 
 
 def _splits(
-    path: Path, parts: Sequence[Any], classes: tuple[str, ...] | None, seed: int, how: str = ""
+    path: Path,
+    parts: Sequence[Any],
+    classes: tuple[str, ...] | None,
+    seed: int,
+    how: str = "",
+    *,
+    hold_out: bool = True,
 ) -> Splits:
     """The training part, and the test part if there is none, of one or both."""
     train, *rest = parts
     if rest and rest[0].event_shape != train.event_shape:
         shapes = f"{list(train.event_shape)} and {list(rest[0].event_shape)}"
         raise UsageError(f"the training and test data must have one shape, not {shapes}")
+    if not rest and not hold_out:
+        test = train if train.in_memory else train.sample(MOST)
+        return Splits(path.stem, train, test, classes, f"{len(test):,} data{how} from {path}")
     if not rest and len(train) < 2:
         raise UsageError(
             "it holds 1 datum; at least 2 are needed, to hold one out as the test part"
@@ -365,64 +429,10 @@ def _splits(
     return Splits(path.stem, train, test, classes, about)
 
 
-def _read(path: Path, label: str | None) -> dict[str, object]:
-    if label is not None:
-        raise UsageError(f"label={label!r} names a column of a .csv or .parquet file")
+def _read(path: Path) -> dict[str, object]:
     if path.suffix.lower() == ".pt":
         held = torch.load(path, map_location="cpu", weights_only=True)
         return held if isinstance(held, dict) else {"x": held}
     with path.open("rb") as file:  # np.load(path) leaves a damaged .npz open
         loaded = np.load(file, allow_pickle=False)
         return {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-
-
-def _read_csv(path: Path, label: str | None) -> tuple[dict[str, object], tuple[str, ...] | None]:
-    """x, and y where a label is named; the columns of x where the table has a header."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = csv.reader(file)
-        rows = filter(None, lines)
-        first = next(rows, [])
-        header = label in first or not any(map(_is_number, first))
-        names = first if header else [f"column {i}" for i in range(1, len(first) + 1)]
-        at = label_column(names, label)
-        kept = [n for i, n in enumerate(names) if i != at]
-        cells = rows if header else itertools.chain([first], rows)
-        values, labels = _columns(cells, names, at, lambda: lines.line_num)
-    width = len(kept)
-    x = np.frombuffer(values).reshape(-1, width) if values else np.empty((0, width))
-    columns = tuple(kept) if header else None
-    return {"x": x} if at is None else {"x": x, "y": labels}, columns
-
-
-def _columns(
-    rows: Iterable[list[str]], names: Sequence[str], at: int | None, line: Callable[[], int]
-) -> tuple[array[float], list[str]]:
-    """The numbers of a table, row by row, and its column of labels."""
-    values, labels = array("d"), []
-    kept = [n for i, n in enumerate(names) if i != at]
-    for row in rows:
-        if len(row) != len(names):
-            raise UsageError(
-                f"line {line()} has {len(row)} cells where there are {len(names)} columns"
-            )
-        if at is not None:
-            labels.append(row.pop(at))
-        values.extend(_numbers(row, kept, line()))
-    return values, labels
-
-
-def _numbers(row: list[str], names: Sequence[str], line: int) -> list[float]:
-    """The cells of a row as numbers, NaN where they are empty."""
-    try:
-        return [float(cell) if cell.strip() else math.nan for cell in row]
-    except ValueError:
-        column = next(i for i, c in enumerate(row) if c.strip() and not _is_number(c))
-        raise not_numeric(names[column], f"{row[column]!r} in line {line}") from None
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True

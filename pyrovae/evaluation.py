@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyrovae import traces
 from pyrovae.errors import UsageError
+from pyrovae.framing import framed
 from pyrovae.progress import count, shown
 from pyrovae.tensors import log_mean_exp
 from pyrovae.traces import Args, Problem, Structure, Traces
@@ -94,6 +95,8 @@ class Evaluation:
         """Collapse in a sentence."""
         if not self.units:
             return "no continuous latent"
+        if len(self.elbo) < 2:
+            return "one datum alone does not show which units vary with the data"
         collapsed = self.bound and float(self.kl.mean()) < COLLAPSED
         if collapsed or not self.active_units:
             return "collapsed: the guide ignores the data and the latent carries nothing"
@@ -329,6 +332,7 @@ def clustering(found: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 @shown("elbo")
+@framed
 def elbo(
     pair: object,
     x: object,
@@ -357,6 +361,7 @@ def elbo(
 
 
 @shown("log evidence")
+@framed
 def log_evidence(
     pair: object,
     x: object,

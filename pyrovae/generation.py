@@ -14,6 +14,7 @@ from torch import Tensor
 from pyrovae import traces
 from pyrovae.errors import UsageError, got, nearest, whole_number
 from pyrovae.evaluation import CHUNK, evaluate
+from pyrovae.framing import framed
 from pyrovae.memory import fits
 from pyrovae.progress import shown, steps
 from pyrovae.supports import entries, voted
@@ -214,6 +215,7 @@ def _taken(rows: Args, start: int, stop: int) -> Args:
     return tuple(a[index.to(a.device)] for a in rows)
 
 
+@framed
 def encode(pair: object, x: object, *, seed: int = 0) -> Values:
     """Posterior mean of every local continuous latent, ``[N, ...]``, by the guide.
 
@@ -241,6 +243,7 @@ def codes_of(problem: Problem, seed: int = 0) -> dict[str, Tensor]:
 
 
 @shown("reconstruct")
+@framed
 def reconstruct(
     pair: object, x: object, *, draws: int = 0, num_particles: int = 16, seed: int = 0
 ) -> Values:
@@ -416,6 +419,7 @@ def _informative(information: Tensor, active: Tensor) -> list[int]:
 
 
 @shown("impute")
+@framed
 def impute(
     pair: object,
     x: object,

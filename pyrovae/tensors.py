@@ -144,6 +144,11 @@ class Data(ABC):
     def check_finite(self) -> None:
         """Raise UsageError when an entry is infinite; NaN is a missing entry."""
 
+    def check_known(self) -> str:
+        """Raise UsageError where every entry is missing (NaN); which entries of x are missing in
+        all of the data, in words, "" where none are or where that cannot be seen."""
+        return ""
+
     def checked(self, check: Callable[[Batch], object]) -> Self:
         """The same data, every batch of which passes ``check``: before this returns where they
         are in memory, in the first pass over them where they are not."""
@@ -503,6 +508,11 @@ class TensorData(Data, Dataset[Batch]):
                 stored = [tensor.index_select(0, order[rows]) for tensor in self.tensors]
             yield self._serve(stored, generator, size, own)
 
+    def _place(self, argument: int, position: list[int]) -> str:
+        if self.schema is None or argument or len(position) != 1:
+            return f"at position {position}"
+        return f"in column {self.schema.names[position[0]]!r}"
+
     @staticmethod
     def _chunks(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
         """(first position, part) of a tensor that can hold NaN; a part's mask stays small."""
@@ -543,9 +553,45 @@ class TensorData(Data, Dataset[Batch]):
                 value = tensor[(start + row, *position)].item()
                 raise UsageError(
                     f"{'y' if argument else 'x'} has {count} entries that are infinite; the "
-                    f"first, {value}, is in datum {start + row} at position {position}; drop or "
-                    f"fill such data, or write NaN where a value is missing"
+                    f"first, {value}, is in datum {start + row} "
+                    f"{self._place(argument, position)}; drop or fill such data, or write NaN "
+                    f"where a value is missing"
                 )
+
+    def check_known(self) -> str:
+        """Raise UsageError where every entry is missing (NaN); which entries of x are missing in
+        all of the data, in words, "" where none are.
+
+        >>> TensorData(torch.tensor([[0.0, math.nan], [1.0, math.nan]])).check_known()
+        'column 1 of x is missing (NaN) in all of the 2 data'
+        """
+        gone = [self._never_known(tensor) for tensor in self.tensors if tensor.is_floating_point()]
+        if gone and all(bool(each.all()) for each in gone):
+            raise UsageError(
+                f"all entries of the {len(self):,} data are missing (NaN), so there is nothing to "
+                f"learn from: look at how they were read or made"
+            )
+        of_x = gone[0] if self.tensors[0].is_floating_point() else torch.zeros(0)
+        return _named(of_x, self.schema, len(self)) if bool(of_x.any()) else ""
+
+    def _never_known(self, tensor: Tensor) -> Tensor:
+        """Which entries of one datum are NaN in all of them."""
+        gone = torch.ones(tensor.shape[1:], dtype=torch.bool, device=tensor.device)
+        for _, chunk in self._chunks(tensor):
+            gone &= chunk.isnan().all(0)
+        return gone
+
+
+def _named(gone: Tensor, schema: Schema | None, count: int) -> str:
+    """Entries of x that no datum has, in words: columns by their names or places."""
+    if gone.dim() != 1:
+        words, several = f"{int(gone.sum()):,} of {gone.numel():,} entries", True
+    else:
+        places = gone.nonzero()[:, 0].tolist()
+        names = [repr(schema.names[k]) if schema else str(k) for k in places[:10]]
+        several = len(places) > 1
+        words = f"column{'s' * several} {', '.join(names)}{', ...' * (len(places) > 10)}"
+    return f"{words} of x {'are' if several else 'is'} missing (NaN) in all of the {count:,} data"
 
 
 def _check_dense(tensors: Sequence[object]) -> None:

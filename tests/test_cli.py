@@ -207,6 +207,27 @@ def test_a_setting_is_the_same_in_python_and_on_the_command_line() -> None:
     assert all(getattr(given, name) == settings[name].default for name in options.of_fit())
 
 
+def test_what_others_call_it_leads_to_what_there_is(run: Run) -> None:
+    """Every synonym's targets are options, arguments of pv.fit, classes or commands, and the class
+    of one has the argument; none is a synonym of what it is already."""
+    told = [run(command, "--help").out for command in cli.COMMANDS]
+    flags = {flag.replace("-", "_") for text in told for flag in re.findall(r" --([\w-]+)", text)}
+    classes = {n: c for part in pv.components.PARTS for n, c in pv.components.classes(part).items()}
+    words = {word for words in options.WORDS.values() for word in words}
+    known = {*flags, *pv.signatures.options(pv.fit), *classes, *cli.COMMANDS, *words}
+    known |= {*pv.aggregate.KINDS}
+    for word, targets in pv.errors.SYNONYMS.items():
+        assert word == re.sub("[-_]", "", word).lower() and targets
+        for target in targets:
+            name, mark, rest = re.fullmatch(r"(\w+)([.=]?)(.*)", target).groups()  # type: ignore
+            assert name in known, target
+            if mark == "=":
+                room, cls, argument = re.fullmatch(r"(\w+)\.(\w+)\((\w+)\)", rest).groups()  # type: ignore
+                assert argument in pv.components.slots(getattr(getattr(pv, room), cls)), target
+            elif mark == ".":
+                assert f"--{name}.{rest}" in run("fit", "--help").out, target
+
+
 # --- classes and their arguments ---------------------------------------------------------------
 
 
@@ -296,7 +317,7 @@ def test_configs_by_hand_and_flags_over_them(
 
     given, _ = fit_options(cli.fit, ["--epochs", "7", "--config", "c.yaml"])
     got = (given.epochs, given.lr, given.latent_dim, given.quiet, given.batch_size)
-    assert got == (7, 0.01, 5, True, 128)
+    assert got == (7, 0.01, 5, True, None)  # of the batch: as many as there are, 128 at most
 
 
 @pytest.mark.parametrize("flag", ["latent-dim", "latent_dim"])
@@ -357,6 +378,23 @@ def test_a_new_class_appears_by_itself(
         ("fit --loss trac", "did you mean 'trace'"),
         ("fit --epochz 3", "did you mean '--epochs'"),
         ("fit --epoch 3", "did you mean '--epochs'"),
+        ("fit --beta 4", "did you mean '--loss BetaELBO --loss.beta'"),
+        ("fit --kl-weight=4", "did you mean '--loss BetaELBO --loss.beta'"),
+        ("fit --units 3", "did you mean '--latent-dim'"),
+        ("fit --latent 3", "did you mean '--latent-dim'"),
+        ("fit --z-dim 3", "did you mean '--latent-dim'"),
+        ("fit --zdim=3", "did you mean '--latent-dim'"),
+        ("fit --learning-rate 1", "did you mean '--lr'"),
+        ("fit --batch 3", "did you mean '--batch-size'"),
+        ("fit --hidden [3]", "did you mean '--guide.network.hidden'"),
+        ("fit --optim Adam", "pv.fit(pair, x, optimizer=...)"),
+        ("fit --callbacks x", "pv.fit(pair, x, callbacks=...)"),
+        ("fit --loss ELBO", "did you mean 'trace'"),
+        ("fit --likelihood Gaussian", "did you mean 'Normal'"),
+        ("fit --prior gaussian", "did you mean 'StandardNormal'"),
+        ("train", "did you mean 'fit'"),
+        ("traverse nowhere --units [3]", "did you mean '--dims'"),
+        ("sample nowhere --samples 3", "did you mean '--n'"),
         ("fit --epochs 0", "at least 1"),
         ("fit --epochs abc", "--epochs must be a whole number, got 'abc'"),
         ("fit --epochs 1.5", "--epochs must be a whole number"),
@@ -625,6 +663,41 @@ def test_default_folders_do_not_collide(run: Run, files: Path) -> None:
     outs = {run(*arguments).out.splitlines()[-1] for _ in range(2)}
     assert len(outs) == 2
     assert all(re.fullmatch(r"runs/vae-binary-[\d-]+", out) for out in outs)
+
+
+def test_ten_rows_train_and_a_size_that_was_given_is_kept_to(run: Run, here: Path) -> None:
+    np.save(here / "ten.npy", np.random.default_rng(0).normal(size=(10, 3)).astype("float32"))
+    few = ["fit", "--data", "ten.npy", "--likelihood", "Normal", *TINY, *SMALL, "--out", "run"]
+    assert "larger than the 8 training data" in run(*few, "--batch-size", 9, code=2).err
+    done = run(*few)
+    assert "one datum alone" in done.out and "collapsed" not in done.out
+    assert config(here / "run")["batch_size"] is None
+    # what an earlier version wrote goes on: a number, where there were so many data
+    run(*few, "--batch-size", 8, "--resume", "--epochs", 2)
+    assert len(metrics(here / "run")) == 2
+
+
+def test_resuming_what_is_not_there_says_that_it_begins(run: Run, files: Path) -> None:
+    few = ["fit", "--data", files / "binary.npy", "--epochs", 1, "--num-particles", 5, *SMALL]
+    said = run(*few, "--out", "new", "--resume").err
+    assert "there is no run in new to go on with: it begins anew" in said
+    said = run(*few, "--out", "new", "--resume", "--epochs", 2).err
+    assert "begins anew" not in said and "going on after step" in said
+
+
+@pytest.mark.filterwarnings("always:column 1 of x")
+def test_missing_data_are_refused_where_nothing_is_known_and_said_where_a_column_is(
+    run: Run, refused: Callable[..., str], here: Path
+) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype("float32")
+    x[:, 1] = np.nan
+    np.save(here / "column.npy", x)
+    np.save(here / "none.npy", np.full_like(x, np.nan))
+    few = ["--likelihood", "Normal", *TINY, *SMALL]
+    for name in ("VAE", "MissingData", "GaussianMixture"):
+        said = refused("fit", "--data", "none.npy", "--program", name, *few)
+        assert "all entries of the" in said and "are missing (NaN)" in said
+    assert "column 1 of x is missing (NaN) in all" in run("fit", "--data", "column.npy", *few).err
 
 
 def test_force_replaces_its_own_files_alone(run: Run, files: Path, here: Path) -> None:

@@ -9,21 +9,13 @@ import pyrovae as pv
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pyrovae.cli.pairs import Shown
     from pyrovae.generation import Values
     from pyrovae.plots import Axes
-    from pyrovae.program import Program
-    from pyrovae.tensors import Data, TensorData
+    from pyrovae.tensors import TensorData
 
 
-def standardised(part: Data, train: Data) -> TensorData:
-    """A part of the data in units of the training part."""
-    held = pv.tensors.TensorData
-    if not (isinstance(part, held) and isinstance(train, held)):
-        raise pv.UsageError("--standardise needs data in memory: give --stream false")
-    return part.standardised(train)
-
-
-def observed(values: Values, pair: Program) -> Tensor:
+def observed(values: Values, pair: Shown) -> Tensor:
     """Of what several sites observe, that which has the shape of the data."""
     if not isinstance(values, dict):
         return values
@@ -33,13 +25,9 @@ def observed(values: Values, pair: Program) -> Tensor:
     return (found or list(values.values()))[0]
 
 
-def check_data(vae: Program, data: TensorData) -> None:
+def check_data(pair: Shown, data: TensorData) -> None:
     """Refuse data that the likelihood does not hold before work is done on any."""
-    data.check_finite()
-    pair = pv.traces.as_pair(vae)
-    few = tuple(t.to(pair.device) for t in data[:2])
-    with pair.evaluating():
-        pv.traces.Supports(pair, few).check(data)
+    pv.traces.Problem.of(pair, data)
 
 
 def draw_paths(values: Tensor) -> Axes:
@@ -61,7 +49,7 @@ def first_of_each(data: TensorData, n: int) -> Tensor:
 
 
 def evaluated(
-    pair: Program, test: TensorData, num_particles: int, seed: int = 0
+    pair: Shown, test: TensorData, num_particles: int, seed: int = 0
 ) -> tuple[pv.Evaluation, dict[str, object], str]:
     """What every pair is measured by; the same with what the program is scored by besides, as
     plain data and in lines."""

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pyrovae as pv
-from pyrovae.cli import reading
+from pyrovae.cli import pairs, reading
 from pyrovae.cli.data import (
     check_data,
     draw_paths,
     evaluated,
     first_of_each,
     observed,
-    standardised,
 )
 from pyrovae.cli.options import (
     BOOLEANS,
@@ -29,6 +28,7 @@ from pyrovae.cli.options import (
     TRANSIENT,
     all_options,
     fit_options,
+    of_a_table,
     of_fit,
     program,
     say,
@@ -37,9 +37,9 @@ from pyrovae.cli.options import (
 if TYPE_CHECKING:
     import torch
 
+    from pyrovae.cli.pairs import Shown
     from pyrovae.data import Splits
     from pyrovae.plots import Axes, Panels
-    from pyrovae.program import Program
     from pyrovae.tensors import Data, TensorData
 
 __all__ = ["fit"]
@@ -56,10 +56,12 @@ def fit(arguments: list[str]) -> None:
       pyrovae fit --data mnist --data-dir ~/data --epochs 20 --loss analytic
       pyrovae fit --data digits --likelihood Normal --likelihood.scale per_dimension
       pyrovae fit --data x.npy --binarise dynamic --latent-dim 2 --out runs/mine
+      pyrovae fit --data table.csv --drop id --kinds year=category --out runs/table
       pyrovae fit --likelihood.network ConvNet --guide.network ConvNet
       pyrovae fit --guide.network.hidden [300,300] --epochs 5
       pyrovae fit --program Conditional --program.latent-dim 8
       pyrovae fit --program GaussianMixture --program.clusters 12
+      pyrovae fit --pair mine.py:build --data x.npy
       pyrovae fit --config runs/mine/config.yaml --out runs/again
       pyrovae fit --out runs/mine --resume     (after a stop; --epochs 80 to train on)
       torchrun --nproc-per-node 2 -m pyrovae fit --data mnist --data-dir ~/data --out runs/two
@@ -77,11 +79,13 @@ def _fit(options: Namespace, parts: dict[str, Any]) -> None:
         options.data,
         options.data_dir,
         download=not options.theirs,
-        label=options.label,
         seed=options.seed,
         stream=BOOLEANS.get(options.stream, options.stream),
+        **of_a_table(vars(options)),
     )
-    train, test, binarise = _prepared(splits, options, parts["usual"] | parts)
+    for line in () if splits.schema is None else splits.schema.notes:
+        say(line)
+    train, test, binarise = _prepared(splits, options, parts)
     vae, described = _program(train, splits, options, parts)
     config = _config(train, binarise, options, parts) | described
     held_out: TensorData | None = None
@@ -120,13 +124,15 @@ def _goes_on(options: Namespace) -> bool:
 
 def _program(
     train: Data, splits: Splits, options: Namespace, parts: Mapping[str, Any]
-) -> tuple[Program, dict[str, object]]:
-    """The program with its first weights, and what the config says of it."""
+) -> tuple[Shown, dict[str, object]]:
+    """The program or the user's own pair with its first weights; what the config says of it."""
     import torch
 
     torch.manual_seed(options.seed)
     classes = None if splits.classes is None else len(splits.classes)
     few = cast("TensorData", train) if train.in_memory else train.sample(10_000)
+    if options.pair is not None:
+        return pairs.own_pair(options.pair, few, classes, lambda: few.x), {}
     return program(few, classes, options, parts)
 
 
@@ -142,11 +148,13 @@ def _config(
         given = config[name]
         if given is not None and given not in pv.data.NAMES and Path(given).exists():
             config[name] = str(Path(given).resolve())
+    if options.pair is not None:
+        config["pair"] = pairs.named(options.pair)
     return config | {name: pv.components.describe(parts[name]) for name in ("loss", "lr_schedule")}
 
 
 def _folder(
-    vae: Program,
+    vae: Shown,
     train: Data,
     splits: Splits,
     device: torch.device,
@@ -156,18 +164,28 @@ def _folder(
     """The run's folder, with what is said once nothing can be refused any more."""
     count = sum(p.numel() for p in vae.parameters())
     return pv.runs.Folder.prepare(
-        options.out or _new_folder(type(vae).__name__, splits.name),
+        options.out or _new_folder(_kind(vae, options), splits.name),
         force=options.force,
         resume=options.resume,
         config=config,
         figures=[name for verb in reading.__all__ if (name := getattr(reading, verb).figure)],
+        about=_about(config, splits),
         heading=f"{splits.description}\n{len(train):,} data to train on, device {device}, "
         f"seed {options.seed}, {count:,} parameters{_missing(train)}",
     )
 
 
+def _about(config: Mapping[str, object], splits: Splits) -> dict[str, object]:
+    """What the run keeps of its data: to know them again, and what their columns are."""
+    name = str(config["data"])
+    known = {} if name in pv.data.NAMES else {"digest": pv.data.digest(name)}
+    schema = {} if splits.schema is None else {"schema": splits.schema.to_dict()}
+    counts = {"train": len(splits.train), "test": len(splits.test)}
+    return {"data": name, **known, **counts, "classes": splits.classes, **schema}
+
+
 def _train(
-    vae: Program,
+    vae: Shown,
     train: Data,
     held_out: TensorData | None,
     folder: pv.runs.Folder | None,
@@ -221,13 +239,11 @@ def _callbacks(options: Namespace) -> list[pv.callbacks.Callback]:
 def _prepared(
     splits: Splits, options: Namespace, parts: Mapping[str, object]
 ) -> tuple[Any, TensorData, str]:
-    """The training and the test part in the units that were asked for, and how they are binary."""
+    """The training and the test part, and how they are binary."""
     mode, train, test = options.binarise, splits.train, splits.test
-    if options.standardise:
-        train, test = (standardised(part, splits.train) for part in (train, test))
     if mode == "auto":
         images = splits.name in pv.data.NAMES and train.maximum is not None
-        binary = isinstance(parts["likelihood"], pv.likelihoods.Bernoulli)
+        binary = parts.get("likelihood") is pv.likelihoods.Bernoulli
         mode = "dynamic" if images and binary else "none"
     # a test set is drawn once, so that its numbers can be compared
     return train.binarised(mode, options.seed), test.binarised(mode), mode
@@ -243,6 +259,11 @@ def _missing(data: Any) -> str:
     return f"\n{count:,} of {x.numel():,} training entries are missing (NaN), left out"
 
 
+def _kind(vae: Shown, options: Namespace) -> str:
+    """What is trained, in a word: its class, or the file that it comes from."""
+    return Path(options.pair.rpartition(":")[0]).stem if options.pair else type(vae).__name__
+
+
 def _new_folder(program: str, name: str) -> Path:
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     stem = f"{program.lower()}-{Path(name).stem}-{stamp}"
@@ -254,7 +275,7 @@ def _new_folder(program: str, name: str) -> Path:
 class _Results:
     """What a run has come to; its methods draw, and give None where there is nothing to see."""
 
-    vae: Program
+    vae: Shown
     test: TensorData
     splits: Splits
     history: pv.History

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyrovae as pv
-from pyrovae.cli.options import Parser, add_allow, add_option, printable
+from pyrovae.cli.options import OWN, TABLE, Parser, add_allow, add_option, of_a_table, printable
 
 if TYPE_CHECKING:
+    from pyrovae.data import Splits
     from pyrovae.likelihoods import Likelihood
     from pyrovae.summaries import Summary
 
@@ -24,12 +25,14 @@ def info(arguments: list[str]) -> None:
       pyrovae info runs/mine
       pyrovae info --data digits
       pyrovae info --data table.csv
+      pyrovae info --data table.csv --label species --drop island
     """
     parser = Parser(info)
     parser.add_argument("run", nargs="?", type=Path, help="run folder")
     add_option(parser, "data", str | None, None, "a data set's name or path")
     add_option(parser, "data_dir", str | None, None, "where named sets are kept")
-    add_option(parser, "label", str | None, None, "label column of a table")
+    for name in TABLE:
+        add_option(parser, name, *OWN["data"][name])
     add_allow(parser)
     options = parser.parse_args(arguments)
     if (options.run is None) == (options.data is None):
@@ -52,9 +55,11 @@ def _describe_run(run: Path, allow: Sequence[str]) -> str:
 
 
 def _describe_data(options: Namespace) -> str:
-    splits = pv.data.load(options.data, options.data_dir, label=options.label)
+    splits = pv.data.load(options.data, options.data_dir, **of_a_table(vars(options)))
     few = splits.train.sample(10_000)
     x, seen = few.x, few.summary()
+    if splits.schema is not None:
+        return _describe_table(splits, seen)
     unknown = x.numel() - int(x.isfinite().sum())
     text = (
         f"{splits.description}\ntrain {len(splits.train):,}, test {len(splits.test):,}, shape "
@@ -68,6 +73,29 @@ def _describe_data(options: Namespace) -> str:
     if transforms:
         transforms = ["worth considering:", *(f"  {line}" for line in transforms)]
     return "\n".join([text, *_suiting(seen), *transforms])
+
+
+def _describe_table(splits: Splits, seen: Summary) -> str:
+    """What the columns are, what was left out, and the likelihood that each has by default."""
+    schema = splits.schema
+    assert schema is not None
+    likelihood = pv.likelihoods.suited(seen, schema)
+    named = [_column(each) for each in getattr(likelihood, "columns", [likelihood])]
+    first, *rows = schema.describe().splitlines()
+    width = max(map(len, named))
+    lines = [f"{'likelihood':<{width}}  {first}"]
+    lines += [
+        f"{name:<{width}}  {row}"
+        for name, row in zip([*named, *[""] * len(rows)], rows, strict=False)
+    ]
+    counts = f"train {len(splits.train):,}, test {len(splits.test):,}"
+    notes = [f"  {note}" for note in schema.notes]
+    return "\n".join([
+        f"{splits.description}\n{counts}, {len(schema.columns)} columns", "", *lines,
+        *(["", "left out or read so:", *notes] if notes else []), "",
+        "pyrovae fit --data FILE trains on these columns in their own units, each with the "
+        "likelihood beside it;", "--columns, --drop, --label, --target and --kinds change them",
+    ])  # fmt: skip
 
 
 def _kind(seen: Summary) -> str:
@@ -108,10 +136,10 @@ def _transforms(seen: Summary) -> list[str]:
         lines.append(
             "--binarise dynamic, for Bernoulli: intensities become 0 or 1 at random, anew each time"
         )
-    elif not seen.whole and high > 0 and (high > 10 * low or not 0.1 < high < 10):
+    elif not seen.whole and high > 10 * low > 0:
         lines.append(
-            f"standardise the columns for Normal: their deviations are {low:.3g} to {high:.3g}, "
-            f"and one shared scale and network suit 1 (or --likelihood.scale per_dimension)"
+            f"--likelihood.scale per_dimension: deviations are {low:.3g} to {high:.3g}, and beside "
+            f"their units, which are learned, one scale serves all dimensions"
         )
     lines += _constants(seen)
     if seen.missing:

@@ -68,7 +68,7 @@ class Autoencoder(Program):
             )
         self.likelihood, self.network = likelihood or self.usual()["likelihood"], network
         self.likelihood.build((latent_dim,), self.event_shape)
-        self.code = network.build(self.event_shape, {"code": (latent_dim,)})
+        self.code = network.build(self.likelihood.feature_shape, {"code": (latent_dim,)})
 
     def model(self, x: Tensor) -> None:
         """z anywhere, x ~ p(x|z) observed."""
@@ -79,6 +79,7 @@ class Autoencoder(Program):
 
     def guide(self, x: Tensor) -> None:
         """z = f(x), while training f of what the noise leaves of x."""
+        x = self.likelihood.features(x)
         if self.training and self.noise > 0:
             x = x * (torch.rand_like(x) >= self.noise)
         with pyro.plate("data", len(x)):
@@ -92,7 +93,7 @@ class Autoencoder(Program):
     @torch.no_grad()
     def denoise(self, x: Tensor) -> Tensor:
         """E[x|z] at z = f(x), ``[N, *event_shape]``, for x as it is."""
-        return cast(Tensor, decode(self, self.code(x)[0], like=x))
+        return cast(Tensor, decode(self, self.code(self.likelihood.features(x))[0], like=x))
 
     def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
         """Data, what f sees of them, reconstructions, draws from a mixture fitted to codes."""

@@ -66,7 +66,7 @@ class Conditional(Program):
         self.likelihood = likelihood or self.usual()["likelihood"]
         self.posterior = guide or self.usual()["guide"]
         self.likelihood.build([(latent_dim,), (classes,)], self.event_shape)
-        self.posterior.build([self.event_shape, (classes,)], (latent_dim,))
+        self.posterior.build([self.likelihood.feature_shape, (classes,)], (latent_dim,))
         self.prior.build(latent_dim, self.posterior)
 
     @classmethod
@@ -85,7 +85,7 @@ class Conditional(Program):
         """z ~ q(z|x, y)."""
         y = self.one_hot(y)
         with pyro.plate("data", len(x)):
-            pyro.sample("z", self.posterior(x, y))
+            pyro.sample("z", self.posterior(self.likelihood.features(x), y))
 
     def serve(self, data: TensorData, training: bool = False) -> TensorData:
         """(x, y), y the labels."""

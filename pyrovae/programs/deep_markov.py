@@ -131,7 +131,8 @@ class DeepMarkov(Program):
         self.combine = MeanField(combiner)
         self.combine.build([(latent_dim,), (hidden,)], (latent_dim,))
         self.register_buffer("inside", supported(self.likelihood, latent_dim), persistent=False)
-        self.backwards = nn.GRU(2 * size, hidden, batch_first=True)
+        (width,) = self.likelihood.feature_shape
+        self.backwards = nn.GRU(width + size, hidden, batch_first=True)
 
     def model(self, x: Tensor) -> None:
         """z_1 ~ p(z_1), z_t ~ p(z_t|z_{t-1}), x_t ~ p(x_t|z_t) observed where not NaN."""
@@ -148,7 +149,8 @@ class DeepMarkov(Program):
         """z_t ~ q(z_t|z_{t-1}, x_t, .., x_T), or p(z_t|z_{t-1}) where all of these are missing."""
         x = x.flatten(1, -2) if x.dim() > 3 else x
         seen = ~x.isnan()
-        h = self.summarise(torch.cat([torch.where(seen, x, 0.0), seen.to(x)], -1))
+        known = self.likelihood.features(x).nan_to_num(0.0)
+        h = self.summarise(torch.cat([known, seen.to(x)], -1))
         more = seen.any(-1, keepdim=True).flip(1).cumsum(1).flip(1) > 0
         with pyro.plate("data", len(x)):
             z, p = self.loc, self.first()

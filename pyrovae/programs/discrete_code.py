@@ -83,7 +83,7 @@ class DiscreteCode(Program):
         self.likelihood, self.network = likelihood or self.usual()["likelihood"], network
         self.names = [f"code{c}" for c in range(1, codes + 1)]
         self.likelihood.build([(categories,)] * codes, self.event_shape)
-        self.logits = network.build(self.event_shape, {"logits": (codes, categories)})
+        self.logits = network.build(self.likelihood.feature_shape, {"logits": (codes, categories)})
         self.relaxation = Relaxed  # Pyro's own draws reach 0, where the density is not finite
         self.register_buffer("even", torch.zeros(categories), persistent=False)
         self.register_buffer("heat", torch.tensor(self.temperature), persistent=False)
@@ -111,8 +111,9 @@ class DiscreteCode(Program):
     def guide(self, x: Tensor) -> None:
         """z_c ~ q(z_c|x)."""
         how = {"enumerate": "parallel"} if self.estimator == "enumerate" else {}
+        each = self.logits(self.likelihood.features(x))[0].unbind(-2)
         with pyro.plate("data", len(x)):
-            for name, logits in zip(self.names, self.logits(x)[0].unbind(-2), strict=True):
+            for name, logits in zip(self.names, each, strict=True):
                 q = dist.OneHotCategorical(logits=logits)
                 if self.estimator == "relaxed":
                     q = self.relaxation(self.heat, logits=logits)
@@ -129,7 +130,7 @@ class DiscreteCode(Program):
     @torch.no_grad()
     def assign(self, x: Tensor) -> Tensor:
         """q(z_c|x), ``[N, codes, categories]``."""
-        found: Tensor = self.logits(x)[0].softmax(-1)
+        found: Tensor = self.logits(self.likelihood.features(x))[0].softmax(-1)
         return found
 
     def scores(self, data: TensorData) -> dict[str, float]:

@@ -98,10 +98,10 @@ class Hierarchical(Program):
         """The guide's networks, from x on."""
         below = latent_dims[:-1]
         if self.order == "bottom-up":
-            shapes = [self.event_shape, *((size,) for size in below)]
+            shapes = [self.likelihood.feature_shape, *((size,) for size in below)]
             return _normals(self.network, shapes, latent_dims)
         width = 2 * max(latent_dims)
-        shapes = [self.event_shape, *[(width,)] * len(below)]
+        shapes = [self.likelihood.feature_shape, *[(width,)] * len(below)]
         outputs = [{"h": (width,), "loc": (d,), "raw_scale": (d,)} for d in latent_dims]
         return nn.ModuleList(map(self.network.build, shapes, outputs))
 
@@ -115,6 +115,7 @@ class Hierarchical(Program):
 
     def guide(self, x: Tensor) -> None:
         """z_1, .., z_L ~ q, in the order that was chosen."""
+        x = self.likelihood.features(x)
         with pyro.plate("data", len(x)):
             if self.order == "bottom-up":
                 for layer, up in enumerate(self.up):

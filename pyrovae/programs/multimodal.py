@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
@@ -133,7 +133,7 @@ class Multimodal(Program):
         return here & batch[-1] if len(batch) > len(self.classes) else here
 
     @classmethod
-    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, object]:
+    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, Any]:
         """The modalities that the data hold; labels are the second one where they hold one."""
         shapes = [list(tensor.shape[1:]) for tensor in data.tensors]
         if len(shapes) > 1 or classes is None:

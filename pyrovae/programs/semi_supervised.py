@@ -93,8 +93,8 @@ class SemiSupervised(Program):
         self.posterior = guide or self.usual()["guide"]
         self.classifier, self.one_hot = classifier, OneHot(classes, "SemiSupervised")
         self.likelihood.build([(latent_dim,), (classes,)], self.event_shape)
-        self.posterior.build([self.event_shape, (classes,)], (latent_dim,))
-        self.logits = classifier.build(self.event_shape, {"logits": (classes,)})
+        self.posterior.build([self.likelihood.feature_shape, (classes,)], (latent_dim,))
+        self.logits = classifier.build(self.likelihood.feature_shape, {"logits": (classes,)})
         self.even: Tensor
         self.zeros: Tensor
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
@@ -111,12 +111,14 @@ class SemiSupervised(Program):
             reads = dist.Categorical(logits=1e4 * y).mask(label >= 0)
             pyro.sample("label", reads, obs=label.clamp(min=0))
             if self.training:
-                log_q = dist.Categorical(logits=self.logits(x)[0]).log_prob(label.clamp(min=0))
+                logits = self.logits(self.likelihood.features(x))[0]
+                log_q = dist.Categorical(logits=logits).log_prob(label.clamp(min=0))
                 pyro.factor("classifier", self.alpha * log_q * (label >= 0))
 
     def guide(self, x: Tensor, label: Tensor | None = None) -> None:
         """y ~ q(y|x), or the label; z ~ q(z|x, y)."""
         label = x.new_full((len(x),), -1).long() if label is None else label
+        x = self.likelihood.features(x)
         with pyro.plate("data", len(x)):
             known = 1e4 * self.one_hot(label.clamp(min=0))
             logits = torch.where(label[:, None] >= 0, known, self.logits(x)[0])
@@ -127,7 +129,7 @@ class SemiSupervised(Program):
     @torch.no_grad()
     def classify(self, x: Tensor) -> Tensor:
         """q(y|x), ``[N, classes]``."""
-        return self.logits(x)[0].softmax(-1)
+        return self.logits(self.likelihood.features(x))[0].softmax(-1)
 
     def serve(self, data: TensorData, training: bool = False) -> TensorData:
         """(x, label): all labels -1, unknown, but for :attr:`labels` of them to train on."""
@@ -163,6 +165,7 @@ class SemiSupervised(Program):
         others for is what p(x|y, z) learns; few mistakes are ever undone. Zhou et al., "Learning
         with Local and Global Consistency", 2004.
         """
+        super().initialise(data, seed)
         rows = _once(data)
         if not self.pretraining or not len(rows):
             return
@@ -175,15 +178,16 @@ class SemiSupervised(Program):
                 z = pyro.sample("z", dist.Normal(zeros, 1.0).to_event(1))
                 y = one_hot(label)
                 pyro.sample("x", likelihood(z, y), obs=x)
-                pyro.sample("label", dist.Categorical(logits=logits(x)[0]), obs=label)
+                y = logits(likelihood.features(x))[0]
+                pyro.sample("label", dist.Categorical(logits=y), obs=label)
 
         def given(x: Tensor, label: Tensor) -> None:
             with pyro.plate("data", len(x)):
-                pyro.sample("z", posterior(x, one_hot(label)))
+                pyro.sample("z", posterior(likelihood.features(x), one_hot(label)))
 
         means = codes(
             lambda z: likelihood(z, even),
-            lambda x: posterior(x, even),
+            lambda x: posterior(likelihood.features(x), even),
             self.latent_dim,
             data.with_arguments(),
             self.pretraining,
@@ -218,7 +222,9 @@ class SemiSupervised(Program):
         shown = min(8, len(data))
         x = data[:shown][0]
         certain = self.one_hot(self.classify(x).argmax(-1))
-        z = self.posterior(x, certain).mean.repeat_interleave(self.classes, 0)
+        z = self.posterior(self.likelihood.features(x), certain).mean.repeat_interleave(
+            self.classes, 0
+        )
         y = torch.eye(self.classes, device=x.device).repeat(shown, 1)
         drawn = cast(dict[str, Tensor], decode(self, {"z": z, "y": y}, like=(x,)))["x"]
         cells = torch.cat([x[:, None].cpu(), drawn.unflatten(0, (shown, self.classes))], 1)
