@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import time
 import warnings
@@ -25,10 +26,13 @@ FORMAT = "{desc} {bar} {percentage:3.0f}% {elapsed}, {remaining} left"
 
 
 def interactive() -> bool:
-    """Whether somebody watches: the standard error is a terminal, or this is a notebook."""
+    """Whether somebody watches: the standard error is a terminal, or this is a notebook; of the
+    processes under torchrun the first is watched."""
+    if os.environ.get("RANK", "0") != "0":
+        return False
     stream = sys.stderr
-    watched = stream is not None and not stream.closed and stream.isatty()
-    return watched or "ipykernel" in sys.modules
+    terminal = stream is not None and not stream.closed and stream.isatty()
+    return terminal or "ipykernel" in sys.modules
 
 
 class _Work:
@@ -40,7 +44,8 @@ class _Work:
     """
 
     def __init__(self, asked: bool) -> None:
-        self.asked, self.watched = asked, asked and interactive()
+        disabled = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")  # notebooks' bars forget it
+        self.asked, self.watched = asked, asked and interactive() and not disabled
         self.names: list[str] = []
         self.loops: list[Loop] = []
         self.bar: tqdm[Any] | None = None

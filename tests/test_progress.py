@@ -56,6 +56,7 @@ class Bar:
 @pytest.fixture(autouse=True)
 def no_work_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "DELAY", 0.0)
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
     monkeypatch.setattr(pv.aggregate, "EPOCHS", 2)
 
 
@@ -242,6 +243,22 @@ def test_a_notebook_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not progress.interactive()
     monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace())  # type: ignore[arg-type]
     assert progress.interactive()
+
+
+def test_of_several_processes_one_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace())  # type: ignore[arg-type]
+    for rank, watched in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        assert progress.interactive() == watched
+
+
+def test_a_whole_program_is_silent_by_its_environment(
+    terminal: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    pv.encode(pair(), digits())
+    pv.fit(pair(), digits(), epochs=1)
+    assert not terminal.getvalue()
 
 
 def test_no_standard_error_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:

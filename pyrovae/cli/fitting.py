@@ -67,13 +67,13 @@ def fit(arguments: list[str]) -> None:
       torchrun --nproc-per-node 2 -m pyrovae fit --data mnist --data-dir ~/data --out runs/two
     """
     options, parts = fit_options(fit, arguments)
+    with pv.progress.task(shown=not (options.quiet or options.json)):
+        _fit(options, parts)
+
+
+def _fit(options: Namespace, parts: dict[str, Any]) -> None:
+    """The run, from its data to its figures."""
     first = os.environ.get("RANK", "0") == "0"  # of the processes under torchrun
-    with pv.progress.task(shown=first and not (options.quiet or options.json)):
-        _fit(options, parts, first=first)
-
-
-def _fit(options: Namespace, parts: dict[str, Any], *, first: bool) -> None:
-    """The run from its data to its figures; the first of several processes writes them."""
     device = pv.training.choose_device(options.device)
     splits = pv.data.load(
         options.data,
