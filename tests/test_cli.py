@@ -756,8 +756,17 @@ def test_every_command_on_every_kind(run: Run, runs: Path, here: Path, kind: str
             assert np.asarray(image.convert("L")).std() > 0
     out = run("traverse", folder).out
     assert out == f"{folder / 'figures' / 'traversal.png'}\n" and Path(out.strip()).is_file()
-    said = run("info", folder).out
+    said = run("info", folder, "--full").out
     assert "VAE" in said and "class_path" in said and "torch" in said
+    said = run("info", folder).out
+    assert "class_path" not in said and "{" not in said and said.count("\n") < 30
+    found, ended = json.loads((folder / "evaluation.json").read_text()), metrics(folder)[-1]
+    for words in (
+        *("VAE", f"latent_dim   {units}", "1 of 1 epochs", f"{float(ended['step']):.0f} steps"),
+        *(Path(str(config(folder)["data"])).name, "to train on", f"{float(ended['elbo']):,.2f}"),
+        *(f"{found['elbo']['mean']:,.2f}", found["verdict"], "metrics.csv", "figures/samples.png"),
+    ):
+        assert words in said, words
 
 
 def test_paths_of_vectors_are_rows_of_barcodes(run: Run, runs: Path) -> None:

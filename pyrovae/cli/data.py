@@ -33,7 +33,7 @@ def check_data(pair: Shown, data: TensorData) -> None:
 def draw_paths(values: Tensor) -> Axes:
     """Paths drawn with axes of 1 before the event, lest rows of vectors pass for images."""
     rows, steps, *event = values.shape
-    ones = {1: 3, 2: 1 if min(event) >= 4 else 2}.get(len(event), 0)
+    ones = {0: 4, 1: 3, 2: 1 if event and min(event) >= 4 else 2}.get(len(event), 0)
     return pv.plots.interpolation(values.reshape(rows, steps, *[1] * ones, *event))
 
 

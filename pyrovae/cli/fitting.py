@@ -306,7 +306,7 @@ class _Results:
     def latent_map(self) -> Axes | None:
         import torch
 
-        codes = [code.flatten(1) for code in self.found.codes.values()]
+        codes = [code.reshape(len(code), -1) for code in self.found.codes.values()]
         flat = torch.cat(codes, 1) if codes else torch.empty(0, 0)
         if flat.shape[1] < 2 or len(flat.unique(dim=0)) < 2:
             return None
@@ -319,7 +319,8 @@ class _Results:
         if not kl or not all(name in active for name in kl):
             return None
         return pv.plots.kl_bars(
-            torch.cat([*kl.values()]), active=torch.cat([active[name] for name in kl])
+            torch.cat([each.flatten() for each in kl.values()]),
+            active=torch.cat([active[name].flatten() for name in kl]),
         )
 
     def program(self) -> object:
