@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pyrovae.cli.pairs import Shown
     from pyrovae.data import Splits
-    from pyrovae.plots import Axes
+    from pyrovae.plots import Drawn
     from pyrovae.tensors import TensorData
 
 __all__ = ["Count", "Drawing", "Run", "Verb", "Whole", "verb"]
@@ -48,7 +48,7 @@ class Drawing:
     """
 
     values: Tensor
-    draw: Callable[[], Axes]
+    draw: Callable[[], Drawn]
 
 
 class Run:
