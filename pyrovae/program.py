@@ -28,6 +28,7 @@ from pyrovae.tensors import Data, TensorData
 __all__ = ["Parts", "Program"]
 
 
+LATENTS = 20  # at most, of a table
 ROWS = 2**16  # data that units are learned from
 
 _NAMES: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
@@ -147,12 +148,13 @@ class Program(nn.Module, Component, ABC):
     def suited(cls, seen: Summary, schema: Schema | None) -> dict[str, Any]:
         """Parts for data of such values and columns, where the usual ones are not for them: a
         likelihood that holds them; of tables, whose columns are skewed and in groups, a prior that
-        follows the codes."""
+        follows the codes, and about half as many latents as columns."""
         likelihood = cls.usual()["likelihood"]
         if schema is not None:
             found: dict[str, Any] = {"likelihood": suited(seen, schema)}
-            standard = isinstance(cls.usual()["prior"], StandardNormal)
-            return found | ({"prior": Flow()} if standard else {})
+            if isinstance(cls.usual()["prior"], StandardNormal):
+                found["prior"] = Flow()
+            return found | {"latent_dim": min(LATENTS, 1 + len(schema.columns) // 2)}
         holds = not isinstance(likelihood, Bernoulli) or seen.binary or seen.missing == seen.entries
         return {} if holds else {"likelihood": suited(seen)}
 

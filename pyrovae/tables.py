@@ -41,7 +41,7 @@ __all__ = ["SUFFIXES", "read", "table"]
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".xlsx")
 DELIMITERS = (",", ";", "\t", "|")
 IDS = ("id", "index", "row", "row id", "row_id", "rowid", "idx")
-LEVELS, FEW, HEAD = 1000, 10, 100  # of a text, of whole numbers; lines that are looked at
+LEVELS, FEW, MANY, HEAD = 1000, 10, 30, 100  # of a text, of whole numbers; lines that are looked at
 SKEW = 0.5  # of moderately skewed numbers, Bulmer, "Principles of Statistics", 1979
 MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -75,9 +75,10 @@ def table(
     pandas calls missing. The kinds of columns:
 
     - ``boolean``: True and False, yes and no, 0 and 1;
-    - ``category``: text, a pandas Categorical with its order, and whole numbers of at most 10
-      different values where each is there three times on average;
-    - ``count``: whole numbers from 0, of which the smallest is at most a tenth of the largest;
+    - ``category``: text, a pandas Categorical with its order, and numbers of at most 10 different
+      values where each is there twenty times on average, whole ones three times;
+    - ``count``: whole numbers from 0, of which the smallest is at most a tenth of the largest; of
+      more than 30 different values, where their skewness is above 1/2;
     - ``date``: datetime64, and text such as 2024-12-31;
     - ``positive``: numbers above 0 whose skewness is above 1/2 and two standard errors, and nearer
       to 0 after a logarithm;
@@ -373,9 +374,13 @@ def _kind_of_numbers(known: np.ndarray) -> str:
             return "boolean"
         if len(distinct) <= min(FEW, len(known) // 3):
             return "category"
-        if len(distinct) and 0 <= distinct[0] <= distinct[-1] / 10:
-            return "count"
+    if len(distinct) <= min(FEW, len(known) // 20):
+        return "category"
     least = max(SKEW, 2 * math.sqrt(6 / max(1, len(known))))  # two standard errors
+    whole = bool((known == np.rint(known)).all())
+    if whole and len(distinct) and 0 <= distinct[0] <= distinct[-1] / 10:
+        # many levels that are not skewed, such as ages, are spread otherwise than counts
+        return "count" if len(distinct) <= MANY or _skewness(known) > SKEW else "real"
     skewed = len(distinct) > 2 and distinct[0] > 0 and _skewness(known) > least
     return "positive" if skewed and abs(_skewness(np.log(known))) < _skewness(known) else "real"
 

@@ -351,11 +351,13 @@ def _of_a_program(tree: Mapping[str, Any], allow: Sequence[str]) -> dict[str, An
 def _class_of(option: str, given: object, usual: object, allow: Sequence[str]) -> Any:
     """The class that a description names, or that of the usual part."""
     name = given.get("class_path") if isinstance(given, Mapping) else given
-    return type(usual) if name is None else _class(option, name, allow)
+    return _class(option, name, allow) if isinstance(name, str) else type(usual)
 
 
 def _waits(given: object, kind: type) -> bool:
     """Whether the data decide what a part is, or an argument that it lacks."""
+    if not isinstance(given, str | Mapping):
+        return False
     if isinstance(given, Mapping) and "class_path" not in given:
         return True
     init = (given.get("init_args") or {}) if isinstance(given, Mapping) else {}

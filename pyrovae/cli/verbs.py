@@ -137,6 +137,9 @@ class Run:
                 f"{tuple(given.event_shape)}; give data of the run's shape"
             )
         check_data(pair, found)
+        if config["other"]:
+            whole = config["whole"] and config["data"] not in pv.data.NAMES
+            say(f"{len(found):,} data from {config['data']}{'' if whole else ', the test part'}")
         return found
 
     def _part(self, part: str, config: dict[str, Any]) -> TensorData:
@@ -246,7 +249,7 @@ class Run:
         asked = of_a_table(config) if table or not config["other"] else {}
         if config["other"] and table and (schema := pv.traces.as_pair(self.pair).schema):
             asked = {n: v for n, v in asked.items() if n in FORM} | {"schema": schema}
-        found = pv.data.load(
+        return pv.data.load(
             name,
             config["data_dir"] if theirs else ours,
             download=not theirs,  # a run does not choose where on this machine to write
@@ -255,10 +258,6 @@ class Run:
             hold_out=not config["whole"],
             **asked,
         )
-        if config["other"]:
-            part = "" if config["whole"] and name not in pv.data.NAMES else ", the test part"
-            say(f"{len(found.test):,} data from {name}{part}")
-        return found
 
 
 class Verb:
