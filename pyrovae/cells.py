@@ -21,6 +21,10 @@ __all__ = ["BOOLEANS", "MISSING", "decimal_mark", "missing", "number", "scalars"
 
 # what stands in a cell where nothing is known, in small letters
 MISSING = frozenset(("", "na", "n/a", "#n/a", "<na>", "nan", "nat", "null", "none", "?", "-"))
+_MARKS = [form(word) for word in MISSING for form in (str, str.upper, str.capitalize)] + [
+    "NaN",
+    "NaT",
+]
 BOOLEANS = (("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"), ("0", "1"))
 DATES = ("date", "day/month", "month/day")  # kinds whose text is a date
 
@@ -85,22 +89,32 @@ def number(text: str, mark: str = ".") -> float | None:
     return float(plain.replace(",", "."))
 
 
-def decimal_mark(columns: Mapping[str, Sequence[str]], asked: str | None = None) -> str:
+def decimal_mark(columns: Mapping[str, pd.Series], asked: str | None = None) -> str:
     """The decimal mark of a table, "." or ",", told from its columns of text.
 
     Raises:
         UsageError: columns that contradict each other, or ``1,234`` alone, which may be either.
 
-    >>> decimal_mark({"a": ["1,5", "2"], "b": ["1.234", "2.345.678"]})
+    >>> import pandas as pd
+    >>> decimal_mark({"a": pd.Series(["1,5", "2"]), "b": pd.Series(["1.234", "2.345.678"])})
     ','
     """
     if asked is not None and asked not in _NUMBER:
         raise UsageError(f'decimal must be "." or ",", got {got(asked)}')
-    return asked or (_told_mark(columns) if any(map(_grouped, columns.values())) else ".")
+    if asked or not any(map(_grouped, columns.values())):
+        return asked or "."
+    return _told_mark({name: _words(column) for name, column in columns.items()})
 
 
-def _grouped(texts: Sequence[str]) -> bool:
-    return any("," in text or text.count(".") > 1 for text in texts)
+def _words(column: pd.Series) -> list[str]:
+    """The different texts of a column."""
+    return sorted({cell for cell in scalars(column) if isinstance(cell, str)})
+
+
+def _grouped(column: pd.Series) -> bool:
+    """Whether some cell has a comma, or several points."""
+    text = _joined(column.astype(object).map(str))
+    return "," in text or re.search(r"\.[^\n.]*\.", text) is not None
 
 
 def _told_mark(columns: Mapping[str, Sequence[str]]) -> str:
@@ -136,7 +150,7 @@ def _which(fits: Mapping[str, set[str]], marks: set[str]) -> str:
 def _marks(texts: Sequence[str]) -> set[str]:
     """The decimal marks with which the numbers of a column can be read; both where it has few."""
     likely = list(filter(_is_number, texts))
-    if 2 * len(likely) < len(texts):
+    if not likely or 2 * len(likely) < len(texts):
         return set(_NUMBER)
     return {mark for mark, pattern in _NUMBER.items() if all(map(pattern.fullmatch, likely))}
 
@@ -186,8 +200,11 @@ def typed(column: pd.Series, kind: str = "", mark: str = ".") -> pd.Series:
     if not is_loose(column):
         _check_dtype(column)
         return column
+    plain = _plain_numbers(column, mark) if kind not in ("category", "boolean", *DATES) else None
+    if plain is not None:
+        return plain
     cells = scalars(column)
-    types = {_type(cell) for cell in cells} - {"missing"}
+    types = set(map(_type, set(map(type, cells)))) - {"missing"}
     if not types:
         return pd.Series(np.full(len(cells), np.nan), name=name)
     if "other" in types or types == {"boolean", "number"}:
@@ -199,16 +216,47 @@ def typed(column: pd.Series, kind: str = "", mark: str = ".") -> pd.Series:
 
 
 def _no_values(cells: Sequence[object], name: object) -> UsageError:
-    if "other" not in map(_type, cells):
+    types = [_type(type(cell)) for cell in cells]
+    if "other" not in types:
         return UsageError(
             f"column {name!r} holds True or False among numbers: make it one of them, or leave it "
             f"out with drop={name!r}"
         )
-    at = [_type(cell) for cell in cells].index("other")
+    at = types.index("other")
     return UsageError(
         f"column {name!r} holds {_a(cells[at])} in data row {at + 1}, no number, date or text: "
         f"spread it over columns of its own, or leave it out with drop={name!r}"
     )
+
+
+def _joined(column: pd.Series) -> str:
+    """Text of all cells, line by line; "" where some are no text."""
+    try:
+        return "\n".join(column.to_numpy(dtype=object))
+    except TypeError:
+        return ""
+
+
+def _plain_numbers(column: pd.Series, mark: str) -> pd.Series | None:
+    """Text that Python reads as numbers, a hundred times faster than cell by cell."""
+    import pandas as pd
+
+    if not _joined(column):
+        return None
+    gaps = column.isin(_MARKS)
+    known = column[~gaps]
+    text = _joined(known)
+    if not re.fullmatch(r"[0-9+\-.eE\n]+", text) or (mark == "," and "." in text):
+        return None
+    cells = known.to_numpy(dtype=object)
+    try:
+        if not gaps.any() and not re.search("[.eE]", text):
+            return column.astype(object).astype(np.int64)
+        found = np.full(len(column), np.nan)
+        found[~gaps.to_numpy(dtype=bool)] = cells.astype(np.float64)
+    except (ValueError, OverflowError):
+        return None
+    return pd.Series(found, name=column.name)
 
 
 def _check_dtype(column: pd.Series) -> None:
@@ -225,8 +273,8 @@ def _check_dtype(column: pd.Series) -> None:
         )
 
 
-def _type(cell: object) -> str:
-    """What a cell is."""
+def _type(of: type) -> str:
+    """What cells of a Python type are."""
     types: dict[str, tuple[type, ...]] = {
         "missing": (type(None),),
         "text": (str,),
@@ -234,7 +282,7 @@ def _type(cell: object) -> str:
         "number": (numbers.Real, decimal.Decimal),
         "date": (datetime.date, np.datetime64),
     }
-    return next((name for name, kinds in types.items() if isinstance(cell, kinds)), "other")
+    return next((name for name, kinds in types.items() if issubclass(of, kinds)), "other")
 
 
 def _a(cell: object) -> str:
@@ -251,13 +299,20 @@ def _booleans(cells: Sequence[object], name: object) -> pd.Series:
     return pd.Series(cells, name=name, dtype="boolean" if None in cells else "bool")
 
 
+def _float(cell: object) -> float:
+    try:
+        return float(cell)  # type: ignore[arg-type]
+    except OverflowError:
+        return math.inf
+
+
 def _number_column(cells: Sequence[object], name: object) -> pd.Series:
     """As pandas has it: int64 of whole numbers without gaps, float64 of all others."""
     import pandas as pd
 
     whole = [int(cell) for cell in cells if isinstance(cell, numbers.Integral)]
     if len(whole) < len(cells):
-        found = [math.nan if cell is None else float(cell) for cell in cells]  # type: ignore[arg-type]
+        found = [math.nan if cell is None else _float(cell) for cell in cells]
         return pd.Series(found, name=name, dtype="float64")
     if max(map(abs, whole)) >= 2**63:  # ids
         return pd.Series([str(cell) for cell in whole], name=name)
@@ -380,7 +435,7 @@ class _Texts:
 
 
 def _read_number(text: str, mark: str) -> int | float | None:
-    if re.fullmatch(r"[+-]?\d+", text):
+    if re.fullmatch(r"[+-]?[0-9]{1,300}", text):
         return int(text)
     return number(text, mark)
 

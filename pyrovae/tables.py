@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import collections
+import contextlib
 import csv
 import io
 import itertools
@@ -27,7 +28,7 @@ from pyrovae.cells import (
     scalars,
     typed,
 )
-from pyrovae.errors import UsageError, got, nearest, reason
+from pyrovae.errors import UsageError, got, in_short, nearest, reason
 from pyrovae.files import home
 from pyrovae.schema import KINDS, Column, Schema, column_of, frame_of
 from pyrovae.sources import reading
@@ -118,12 +119,15 @@ def table(
     """
     asked = [*_split(columns), *_split(drop), *_split([label or "", target or ""])]
     asked += [name[1:] for name in asked if name.startswith("-")]
-    raw, notes = _raw(source, Form(delimiter, decimal, encoding, header), asked)
-    reader = _Columns(raw, _kinds(kinds, list(raw.columns)), decimal, notes)
-    if schema is None:
-        chosen = _chosen(list(raw.columns), _split(columns), _split(drop), [label, target])
-        schema = reader.schema(chosen, bool(set(chosen) & set(_split(columns))), label, target)
-    return reader.data(schema)
+    path = home(source) if isinstance(source, str | Path) else None
+    with contextlib.nullcontext() if path is None else reading(path):
+        raw, notes = _raw(source, Form(delimiter, decimal, encoding, header), asked)
+        reader = _Columns(raw, _kinds(kinds, list(raw.columns)), decimal, notes)
+        if schema is None:
+            chosen = _chosen(list(raw.columns), _split(columns), _split(drop), [label, target])
+            by_name = not set(chosen).isdisjoint(_split(columns))
+            schema = reader.schema(chosen, by_name, label, target)
+        return reader.data(schema)
 
 
 # --- which columns -----------------------------------------------------------------------------
@@ -202,8 +206,8 @@ class _Columns:
 
     def _decimal_mark(self) -> str:
         if not self._mark:
-            texts = {str(n): _words(c) for n, c in self.raw.items() if is_loose(c)}
-            self._mark = decimal_mark({n: t for n, t in texts.items() if t}, self.decimal)
+            texts = {str(name): column for name, column in self.raw.items() if is_loose(column)}
+            self._mark = decimal_mark(texts, self.decimal)
         return self._mark
 
     def schema(
@@ -222,7 +226,7 @@ class _Columns:
         found = (self._column(name, by_name or name in self.kinds) for name in names)
         columns = tuple(filter(None, found))
         if not columns:
-            why = "; ".join(self.notes or ["all are label, target or dropped"])
+            why = in_short("; ".join(self.notes or ["all are label, target or dropped"]))
             raise UsageError(f"no column is left for x: {why}; name those to take, columns=...")
         classes = _classes(self.values(label, "category")) if label else ()
         goal = _target(self.values(target, "real")) if target else None
@@ -264,11 +268,6 @@ class _Columns:
         return self.values(column.name, kind if kind or column.levels else "real")
 
 
-def _words(column: pd.Series) -> list[str]:
-    """The different texts of a column."""
-    return sorted({cell for cell in scalars(column) if isinstance(cell, str)})
-
-
 def _useless(values: pd.Series, wanted: bool) -> str:
     """Why a column cannot be used at all."""
     if values.isna().all():
@@ -296,11 +295,12 @@ def _left_out(values: pd.Series, raw: pd.DataFrame) -> str:
     if copy.isdecimal() and f"{first}\0" in raw.attrs.get("doubled", ()):
         return f"has the name of another column, {first!r}: {take}"
     if distinct == 1:
-        return f"is {known.iloc[0]!s} in every row where it is known: {take}"
+        return f"is {in_short(str(known.iloc[0]), 60)} in every row where it is known: {take}"
     if _numbers_rows(values, name):
         return f"numbers the rows: {take}"
     if _is_text(values) and distinct == len(known):
-        return f"is text with a value of its own in every row, {known.iloc[0]!r}, ...: {take}"
+        shown = in_short(repr(known.iloc[0]), 60)
+        return f"is text with a value of its own in every row, {shown}, ...: {take}"
     return ""
 
 
@@ -623,7 +623,9 @@ def _text_cells(path: Path, form: Form, notes: list[str]) -> pd.DataFrame:
         cells = pd.read_csv(io.StringIO(text), sep=separator, skipinitialspace=True, **options)
     except pd.errors.ParserError as error:
         _check_even(text, delimiter)
-        raise UsageError(f"{reason(error)}; say delimiter=...") from error
+        raise UsageError(
+            f"{in_short(reason(error))}: close what is quoted, or say delimiter=..."
+        ) from error
     if (cells.iloc[:, -1] == "").any():  # as it is in a row that is short
         _check_even(text, delimiter)
     return cells

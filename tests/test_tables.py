@@ -219,8 +219,9 @@ def test_refusals_name_the_file_the_column_and_the_option(
     with pytest.raises(UsageError, match=rf"(?s)^.*{said}") as caught:
         load(path, **options)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-    with pytest.raises(UsageError, match=rf"(?s)^.*{said}"):
+    with pytest.raises(UsageError) as again:
         table(path, **options)
+    assert str(again.value) == str(caught.value)
 
 
 @pytest.mark.parametrize("raw", [bytes(range(256)), b"\x93NUMPY\xff\x00\xfe" * 9, b"\xff\xfe\x00"])
