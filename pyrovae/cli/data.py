@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 
 def observed(values: Values, pair: Shown) -> Tensor:
-    """Of what several sites observe, that which has the shape of the data."""
-    if not isinstance(values, dict):
-        return values
-    found = [
-        v for v in values.values() if tuple(v.shape[-len(pair.event_shape) :]) == pair.event_shape
-    ]
-    return (found or list(values.values()))[0]
+    """Of what several sites observe, that which has the shape of the data; one number per datum,
+    however a site observes it, is taken in their shape."""
+    event = pair.event_shape
+    several = [*values.values()] if isinstance(values, dict) else [values]
+    found = [v for v in several if tuple(v.shape[-len(event) :]) == event]
+    if not found and set(event) == {1}:
+        return several[0].reshape(*several[0].shape, *event)
+    return (found or several)[0]
 
 
 def check_data(pair: Shown, data: TensorData) -> None:

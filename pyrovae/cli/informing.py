@@ -209,17 +209,22 @@ def _came_to(rows: list[dict[str, str]], evaluation: Mapping[str, Any]) -> list[
         known = {"ELBO": "elbo", "validation ELBO": "validation_elbo"}
         words = [f"{word} {_rounded(rows[-1][n])}" for word, n in known.items() if n in rows[-1]]
         lines.append(f"numbers   nats per datum; last epoch: {', '.join(words)}")
-    means = {n: v for n, v in evaluation.items() if isinstance(v, dict) and "standard_error" in v}
-    for name, value in means.items():
-        word = WORDS.get(name, _short(name).replace("_", " "))
-        number, error = (_rounded(value.get(k)) for k in ("mean", "standard_error"))
-        lines.append(f"  {word:<22} {number:>10} +- {error}")
+    lines += [_mean(name, value) for name, value in evaluation.items() if _is_mean(value)]
     if evaluation:
-        lines += [
-            *(f"  {k.replace('_', ' '):<22} {_rounded(v):>10}" for k, v in _scores(evaluation)),
-            f"  of {_short(evaluation.get('data'))} test data; {_short(evaluation.get('verdict'))}",
-        ]
+        lines += [f"  {k.replace('_', ' '):<22} {_rounded(v):>10}" for k, v in _scores(evaluation)]
+        told = (_short(evaluation.get(name)) for name in ("data", "verdict"))
+        lines.append("  of {} test data; {}".format(*told))
     return lines
+
+
+def _is_mean(value: object) -> bool:
+    return isinstance(value, dict) and "standard_error" in value
+
+
+def _mean(name: str, value: Mapping[str, object]) -> str:
+    word = WORDS.get(name, _short(name).replace("_", " "))
+    number, error = (_rounded(value.get(k)) for k in ("mean", "standard_error"))
+    return f"  {word:<22} {number:>10} +- {error}"
 
 
 def _scores(evaluation: Mapping[str, Any]) -> list[tuple[str, object]]:
