@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +19,7 @@ from pyrovae.files import writing
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["KINDS", "Column", "Schema", "frame_of", "is_frame", "write"]
+__all__ = ["KINDS", "Column", "Schema", "face", "frame_of", "is_frame", "write"]
 
 KINDS = ("real", "positive", "count", "category", "boolean", "date")
 Level = str | int | float | bool
@@ -383,6 +383,15 @@ class Schema:
         }
 
     @classmethod
+    def unnamed(cls, count: int) -> Schema:
+        """That of columns of which nothing is known.
+
+        >>> Schema.unnamed(2).names
+        ('column 1', 'column 2')
+        """
+        return cls(tuple(Column(f"column {k + 1}", "real", "float64") for k in range(count)))
+
+    @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Schema:
         """What :meth:`to_dict` gave.
 
@@ -579,3 +588,20 @@ def _unit(stamps: np.ndarray) -> tuple[str, np.datetime64]:
         if bool((stamps.astype(f"datetime64[{unit}]") == stamps).all()):
             return unit, first.astype(f"datetime64[{'D' if unit == 'D' else 's'}]")
     return "ms", first.astype("datetime64[s]")
+
+
+def face(event_shape: Sequence[int], schema: Schema | None = None) -> str:
+    """What a datum is looked at as: an "image" ([C, H, W] with 1 or 3 channels, or [H, W] from 4 by
+    4 on), a "series" ([T, D], narrower or of named columns), a "table" (a row of one) or another
+    "array".
+
+    >>> face((1, 28, 28)), face((24, 2)), face((7,)), face((2, 8, 8))
+    ('image', 'series', 'table', 'array')
+    """
+    shape = tuple(event_shape)
+    named = schema is not None and len(shape) == 2
+    if not named and (
+        (len(shape) == 3 and shape[0] in (1, 3)) or (len(shape) == 2 and min(shape) >= 4)
+    ):
+        return "image"
+    return {0: "table", 1: "table", 2: "series"}.get(len(shape), "array")

@@ -215,7 +215,7 @@ class Data(ABC):
                     f"the data as tensors"
                 )
             columns.append(torch.cat(parts)[:count])
-        found = TensorData(*columns)._with(layout=self.layout)
+        found = TensorData(*columns)._with(layout=self.layout, schema=self.schema)
         return found.integral() if self.serving.integral else found
 
     def integral(self) -> Self:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from pyrovae.cli.pairs import Shown
     from pyrovae.generation import Values
-    from pyrovae.plots import Axes
+    from pyrovae.plots import Drawn
+    from pyrovae.schema import Schema
     from pyrovae.tensors import TensorData
 
 
@@ -30,11 +31,9 @@ def check_data(pair: Shown, data: TensorData) -> None:
     pv.traces.Problem.of(pair, data)
 
 
-def draw_paths(values: Tensor) -> Axes:
-    """Paths drawn with axes of 1 before the event, lest rows of vectors pass for images."""
-    rows, steps, *event = values.shape
-    ones = {0: 4, 1: 3, 2: 1 if event and min(event) >= 4 else 2}.get(len(event), 0)
-    return pv.plots.interpolation(values.reshape(rows, steps, *[1] * ones, *event))
+def draw_paths(values: Tensor, schema: Schema | None) -> Drawn:
+    """Paths ``[rows, steps, *event]``: rows of vectors do not pass for images."""
+    return pv.plots.interpolation(values, event_dim=values.dim() - 2, schema=schema)
 
 
 def first_of_each(data: TensorData, n: int) -> Tensor:

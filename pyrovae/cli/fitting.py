@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from pyrovae.cli.pairs import Shown
     from pyrovae.data import Splits
-    from pyrovae.plots import Axes, Panels
+    from pyrovae.plots import Axes, Drawn, Panels
     from pyrovae.tensors import Data, TensorData
 
 __all__ = ["fit"]
@@ -284,24 +284,38 @@ class _Results:
     @functools.cached_property
     def few(self) -> TensorData:
         """Ten test data, of different classes where there are labels."""
-        return self.test.select(first_of_each(self.test, 10)).fixed()
+        return self._some(10)
+
+    def _some(self, count: int) -> TensorData:
+        return self.test.select(first_of_each(self.test, count)).fixed()
+
+    @property
+    def _pictures(self) -> bool:
+        """Whether each datum is a picture of its own, not a row among rows."""
+        return pv.schema.face(self.vae.event_shape, self.test.schema) in ("image", "array")
 
     def training(self) -> Panels:
         return pv.plots.training_curves(self.history.rows)
 
-    def reconstructions(self) -> Axes:
-        mean = observed(pv.reconstruct(self.vae, self.few), self.vae)
-        return pv.plots.reconstructions(self.few.x.cpu(), mean)
+    def reconstructions(self) -> Drawn:
+        some = self.few if self._pictures else self._some(300)
+        mean = observed(pv.reconstruct(self.vae, some), self.vae)
+        return pv.plots.reconstructions(some.x.cpu(), mean, schema=self.test.schema)
 
-    def samples(self) -> Axes:
-        return pv.plots.data_grid(observed(pv.sample(self.vae, 64, mean=True), self.vae))
+    def samples(self) -> Drawn:
+        if self._pictures:
+            return pv.plots.data_grid(observed(pv.sample(self.vae, 64, mean=True), self.vae))
+        drawn = observed(pv.sample(self.vae, 1000), self.vae)
+        data = self.test.fixed().x.cpu()
+        return pv.plots.data_grid(drawn, schema=self.test.schema, data=data)
 
-    def interpolation(self) -> Axes | None:
+    def interpolation(self) -> Drawn | None:
         half = len(self.few) // 2
         if not half:
             return None
         ends = self.few.select(range(half)), self.few.select(range(half, 2 * half))
-        return draw_paths(observed(pv.interpolate(self.vae, *ends, steps=10), self.vae))
+        paths = observed(pv.interpolate(self.vae, *ends, steps=10), self.vae)
+        return draw_paths(paths, self.test.schema)
 
     def latent_map(self) -> Axes | None:
         import torch

@@ -74,7 +74,8 @@ def sample(run: Run, *, n: Whole = 64, mean: bool | None = None, density: str = 
         print(fitted)
         drawn = fitted.sample(n, seed=run.seed)
     values: Tensor = observed(drawn, run.pair)
-    return Drawing(values, lambda: pv.plots.data_grid(values))
+    schema = getattr(run.pair, "schema", None)
+    return Drawing(values, lambda: pv.plots.data_grid(values, schema=schema))
 
 
 @verb("reconstructions")
@@ -96,7 +97,7 @@ def reconstruct(run: Run, *, n: Whole = 10, draws: Count = 0) -> Drawing:
         drawn = observed(pv.reconstruct(pair, few, draws=draws, seed=run.seed), pair)
     return Drawing(
         mean if drawn is None else drawn,
-        lambda: pv.plots.reconstructions(few.x.cpu(), mean, drawn, n=len(few)),
+        lambda: pv.plots.reconstructions(few.x.cpu(), mean, drawn, n=len(few), schema=few.schema),
     )
 
 
@@ -129,7 +130,7 @@ def interpolate(
         run.pair, _chosen(run.test, starts), _chosen(run.test, ends), steps, method=method
     )
     values: Tensor = observed(path, run.pair)
-    return Drawing(values, lambda: draw_paths(values))
+    return Drawing(values, lambda: draw_paths(values, run.test.schema))
 
 
 @verb("traversal")
@@ -158,7 +159,8 @@ def traverse(
     images, units, values = pv.traverse(
         run.pair, _chosen(run.test, order), dims=dims or None, steps=steps, span=span
     )
-    return Drawing(images, lambda: pv.plots.traversal(images, dims=units, values=values))
+    schema = run.test.schema
+    return Drawing(images, lambda: pv.plots.traversal(images, units, values, schema=schema))
 
 
 @verb("ranks")

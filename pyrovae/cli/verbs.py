@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from pyrovae.cli.pairs import Shown
     from pyrovae.data import Splits
-    from pyrovae.plots import Axes
+    from pyrovae.plots import Drawn
     from pyrovae.tensors import TensorData
 
 __all__ = ["Count", "Drawing", "Run", "Verb", "Whole", "verb"]
@@ -54,7 +54,7 @@ class Drawing:
     """
 
     values: Tensor
-    draw: Callable[[], Axes] | None = None
+    draw: Callable[[], Drawn] | None = None
     table: Callable[[], DataFrame] | None = None
 
 

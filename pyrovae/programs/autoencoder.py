@@ -95,7 +95,7 @@ class Autoencoder(Program):
         """E[x|z] at z = f(x), ``[N, *event_shape]``, for x as it is."""
         return cast(Tensor, decode(self, self.code(self.likelihood.features(x))[0], like=x))
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Drawn:
         """Data, what f sees of them, reconstructions, draws from a mixture fitted to codes."""
         x = data.fixed().x[: min(10, len(data))]
         seen = self.hide(x)
@@ -106,7 +106,8 @@ class Autoencoder(Program):
         if components >= 1:
             fitted = fit_codes(self, data, "mixture", components=components)
             rows["draw"] = cast(Tensor, fitted.sample(len(x)))
-        return plots.strips(torch.stack([r.cpu() for r in rows.values()]), list(rows))
+        cells = torch.stack([row.cpu() for row in rows.values()])
+        return plots.strips(cells, list(rows), schema=data.schema)
 
 
 def codes(

@@ -95,7 +95,7 @@ class Conditional(Program):
         """A datum of each class."""
         return torch.zeros(self.classes, *self.event_shape), torch.arange(self.classes)
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Drawn:
         """One style in a row, each class in a column: z drawn once, decoded with every label."""
         styles, y = 8, torch.arange(self.classes)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -103,4 +103,5 @@ class Conditional(Program):
             z = self.prior().sample((styles,)).repeat_interleave(self.classes, 0)
         like = torch.zeros(len(z), *self.event_shape), y.repeat(styles)
         drawn = cast(Tensor, decode(self, z, like=like)).unflatten(0, (styles, self.classes))
-        return plots.strips(drawn, columns=names or list(map(str, range(self.classes))))
+        columns = names or list(map(str, range(self.classes)))
+        return plots.strips(drawn, columns=columns, schema=data.schema)

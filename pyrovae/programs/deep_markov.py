@@ -169,9 +169,7 @@ class DeepMarkov(Program):
         """h_t of x_t, .., x_T, ``[batch, steps, hidden]``."""
         return self.backwards(x.flip(1))[0].flip(1)
 
-    def figure(
-        self, data: TensorData, names: Sequence[str] | None = None
-    ) -> plots.Axes | plots.Panels:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Drawn:
         """The first two thirds of series given, the rest forecast: images beside the mean and
         draws of what follows, other series with the interval that holds 90 % of the draws."""
         count = min(len(data), 8 if len(self.event_shape) > 2 else 4)
@@ -179,7 +177,9 @@ class DeepMarkov(Program):
         given = x.clone()
         given[..., -(-2 * self.steps // 3) :, :] = torch.nan
         if len(self.event_shape) == 2:
-            return plots.forecasts(x, impute(self, given, draws=200, num_particles=3000), given)
+            draws = impute(self, given, draws=200, num_particles=3000)
+            columns = None if data.schema is None else data.schema.names
+            return plots.forecasts(x, cast(Tensor, draws), given, names=columns)
         mean, draws = (
             cast(Tensor, impute(self, given, draws=k, num_particles=3000)) for k in (0, 3)
         )

@@ -139,7 +139,7 @@ class DiscreteCode(Program):
             return {}
         return {"exact_log_evidence": float(log_evidence(self.exact(), data, 1).double().mean())}
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Drawn:
         """What the codes mean: a picture of every value of the first (rows) and the second
         (columns), others at the value that most data have; of a single code in one row."""
         sums = torch.stack([self.assign(x).sum(0) for (x,) in data.batches(1000)])
@@ -153,6 +153,6 @@ class DiscreteCode(Program):
         drawn = cast(Tensor, decode(self, latents)).unflatten(0, (-1, self.categories))
         told = [f"{value}" for value in range(self.categories)]
         if self.codes == 1:
-            return plots.strips(drawn, columns=[f"z={value}" for value in told])
+            return plots.strips(drawn, columns=[f"z={value}" for value in told], schema=data.schema)
         rows, columns = ([f"$z_{c}$={value}" for value in told] for c in (1, 2))
-        return plots.strips(drawn, rows, columns)
+        return plots.strips(drawn, rows, columns, schema=data.schema)

@@ -129,7 +129,7 @@ class GaussianMixture(Program):
         return clustering(found, data.labels)
 
     @torch.no_grad()
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Drawn:
         """The clusters: the centre of each decoded, and the data most surely in it."""
         x = data[: min(1000, len(data))][0]
         each = min(9, len(x))
@@ -138,4 +138,4 @@ class GaussianMixture(Program):
         share = self.logits.softmax(-1).tolist()
         rows = [f"{k}: {p:.0%}" for k, p in enumerate(share)]
         cells = torch.cat([centres[:, None], members], 1)
-        return plots.strips(cells, rows, ["centre", *[""] * each])
+        return plots.strips(cells, rows, ["centre", *[""] * each], schema=data.schema)

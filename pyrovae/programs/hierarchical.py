@@ -134,7 +134,7 @@ class Hierarchical(Program):
                 product = dist.Normal(loc, (ours + theirs) ** -0.5).to_event(1)
                 z = pyro.sample(self.names[layer], product)
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Drawn:
         """What the layers say: a draw of the top one in each row, of those below in each column."""
         rows, columns = 6, 8
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -142,4 +142,4 @@ class Hierarchical(Program):
             top = self.prior().sample((rows,)).repeat_interleave(columns, 0)
         drawn = cast(Tensor, decode(self, {self.names[-1]: top}, like=data[:1]))
         labels = [f"{self.names[-1]} {row + 1}" for row in range(rows)]
-        return plots.strips(drawn.unflatten(0, (rows, columns)), labels)
+        return plots.strips(drawn.unflatten(0, (rows, columns)), labels, schema=data.schema)

@@ -121,14 +121,14 @@ class MissingData(Program):
             "coverage_90": float(within[hidden].double().mean()),
         }
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Drawn:
         """Entries that were hidden against what is imputed: a tenth of a table's, in standard
         deviations of their column; of ten images half of the pixels."""
         if len(self.event_shape) > 1:
             x, hidden, mean, draws = self._imputed(data.select(slice(0, 10)), share=0.5)
             seen = x.masked_fill(hidden, torch.nan)
             rows = ["data", "seen", "imputed mean", "draw 1", "draw 2"]
-            return plots.strips(torch.stack([x, seen, mean, *draws[:2]]), rows)
+            return plots.strips(torch.stack([x, seen, mean, *draws[:2]]), rows, schema=data.schema)
         x, hidden, mean, draws = self._imputed(data)
         centre = x.nanmean(0)
         unit = (x - centre).square().nanmean(0).sqrt().clamp_min(1e-12)

@@ -217,7 +217,7 @@ class SemiSupervised(Program):
         return {"accuracy": float((found == data.labels).double().mean())}
 
     @torch.no_grad()
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Drawn:
         """Analogies: data whose class was hidden, and the style of each in every class."""
         shown = min(8, len(data))
         x = data[:shown][0]
@@ -228,4 +228,5 @@ class SemiSupervised(Program):
         y = torch.eye(self.classes, device=x.device).repeat(shown, 1)
         drawn = cast(dict[str, Tensor], decode(self, {"z": z, "y": y}, like=(x,)))["x"]
         cells = torch.cat([x[:, None].cpu(), drawn.unflatten(0, (shown, self.classes))], 1)
-        return plots.strips(cells, columns=["given", *(names or map(str, range(self.classes)))])
+        columns = ["given", *(names or map(str, range(self.classes)))]
+        return plots.strips(cells, columns=columns, schema=data.schema)

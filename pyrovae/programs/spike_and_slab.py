@@ -164,4 +164,4 @@ class SpikeAndSlab(Program):
         rows = [names[k] if names else str(k) for k in kinds] if len(kinds) > 1 else ["all data"]
         means = torch.stack([opened[labels == k].mean(0) for k in kinds])
         title = f"groups of {size} units" if size > 1 else "units"
-        return plots.parts(pictures, means, rows, title=title)
+        return plots.parts(pictures, means, rows, title=title, schema=data.schema)
