@@ -64,11 +64,11 @@ function day(column, value) {
   return Number.isNaN(time.getTime()) ? "" : time.toISOString().slice(0, { h: 16, m: 16, s: 19, ms: 23 }[column.unit] || 10);
 }
 
-// the digits that the table has; two more for what the model makes of it
+// the digits that the table has; more for what the model makes of it
 function digits(column, value) {
   const { decimals } = column, size = Math.abs(value);
   if (decimals === null) return Math.max(0, Math.min(12, 3 - Math.floor(Math.log10(size || 1))));
-  return Math.abs(value - Number(value.toFixed(decimals))) <= 1e-6 * size ? decimals : Math.min(12, decimals + (size < 100 ? 2 : 1));
+  return Math.abs(value - Number(value.toFixed(decimals))) <= 1e-6 * size ? decimals : Math.min(12, decimals + (decimals || size >= 100 ? 1 : 2));
 }
 
 function words(column, value) {
@@ -81,12 +81,16 @@ function words(column, value) {
 }
 
 function heading(column) {
-  return [column.name, ...(unit(column) ? [" ", make("small", { textContent: unit(column) })] : [])];
+  const name = column.name.split("_").flatMap((part, k) => (k ? ["_", make("wbr"), part] : [part])); // may break there
+  return [...name, ...(unit(column) ? [" ", make("small", { textContent: unit(column) })] : [])];
 }
 
 function cell(tag, column, value, look = "") {
-  return make(tag, { className: value === null || value === undefined ? "gone" : look, textContent: words(column, value) });
+  const gone = value === null || value === undefined;
+  return make(tag, { className: (gone ? "gone" : look) + (column.kind === "date" ? " when" : ""), textContent: words(column, value) });
 }
+
+const end = (column, value) => (column.kind === "date" && column.high - column.low > 100 * (864e5 / tick(column)) ? words(column, value).slice(0, 7) : words(column, value));
 
 // where values lie on the column's own axis
 
@@ -99,7 +103,7 @@ function track(column, values) {
     mark.style.left = 100 * Math.min(1, Math.max(0, (value - low) / (high - low || 1))) + "%";
     line.append(mark);
   });
-  return make("span", {}, line, make("span", { className: "ends" }, make("span", { textContent: words(column, low) }), make("span", { textContent: words(column, high) })));
+  return make("span", {}, line, make("span", { className: "ends" }, make("span", { textContent: end(column, low) }), make("span", { textContent: end(column, high) })));
 }
 
 // rows of a table: its columns, below each other
@@ -343,7 +347,7 @@ function show(answer) {
   found = answer;
   $("none").hidden = true; $("datum").hidden = false;
   const x = answer.x[0], reconstruction = answer.reconstruction_x[0], whose = answer.index === undefined ? "your own" : "datum";
-  if (about.kind === "table") sheet($("datum-sheet"), [x, reconstruction], [whose, "reconstruction"]);
+  if (about.kind === "table") sheet($("datum-sheet"), [x, reconstruction], [whose, "recon\u00adstruction"]);
   else if (about.kind === "series") {
     chart($("datum-x"), [{ x: reconstruction, look: "--orange" }, { x, look: "--blue", dots: true }]);
     $("datum-words").replaceChildren(make("span", { className: "first", textContent: "\u25cf " + whose }), " ", make("span", { className: "second", textContent: "\u2014 reconstruction" }));
