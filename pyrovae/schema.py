@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -381,6 +381,15 @@ class Schema:
             "classes": list(self.classes),
             "target": None if self.target is None else _plain(self.target),
         }
+
+    def apart(self, at: int) -> Schema:
+        """The same but for the column at a place, which is the target.
+
+        >>> Schema.unnamed(3).apart(1).names
+        ('column 1', 'column 3')
+        """
+        others = self.columns[:at] + self.columns[at + 1 :]
+        return replace(self, columns=others, target=self.columns[at])
 
     @classmethod
     def unnamed(cls, count: int) -> Schema:

@@ -707,7 +707,7 @@ class TestATableInABrowser:
         assert all(word in labels for word in (*PENGUINS.names, "mm", "32.1 to 59.6", "2007-11-11"))
         Select(island).select_by_visible_text("Dream")
         Select(browser.find_element("css selector", "[data-column=ringed]")).select_by_visible_text(
-            "true"
+            "True"
         )
         for column, text in (("mass", "4200"), ("eggs", "2"), ("seen", "2008-01-10")):
             self.fill(browser, column, text)
@@ -720,7 +720,7 @@ class TestATableInABrowser:
         shown = float(by(browser, "elbo").get_attribute("data-value"))
         assert shown == pytest.approx(float(found.elbo), abs=1e-3)
         words = by(browser, "datum-sheet").text
-        for word in ("your own", "Dream", "4,200", "true", "missing", "2008-01-10"):
+        for word in ("your own", "Dream", "4,200", "True", "missing", "2008-01-10"):
             assert word in words
         assert complaints(browser, of_tables.url) == []
 

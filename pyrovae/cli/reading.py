@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pyrovae.generation import Values
+    from pyrovae.schema import Schema
     from pyrovae.tensors import TensorData
 
 __all__ = [
@@ -74,7 +75,7 @@ def sample(run: Run, *, n: Whole = 64, mean: bool | None = None, density: str = 
         print(fitted)
         drawn = fitted.sample(n, seed=run.seed)
     values: Tensor = observed(drawn, run.pair)
-    schema = getattr(run.pair, "schema", None)
+    schema = _schema_of(values, run)
     return Drawing(values, lambda: pv.plots.data_grid(values, schema=schema))
 
 
@@ -264,6 +265,12 @@ def _tensor(table: DataFrame) -> Tensor:
 
 def _first(found: Tensor | tuple[Tensor, ...]) -> Tensor:
     return found[0] if isinstance(found, tuple) else found
+
+
+def _schema_of(values: Tensor, run: Run) -> Schema | None:
+    """What the columns of values are, where they are those of the run's tables."""
+    schema = pv.traces.as_pair(run.pair).schema
+    return schema if schema and values.shape[1:] == (len(schema.columns),) else None
 
 
 def _chosen(data: TensorData, indices: list[int]) -> TensorData:

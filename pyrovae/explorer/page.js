@@ -54,7 +54,7 @@ const guarded = (work) => async (...given) => {
 
 const MOST = 60; // columns in a list
 const sorted = (column) => column.kind === "category" || column.kind === "boolean";
-const levels = (column) => (column.levels.length ? column.levels : ["0", "1"]).map(String);
+const levels = (column) => (column.levels.length ? column.levels : ["0", "1"]).map((level) => ({ true: "True", false: "False" })[level] || String(level));
 const unit = (column) => (column.kind === "date" ? "" : column.unit);
 const utc = (text) => Date.parse(!text.includes("T") && !text.includes(" ") ? text : text.replace(" ", "T") + (/(Z|[+-]\d\d:?\d\d)$/i.test(text) ? "" : "Z"));
 const tick = (column) => ({ h: 36e5, m: 6e4, s: 1e3, ms: 1 })[column.unit] || 864e5; // milliseconds
@@ -73,7 +73,10 @@ function digits(column, value) {
 
 function words(column, value) {
   if (value === null || value === undefined) return "missing";
-  if (sorted(column)) return levels(column)[Math.round(value)] ?? "none of its levels";
+  if (sorted(column)) {
+    const level = levels(column)[Math.round(value)] ?? "none of its levels";
+    return column.kind === "boolean" && value % 1 ? `${level} ${Math.round(100 * Math.max(value, 1 - value))} %` : level; // a chance
+  }
   if (column.kind === "date" && column.origin) return day(column, value).replace("T", " ") || "beyond any date";
   if (value !== 0 && (Math.abs(value) >= 1e9 || Math.abs(value) < 1e-4)) return value.toExponential(3);
   const count = digits(column, value);
@@ -308,7 +311,7 @@ const decode = guarded(async () => {
       else draw($("decoded"), decoded);
       $("decoded").dataset.version = Number($("decoded").dataset.version || 0) + 1;
       const names = about.units.filter((u) => answer.outside.includes(u.index)).map((u) => u.name);
-      $("outside").textContent = names.length ? `Beyond 3 standard deviations of the prior: ${names.join(", ")}. The model has hardly been there.` : "";
+      $("outside").textContent = names.length ? `Beyond 3 standard deviations of a standard normal: ${names.join(", ")}. The model has hardly been there.` : "";
     } while (again);
   } finally { waiting = false; }
 });

@@ -66,7 +66,9 @@ class View:
         served = traces.Problem.of(self.pair, x, seed).data
         self.data = served.first(min(whole_number("points", points), len(served)))
         self.event_shape = tuple(self.data.event_shape)
-        self.schema = self.data.schema
+        schema = self.data.schema or self.pair.schema
+        own = schema is not None and self.event_shape[-1:] == (len(schema.columns),)
+        self.schema = schema if own else None
         self.kind = face(self.event_shape, self.schema)
         self.labels = None if self.data.labels is None else self.data.labels.cpu()
         classes = names or (self.schema.classes if self.schema else ())

@@ -152,7 +152,8 @@ class Regression(Program):
                 )
             table, at = data.x, self.target % columns
             x = torch.cat([table[:, :at], table[:, at + 1 :]], 1)
-            data = TensorData(x, table[:, at], labels=data.labels)
+            schema = data.schema and data.schema.apart(at)
+            data = TensorData(x, table[:, at], labels=data.labels)._with(schema=schema)
         x, y, *known = data.tensors
         y = y.to(torch.get_default_dtype())
         if y.isnan().any():
@@ -185,7 +186,13 @@ class Regression(Program):
         """y against what is predicted from x, with 90 % intervals."""
         x, y = self._known(data)
         mean, low, high = self._interval(*self._given(x, 1000, 0))
-        return plots.intervals(y, mean, low, high, x_label="y", y_label="predicted, 90 % interval")
+        column = data.schema.target if data.schema else None
+        unit = f" ({column.unit})" if column and column.unit else ""
+        return plots.intervals(
+            *(y, mean, low, high),
+            x_label=f"{column.name}{unit}" if column else "y",
+            y_label="predicted, 90 % interval",
+        )
 
     def _interval(self, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The mean, the 5 % and the 95 % quantile of y ``[N]`` over particles ``[K, N]``."""
