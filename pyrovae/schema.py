@@ -204,7 +204,7 @@ class Column:
             own = np.array(self.levels, dtype=np.float64)
             series = pd.Series(np.where(known, own[codes], np.nan), name=self.name)
             return self._as_dtype(series, known)
-        cells = [self.levels[code] if code >= 0 else None for code in codes]
+        cells = [self.levels[code] if code >= 0 else math.nan for code in codes]
         words = pd.Series(["a"]).dtype if self.dtype == "str" else self.dtype
         return pd.Series(cells, name=self.name, dtype=words)
 
@@ -227,8 +227,7 @@ class Column:
     def words(self) -> tuple[str, str, str, str]:
         """Its name, kind, values and gaps, as a table shows them."""
         if self.levels:
-            few = ", ".join(map(str, self.levels[:6])) + (", ..." if len(self.levels) > 6 else "")
-            values = f"{len(self.levels)} levels: {few}"
+            values = f"{len(self.levels)} levels: {_few(self.levels)}"
         elif self.kind == "date":
             ends = self.decode(np.array([self.low, self.high]))
             cut = 10 if self.unit == "D" else 19
@@ -237,7 +236,7 @@ class Column:
             values = f"{self.low:.6g} to {self.high:.6g}" + (f" {self.unit}" if self.unit else "")
             values += ", whole" if self.decimals == 0 else ""
         gaps = f"{100 * self.missing:.1f} % missing" if self.gaps else ""
-        return self.name, self.kind, values, gaps
+        return in_short(self.name, 40), self.kind, values, gaps
 
 
 @dataclass(frozen=True)
@@ -365,8 +364,8 @@ class Schema:
             name, kind, values, gaps = self.target.words()
             rows.append((f"{name} (target)", kind, values, gaps))
         if self.label:
-            few = ", ".join(self.classes[:6]) + (", ..." if len(self.classes) > 6 else "")
-            rows.append((self.label, "label", f"{len(self.classes)} classes: {few}", ""))
+            classes = f"{len(self.classes)} classes: {_few(self.classes)}"
+            rows.append((in_short(self.label, 40), "label", classes, ""))
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3]]).rstrip() for row in rows]
         return "\n".join(lines)
@@ -418,6 +417,12 @@ class Schema:
             raise UsageError(
                 f"this is no schema of a table ({error}): columns have {known}"
             ) from error
+
+
+def _few(levels: Sequence[Level]) -> str:
+    """The first levels, on one line."""
+    found = in_short(", ".join(map(str, levels[:6])), 60)
+    return found + (", ..." if len(levels) > 6 and not found.endswith("...") else "")
 
 
 def _plain(column: Column) -> dict[str, Any]:

@@ -72,8 +72,9 @@ def table(
 
     ``.schema`` of the data says what the columns are and what was left out (``schema.notes``, a
     line each): an index, a column that is empty or has one value, a name that stands twice, text
-    with as many levels as rows. Missing are empty cells, NA, N/A, NaN, null, None, ?, - and what
-    pandas calls missing. The kinds of columns:
+    that has a value of its own in every row, or more than 10 levels and half of the rows. Missing
+    are empty cells, NA, N/A, NaN, null, None, ?, - and what pandas calls missing. The kinds of
+    columns:
 
     - ``boolean``: True and False, yes and no, 0 and 1;
     - ``category``: text, a pandas Categorical with its order, and numbers of at most 10 different
@@ -298,9 +299,16 @@ def _left_out(values: pd.Series, raw: pd.DataFrame) -> str:
         return f"is {in_short(str(known.iloc[0]), 60)} in every row where it is known: {take}"
     if _numbers_rows(values, name):
         return f"numbers the rows: {take}"
-    if _is_text(values) and distinct == len(known):
-        shown = in_short(repr(known.iloc[0]), 60)
+    return _names_rows(known, take) if _is_text(values) else ""
+
+
+def _names_rows(known: pd.Series, take: str) -> str:
+    """Why text is no category: names, notes."""
+    distinct, shown = known.nunique(), in_short(repr(known.iloc[0]), 60)
+    if distinct == len(known):
         return f"is text with a value of its own in every row, {shown}, ...: {take}"
+    if distinct > max(FEW, len(known) / 2):
+        return f"is text of {distinct:,} levels in {len(known):,} rows, {shown}, ...: {take}"
     return ""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import decimal
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -245,6 +247,21 @@ def test_paths_that_are_no_tables(tmp_path: Path) -> None:
         table({"a": [1.5, 2.5]}, delimiter=";")
 
 
+def test_what_is_asked_of_a_table_is_refused_elsewhere(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((4, 2)))
+    pd.DataFrame({"a": [1.5, 2], "b": [1.5, 2]}).to_parquet(tmp_path / "a.parquet")
+    for path, options in (("a.npy", {}), ("a.parquet", {"stream": True})):
+        with pytest.raises(UsageError, match="columns='a' is about the columns of a table in mem"):
+            load(tmp_path / path, columns="a", **options)
+    with pytest.raises(UsageError, match="drop='a' is about the columns of a table"):
+        load("digits", drop="a")
+
+
+def test_pandas_waits_until_there_is_a_table() -> None:
+    program = "import sys, pyrovae.data, pyrovae.schema; assert 'pandas' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 # --- what is left out --------------------------------------------------------------------------
 
 ROWS = 20
@@ -262,6 +279,10 @@ LEFT_OUT = {
     "empty": ({"e": [None] * ROWS}, "column 'e' is empty: left out"),
     "marks": ({"e": ["NA", "?"] * (ROWS // 2)}, "column 'e' is empty: left out"),
     "names": ({"s": [f"name {i}" for i in range(ROWS)]}, "column 's' is text with a value of its"),
+    "repeated names": (
+        {"s": [f"name {i % 15}" for i in range(ROWS)]},
+        "'s' is text of 15 levels in 20 rows, 'name 0'",
+    ),
     "ids": ({"i": [2**40 + 3 * i for i in range(ROWS)]}, "'i' has whole numbers up to .* ids"),
     "long ids": ({"i": [2**70 + i for i in range(ROWS)]}, "column 'i' is text with a value"),
 }
@@ -395,9 +416,9 @@ COLUMNS = {
     "full Int64": pd.Series([5, 8, 9, 12], dtype="Int64"),
     "bool": pd.Series([True, False, True, True]),
     "boolean": pd.Series([True, None, False, True], dtype="boolean"),
-    "text": pd.Series(["u", "v", None, "u"]),
+    "text": pd.Series(["u", "v", np.nan, "u"]),
     "string": pd.Series(["u", "v", None, "u"], dtype="string"),
-    "yes": pd.Series(["yes", "no", None, "yes"]),
+    "yes": pd.Series(["yes", "no", np.nan, "yes"]),
     "category": pd.Series(["u", "v", None, "u"], dtype="category"),
     "ordered": pd.Series(CATEGORIES),
     "numbered": pd.Series(pd.Categorical([30, 10, 10, 20], [30, 20, 10])),
