@@ -66,9 +66,7 @@ class View:
         served = traces.Problem.of(self.pair, x, seed).data
         self.data = served.first(min(whole_number("points", points), len(served)))
         self.event_shape = tuple(self.data.event_shape)
-        schema = self.data.schema or self.pair.schema
-        own = schema is not None and self.event_shape[-1:] == (len(schema.columns),)
-        self.schema = schema if own else None
+        self.schema = self._schema()
         self.kind = face(self.event_shape, self.schema)
         self.labels = None if self.data.labels is None else self.data.labels.cpu()
         classes = names or (self.schema.classes if self.schema else ())
@@ -90,6 +88,12 @@ class View:
         self.active = torch.cat([found.active[name].flatten() for name in self.sites])
         self.rows, self.centre, self.axes = self._plane()
         self.decoders: dict[int, Callable[[object], Values]] = {}
+
+    def _schema(self) -> Schema | None:
+        """What the columns of the data are, where they are tables or series with names."""
+        schema = self.data.schema or self.pair.schema
+        own = schema is not None and self.event_shape[-1:] == (len(schema.columns),)
+        return schema if own else None
 
     def _plane(self) -> tuple[Tensor, Tensor, list[str]]:
         """The map [2, units], its origin [units] and what its axes are called.
