@@ -8,7 +8,7 @@ import itertools
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Self, TypedDict
+from typing import Any, Self, TypedDict, cast
 
 import pyro
 import torch
@@ -187,13 +187,11 @@ class Program(nn.Module, Component, ABC):
 
     def features(self, x: Tensor) -> Tensor:
         """x as a network sees it: see :meth:`pyrovae.likelihoods.Likelihood.features`."""
-        likelihood: Likelihood = self.likelihood
-        return likelihood.features(x)
+        return cast(Likelihood, self.likelihood).features(x)
 
     def marks(self, entries: Tensor) -> Tensor:
         """For every feature the mark of its entry of x."""
-        likelihood: Likelihood = self.likelihood
-        return likelihood.marks(entries)
+        return cast(Likelihood, self.likelihood).marks(entries)
 
     def measure_units(self, data: Data) -> None:
         """Learn the units of x from the data to train on, at the first call: see
