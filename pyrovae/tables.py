@@ -42,6 +42,7 @@ __all__ = ["SUFFIXES", "read", "table"]
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".xlsx")
 DELIMITERS = (",", ";", "\t", "|")
 IDS = ("id", "index", "row", "row id", "row_id", "rowid", "idx")
+LARGE = 100  # a median of counts from which on it does not matter that they are whole
 LEVELS, FEW, MANY, HEAD = 1000, 10, 30, 100  # of a text, of whole numbers; lines that are looked at
 SKEW = 0.5  # of moderately skewed numbers, Bulmer, "Principles of Statistics", 1979
 MARKS = {
@@ -80,7 +81,8 @@ def table(
     - ``category``: text, a pandas Categorical with its order, and numbers of at most 10 different
       values where each is there twenty times on average, whole ones three times;
     - ``count``: whole numbers from 0, of which the smallest is at most a tenth of the largest; of
-      more than 30 different values, where their skewness is above 1/2;
+      more than 30 different values, where their skewness is above 1/2, and without a 0 where half
+      are below 100;
     - ``date``: datetime64, and text such as 2024-12-31;
     - ``positive``: numbers above 0 whose skewness is above 1/2 and two standard errors, and nearer
       to 0 after a logarithm;
@@ -391,9 +393,11 @@ def _kind_of_numbers(known: np.ndarray) -> str:
 
 def _counts(known: np.ndarray, distinct: np.ndarray) -> bool:
     """Whether whole numbers count something: they begin near 0, and many levels are skewed; those
-    that are not, such as ages, are spread otherwise."""
+    that are not, such as ages, are spread otherwise, and positive ones in their hundreds as if
+    they were not whole."""
     near = 0 <= distinct[0] <= distinct[-1] / 10
-    return bool(near and (len(distinct) <= MANY or _skewness(known) > SKEW))
+    large = distinct[0] > 0 and np.median(known) >= LARGE
+    return bool(near and not large and (len(distinct) <= MANY or _skewness(known) > SKEW))
 
 
 def _is_skewed(known: np.ndarray) -> bool:
