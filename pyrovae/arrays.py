@@ -32,11 +32,11 @@ def tensor(value: Any) -> Tensor:
             f"a memory-mapped array of {value.nbytes:,} bytes does not fit in memory; it can be "
             f"streamed where it is all of the data: give x alone"
         )
-    if hasattr(value, "toarray") and hasattr(value, "nnz"):
+    if is_sparse(value):
         nbytes = 8 * int(np.prod(value.shape))
         raise UsageError(
-            f"x is {got(value)}, sparse, and data are dense: give x.toarray() "
-            f"({nbytes:,} bytes), or a DataLoader whose collate_fn makes each batch dense"
+            f"this is {got(value)}, sparse, which is taken as x alone or as the first of a tuple "
+            f"(x, y): give its toarray() ({nbytes:,} bytes) elsewhere"
         )
     values = _array(value)
     if values.dtype.kind not in "biuf":
@@ -47,6 +47,11 @@ def tensor(value: Any) -> Tensor:
             values = np.ma.filled(values.astype(np.float64), np.nan)
         values = np.ma.getdata(values)
     return _native(np.asarray(values))
+
+
+def is_sparse(value: object) -> bool:
+    """Whether it is a sparse matrix, of SciPy or like SciPy's."""
+    return hasattr(value, "tocsr") and hasattr(value, "nnz")
 
 
 def _array(value: Any) -> np.ndarray:
@@ -151,6 +156,18 @@ def no_data(tensor: Tensor) -> str:
 def may_be_image(x: Tensor) -> bool:
     """Whether only the values tell 8-bit pixels from other numbers: uint8 with three axes."""
     return x.dtype == torch.uint8 and x.ndim >= 3
+
+
+def scaled_by(x: Tensor, scale: float | None = None, remedy: str = "") -> float | None:
+    """What stored values are to be divided by, None for nothing: as ``scale`` says, the value of
+    white or 1, else as the values of uint8 with three axes or more tell (:func:`divisor`).
+
+    Raises:
+        UsageError: values that may be pixels or not.
+    """
+    if scale is not None:
+        return None if scale == 1 else scale
+    return divisor(x, remedy) if may_be_image(x) else None
 
 
 def divisor(x: Tensor, remedy: str = "") -> int | None:

@@ -26,24 +26,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.arrays import tensor
+from pyrovae.arrays import is_sparse, tensor
 from pyrovae.errors import UsageError, nearest, reason
 from pyrovae.files import home
 from pyrovae.memory import fits
+from pyrovae.pictures import Pictures
 from pyrovae.sources import (
+    SCALE,
     ArrayFile,
     ImageFiles,
     ParquetFile,
     Source,
-    arranged,
     class_codes,
     label_column,
+    moved,
     not_numeric,
     open_source,
     reading,
 )
+from pyrovae.sparse import Annotated, SparseData, annotated, is_stored_sparse, read_sparse
 from pyrovae.streams import MOST, FileData, StreamedData, as_data
-from pyrovae.tensors import Data, TensorData, tensor_data
+from pyrovae.tensors import Data, TensorData
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,6 +60,7 @@ __all__ = [
     "ImageFiles",
     "ParquetFile",
     "Source",
+    "SparseData",
     "Splits",
     "StreamedData",
     "TensorData",
@@ -103,17 +107,21 @@ _DECODED: dict[str, Callable[[Image], np.ndarray]] = {
 }
 _DIGITS = tuple("0123456789")
 NAMES = ("mnist5k", "digits", *_TORCHVISION)
-SUFFIXES = (".npy", ".npz", ".pt", ".csv", ".parquet")
+ARRAYS = (".npy", ".npz", ".pt")
+SUFFIXES = (*ARRAYS, ".csv", ".parquet")
 
 
 def load(
-    name: str | Path,
+    name: str | Path | Annotated,
     data_dir: str | Path | None = None,
     *,
     download: bool = True,
     label: str | None = None,
     seed: int = 0,
     stream: bool | str = "auto",
+    resize: tuple[int, int] | int | str | None = None,
+    layout: str = "auto",
+    scale: float | None = None,
 ) -> Splits:
     """A data set by its name, or from a file or a folder of images.
 
@@ -123,9 +131,19 @@ def load(
 
     Paths: .npy; .npz or .pt with x or x_train and x_test, and labels y or y_train and y_test; .csv
     and .parquet tables, whose column `label` holds class labels; a folder of images, subfolders
-    being classes, `train` and `test` folders the parts. uint8 arrays [N, H, W], [N, C, H, W] or
-    [N, H, W, C] are images where their values are (:func:`pyrovae.arrays.divisor`). Where there is
-    no test part, a tenth is held out at random (`seed`).
+    being classes, `train` and `test` folders the parts. Where there is no test part, a tenth is
+    held out at random (`seed`).
+
+    Pictures are RGB where one of them has colours, else grey; laid on white where they are
+    transparent; scaled to cover `resize` = (H, W), H or "HxW", their middle cut out. Arrays
+    [N, H, W, C] become [N, C, H, W] where their shape tells (C is 1, 3 or 4, H and W are more), or
+    by `layout` "channels_last"; "channels_first" leaves them. Stored values are divided by `scale`,
+    the value of white; 1 takes them as they are. Without it uint8 with three axes or more is told
+    by its values (:func:`pyrovae.arrays.divisor`), and refused where they may be pixels or not.
+    What was done stands in the description.
+
+    Counts: .npz files of `scipy.sparse.save_npz`, and an AnnData, whose column `label` of obs holds
+    class labels; they stay sparse, and batches are made dense (:class:`SparseData`).
 
     .npy, .parquet and folders that do not fit in memory are streamed: `train` is a
     :class:`FileData`, `test` a TensorData of at most 10,000 data. `stream` True or False has it
@@ -137,23 +155,60 @@ def load(
     >>> splits.test, splits.test.maximum, splits.classes[:3]
     (TensorData(360 x [1, 8, 8] float32, labelled, cpu), 16.0, ('0', '1', '2'))
     """
-    if stream not in ("auto", True, False):
-        raise UsageError(f'stream must be "auto", True or False, got {stream!r}')
+    _check_stream(stream)
+    pictures = Pictures.of(resize, layout, scale)
+    if isinstance(name, Annotated):
+        return _from_annotated(name, label, seed)
     if isinstance(name, str) and name in NAMES:
         if stream is True:
             raise UsageError(f"{name} fits in memory and is not streamed")
         if label is not None:
             raise UsageError(f"label={label!r} names a column of a .csv or .parquet file")
-        return _named(name, data_dir, download, seed)
+        _check_asked(pictures, name)
+        return _scaled(_named(name, data_dir, download, seed), pictures)
     path = home(name)
     _check_path(name, path)
+    _check_asked(pictures, str(path), path)
     with reading(path):
         if stream is True or path.is_dir() or path.suffix.lower() in (".npy", ".parquet"):
-            return _from_sources(path, label, seed, stream)
+            return _from_sources(path, label, seed, stream, pictures)
         if path.suffix.lower() == ".csv":
             arrays, columns = _read_csv(path, label)
-            return replace(_from_arrays(path, arrays, seed), columns=columns)
-        return _from_arrays(path, _read(path, label), seed)
+            return replace(_from_arrays(path, arrays, seed, pictures), columns=columns)
+        return _from_arrays(path, _read(path, label), seed, pictures)
+
+
+def _check_stream(stream: object) -> None:
+    if stream not in ("auto", True, False):
+        raise UsageError(f'stream must be "auto", True or False, got {stream!r}')
+
+
+def _check_asked(pictures: Pictures, name: str, path: Path | None = None) -> None:
+    """Refuse what is asked for of data that do not have it."""
+    if pictures.resize is not None and not (path and path.is_dir()):
+        raise UsageError(f"resize (--resize) is of folders of pictures, and {name} is none")
+    if pictures.layout != "auto" and not (path and path.suffix.lower() in ARRAYS):
+        raise UsageError(
+            f"layout (--layout) is of arrays in {', '.join(ARRAYS)} files, and {name} is none"
+        )
+
+
+def _scaled(splits: Splits, pictures: Pictures) -> Splits:
+    """A named set, divided by the white that was asked for."""
+    if pictures.scale is None:
+        return splits
+    parts = [
+        pictures.data(x, part.labels, pictures.divisor(x))
+        for part in (cast(TensorData, splits.train), splits.test)
+        for x in part.tensors[:1]
+    ]
+    return replace(splits, train=parts[0], test=parts[1])
+
+
+def _from_annotated(given: Annotated, label: str | None, seed: int) -> Splits:
+    data, classes = annotated(given, label)
+    splits = _splits(Path(type(given).__name__), [data], classes, seed)
+    return replace(splits, columns=tuple(map(str, given.var_names)))
 
 
 def _named(name: str, data_dir: str | Path | None, download: bool, seed: int) -> Splits:
@@ -171,6 +226,12 @@ def _check_path(name: str | Path, path: Path) -> None:
         return
     if not path.is_file():
         raise UsageError(f"{str(path)!r} is no file or folder; a pipe or a device may never end")
+    if path.suffix.lower() == ".h5ad":
+        raise UsageError(
+            f"{str(path)!r} is read by anndata, in Python: "
+            f"pv.data.load(anndata.read_h5ad({path.name!r}), label=...), or keep its counts for "
+            f"the command line: scipy.sparse.save_npz('counts.npz', adata.X)"
+        )
     if not known:
         raise UsageError(
             f"the format of {str(path)!r} is not known by its suffix; convert it to one of "
@@ -282,37 +343,65 @@ def _from_torchvision(source: Any, name: str) -> tuple[TensorData, tuple[str, ..
 
 def _images(x: object, labels: Any = None) -> TensorData:
     """8-bit images in any layout as [N, C, H, W]."""
-    return TensorData(arranged(tensor(x)), labels=labels, divisor=255, maximum=1.0)
+    images = Pictures().arranged(tensor(x), pixels=True)
+    return TensorData(images, labels=labels, divisor=255, maximum=1.0)
 
 
-def _from_file(x: object, labels: Any = None) -> TensorData:
-    """TensorData of what a file holds: uint8 arrays in any layout as [N, C, H, W]."""
-    return tensor_data(arranged(tensor(x)), labels=labels)
+def _from_file(
+    x: object,
+    labels: Any = None,
+    pictures: Pictures = Pictures(),  # noqa: B008
+) -> tuple[Data, tuple[str, ...]]:
+    """What a file holds as data, images as [N, C, H, W]; what was done to it, in words."""
+    if is_sparse(x):
+        return SparseData(x, labels=labels), ()
+    stored = tensor(x)
+    by = pictures.divisor(stored, SCALE)
+    images = pictures.arranged(stored, pixels=by is not None)
+    return pictures.data(images, labels, by), moved(stored.shape[1:], images)
 
 
-def _from_sources(path: Path, label: str | None, seed: int, stream: bool | str) -> Splits:
-    sources = _opened(path, label)
+def _from_sources(
+    path: Path, label: str | None, seed: int, stream: bool | str, pictures: Pictures
+) -> Splits:
+    sources = _opened(path, label, pictures)
     classes = _shared_classes(sources)
     columns = sources[0].columns
     files = [FileData(each) for each in sources]
     large = not fits(2 * sum(data.nbytes for data in files), "cpu")  # a copy is split
     if stream is not True and not (stream == "auto" and large):
-        return replace(
-            _splits(path, [each.all() for each in sources], classes, seed), columns=columns
-        )
-    train, *rest = files
-    if rest:
-        whole = fits(2 * rest[0].nbytes, "cpu")
-        test = rest[0].source.all() if whole else rest[0].sample(MOST)
-        return _splits(path, [train, test], classes, seed, ", streamed")
-    return replace(_splits(path, [train], classes, seed, ", streamed"), columns=columns)
+        splits = _splits(path, [each.all() for each in sources], classes, seed)
+    else:
+        splits = _splits(path, _streamed(*files), classes, seed, ", streamed")
+    notes = itertools.chain.from_iterable(each.notes for each in sources)
+    return _noted(replace(splits, columns=columns), notes)
 
 
-def _opened(path: Path, label: str | None) -> list[Source]:
+def _streamed(train: FileData, *rest: FileData) -> list[Data]:
+    """The training part in its file, the test part, if there is one, in memory."""
+    whole = [fits(2 * each.nbytes, "cpu") for each in rest]
+    tests = zip(rest, whole, strict=True)
+    return [
+        train,
+        *(each.source.all() if fitting else each.sample(MOST) for each, fitting in tests),
+    ]
+
+
+def _noted(splits: Splits, notes: Iterable[str]) -> Splits:
+    """With what was done to the data in their description."""
+    about = "; ".join([splits.description, *dict.fromkeys(notes)])
+    return replace(splits, description=about)
+
+
+def _opened(path: Path, label: str | None, pictures: Pictures) -> list[Source]:
     """What the parts are read from, or the one that is to be parted."""
     if path.is_dir() and (path / "train").is_dir() and (path / "test").is_dir():
-        return [open_source(path / "train", label), open_source(path / "test")]
-    return [open_source(path, label)]
+        named = (open_source(path / part, label, pictures) for part in ("train", "test"))
+        both = [cast(ImageFiles, each) for each in named]
+        for each in both:  # one of them may be grey
+            each.channels = max(other.channels for other in both)
+        return [*both]
+    return [open_source(path, label, pictures)]
 
 
 def _shared_classes(sources: list[Source]) -> tuple[str, ...] | None:
@@ -326,14 +415,20 @@ def _shared_classes(sources: list[Source]) -> tuple[str, ...] | None:
     return classes
 
 
-def _from_arrays(path: Path, arrays: Mapping[str, object], seed: int) -> Splits:
+def _from_arrays(
+    path: Path,
+    arrays: Mapping[str, object],
+    seed: int,
+    pictures: Pictures = Pictures(),  # noqa: B008
+) -> Splits:
     if len(arrays) == 1:
         arrays = {"x": next(iter(arrays.values()))}
     keys = _parts_of(arrays)
     ys = {key: arrays[y] for key in keys if (y := key.replace("x", "y")) in arrays}
     classes, labels = class_codes(ys) if ys else (None, {})
-    parts = [_from_file(arrays[key], labels.get(key)) for key in keys]
-    return _splits(path, parts, classes, seed)
+    read = [_from_file(arrays[key], labels.get(key), pictures) for key in keys]
+    splits = _splits(path, [data for data, _ in read], classes, seed)
+    return _noted(splits, (note for _, notes in read for note in notes))
 
 
 def _parts_of(arrays: Mapping[str, object]) -> list[str]:
@@ -373,7 +468,9 @@ def _read(path: Path, label: str | None) -> dict[str, object]:
         return held if isinstance(held, dict) else {"x": held}
     with path.open("rb") as file:  # np.load(path) leaves a damaged .npz open
         loaded = np.load(file, allow_pickle=False)
-        return {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        if isinstance(loaded, np.ndarray):
+            return {"x": loaded}
+        return {"x": read_sparse(path)} if is_stored_sparse(loaded.files) else dict(loaded)
 
 
 def _read_csv(path: Path, label: str | None) -> tuple[dict[str, object], tuple[str, ...] | None]:

@@ -8,7 +8,7 @@ import inspect
 import itertools
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import pyro.distributions as dist
 import torch
@@ -40,7 +40,13 @@ __all__ = [
 
 
 class Likelihood(Conditional):
-    """p(x|z). Two abstract methods: ``parameter_shapes`` and ``distribution``."""
+    """p(x|z). Two abstract methods: ``parameter_shapes`` and ``distribution``.
+
+    Attributes:
+        whole: whether x are counts or classes, whole numbers that are taken as they are stored.
+    """
+
+    whole: ClassVar[bool] = False
 
     def __init__(self, network: Network | nn.Module = MLP([400])) -> None:  # noqa: B008
         super().__init__(network)
@@ -385,6 +391,8 @@ class Categorical(Likelihood):
     torch.Size([5])
     """
 
+    whole = True
+
     def __init__(
         self,
         classes: int,
@@ -425,6 +433,8 @@ class Binomial(Likelihood):
     torch.Size([5, 3])
     """
 
+    whole = True
+
     def __init__(
         self,
         total_count: int,
@@ -464,6 +474,8 @@ class BetaBinomial(Likelihood):
     >>> likelihood(torch.zeros(5, 2)).mean.shape
     torch.Size([5, 3])
     """
+
+    whole = True
 
     MINIMUM = 1e-4  # of a and b
 
@@ -506,6 +518,8 @@ class Poisson(Likelihood):
     torch.Size([5, 3])
     """
 
+    whole = True
+
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
         return {"log_rate": event_shape}
 
@@ -527,6 +541,8 @@ class Dispersed(Likelihood):
         network: gives the logarithm of the mean, and with ``dispersion="network"`` that of r.
         dispersion: where r varies.
     """
+
+    whole = True
 
     CHOICES = ("per_dimension", "shared", "network")
 

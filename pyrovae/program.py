@@ -166,11 +166,11 @@ class Program(nn.Module, Component, ABC):
         return {n: getattr(self, "posterior" if n == "guide" else n) for n in names}
 
     def _in_memory(self, data: Data) -> None:
-        """Refuse data that are streamed."""
-        if not data.in_memory:
+        """Refuse data that are streamed or sparse."""
+        if not isinstance(data, TensorData):
             raise UsageError(
-                f"{type(self).__name__} needs its data in memory, to hide or to repeat some of "
-                f"them: give fewer, or --stream false"
+                f"{type(self).__name__} needs its data dense and in memory, to hide or to repeat "
+                f"some of them: give fewer, --stream false, or x.toarray() of a sparse matrix"
             )
 
     def _fits(self, x: Tensor) -> None:

@@ -17,9 +17,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
     "errors", "memory", "summaries", "arrays", "layouts", "serving", "signatures", "schema",
-    "tensors", "files", "sources", "streams", "randomness", "data", "labels", "components",
-    "networks", "schedules", "distributions", "supports", "priors", "likelihoods", "guides",
-    "program", "vae",
+    "tensors", "pictures", "files", "sources", "sparse", "streams", "randomness", "data", "labels",
+    "components", "networks", "schedules", "distributions", "supports", "priors", "likelihoods",
+    "guides", "program", "vae",
     "traces", "objectives", "kernels", "optimisers", "svi", "processes", "checkpoints", "runs",
     "callbacks", "training", "evaluation", "oracles", "generation", "aggregate", "calibration",
     "plots", "programs", "explorer", "cli",

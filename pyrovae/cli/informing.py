@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyrovae as pv
-from pyrovae.cli.options import Parser, add_allow, add_option, printable
+from pyrovae.cli.options import OWN, Parser, add_allow, add_option, printable
 
 if TYPE_CHECKING:
     from pyrovae.likelihoods import Likelihood
@@ -30,6 +30,8 @@ def info(arguments: list[str]) -> None:
     add_option(parser, "data", str | None, None, "a data set's name or path")
     add_option(parser, "data_dir", str | None, None, "where named sets are kept")
     add_option(parser, "label", str | None, None, "label column of a table")
+    for name in ("resize", "layout", "scale"):
+        add_option(parser, name, *OWN["data"][name])
     add_allow(parser)
     options = parser.parse_args(arguments)
     if (options.run is None) == (options.data is None):
@@ -52,7 +54,14 @@ def _describe_run(run: Path, allow: Sequence[str]) -> str:
 
 
 def _describe_data(options: Namespace) -> str:
-    splits = pv.data.load(options.data, options.data_dir, label=options.label)
+    splits = pv.data.load(
+        options.data,
+        options.data_dir,
+        label=options.label,
+        resize=options.resize,
+        layout=options.layout,
+        scale=options.scale,
+    )
     few = splits.train.sample(10_000)
     x, seen = few.x, few.summary()
     unknown = x.numel() - int(x.isfinite().sum())

@@ -41,6 +41,14 @@ OWN: dict[str, dict[str, Option]] = {
             "Bernoulli likelihood, else none",
         ),
         "standardise": (bool, False, "columns less their mean, over their standard deviation"),
+        "resize": (str | None, None, "H or HxW: scale pictures to one size and cut out the middle"),
+        "layout": (str, "auto", "channels_first or channels_last, of images in arrays"),
+        "scale": (
+            float | None,
+            None,
+            "what stored numbers are divided by: 255 for pixels, 1 for the values as they are; by "
+            "default as the likelihood and the values of uint8 tell",
+        ),
         "stream": (str, "auto", "auto, true or false: read files as training goes, not at once"),
         "validation": (float, 0.1, "held-out fraction, or number from 1 on; 0 for none"),
     },

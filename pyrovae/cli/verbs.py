@@ -150,7 +150,18 @@ class Run:
             label=config.get("label") if table else None,
             seed=config["seed"],
             stream="auto" if self._other else BOOLEANS.get(config.get("stream", ""), "auto"),
+            **self._asked(config),
         )
+
+    def _asked(self, config: dict[str, Any]) -> dict[str, Any]:
+        """What was asked for of the run's data, as far as other data have it."""
+        name, ours = str(config["data"]), getattr(self.options, "scale", None)
+        asked = {
+            "resize": config.get("resize") if Path(name).is_dir() else None,
+            "layout": config.get("layout", "auto") if name.endswith(pv.data.ARRAYS) else "auto",
+            "scale": None if self._other else config.get("scale"),
+        }
+        return asked | ({} if ours is None else {"scale": ours})
 
 
 class Verb:
@@ -188,6 +199,7 @@ class Verb:
             add_option(parser, "data", str | None, None, "other data than the run's")
             add_option(parser, "data_dir", str | None, None, "where named sets are kept")
             add_option(parser, "binarise", str | None, None, "other than the run's")
+            add_option(parser, "scale", float | None, None, "of other data: what divides them")
         if self.figure is not None:
             text = "a .png figure or a .npy array, by default a figure in the run folder"
             add_option(parser, "out", str | None, None, text)

@@ -211,7 +211,7 @@ def fit(
     [['elbo', 'epoch', 'images_per_second', 'kl'], 2]
     """
     chosen, program = choose_device(device), as_pair(pair)
-    data, held_out = _parts(as_data(x), validation, seed)
+    data, held_out = _parts(as_data(x, scale=program.scale), validation, seed, program.scale)
     _check_together(data, held_out, batch_size, accumulate, keep_best=keep_best)
     if resume and out is None:
         raise UsageError("resume needs the run's folder: give out= (--out)")
@@ -384,7 +384,9 @@ def _check_together(
         )
 
 
-def _parts(data: Data, validation: object, seed: int) -> tuple[Data, Data | None]:
+def _parts(
+    data: Data, validation: object, seed: int, scale: float | None
+) -> tuple[Data, Data | None]:
     """The data to train on and those to watch."""
     if isinstance(validation, numbers.Real) and not isinstance(validation, bool):
         if not validation:
@@ -392,7 +394,7 @@ def _parts(data: Data, validation: object, seed: int) -> tuple[Data, Data | None
         return data.split(cast(float, validation), seed)
     if validation is None:
         return data, None
-    held_out = as_data(validation)
+    held_out = as_data(validation, scale=scale)
     if not (data.own_batches or held_out.own_batches):
         ours, theirs = (list(part.event_shape) for part in (data, held_out))
         if ours != theirs:
