@@ -93,8 +93,17 @@ def _dress(ax: Axes, title: str, x: str, y: str, legend_above: int = 0) -> Axes:
 
 
 def _is_image(event: tuple[int, ...]) -> bool:
-    """[C, H, W] with 1 or 3 channels, or [H, W] from 4 by 4 on: narrower ones are series."""
-    return (len(event) == 3 and event[0] in (1, 3)) or (len(event) == 2 and min(event) >= 4)
+    """[C, H, W] or [H, W, C] with 1 or 3 channels, or [H, W] from 4 by 4 on: narrower ones are
+    series."""
+    if len(event) == 3:
+        return event[2 if channels_last(event) else 0] in (1, 3)
+    return len(event) == 2 and min(event) >= 4
+
+
+def _upright(images: Floats) -> Floats:
+    """[N, C, H, W] of images whose channels are first or last, by their shape; [N, H, W] as it is."""
+    last = images.ndim == 4 and channels_last(images.shape[1:])
+    return np.moveaxis(images, 3, 1) if last else images
 
 
 def _extremes(x: Floats) -> tuple[float, float]:
@@ -118,14 +127,15 @@ def image_grid(
 ) -> Axes:
     """Images, `nrow` to a row with `padding` pixels around each, as torchvision's make_grid lays.
 
-    They are [N, C, H, W] with C 1 (drawn as ink on paper: larger is darker) or 3, or [N, H, W].
+    They are [N, C, H, W] with C 1 (drawn as ink on paper: larger is darker) or 3, [N, H, W, C]
+    where the shape tells (:func:`pyrovae.pictures.channels_last`), or [N, H, W].
     The ends of `value_range` are drawn as the extremes; None means (0, 1) where the images lie in
     it, otherwise their own extremes.
 
     >>> image_grid(torch.rand(10, 1, 28, 28), nrow=5).images[0].get_array().shape
     (62, 152)
     """
-    x = _array(images, "images", "N C H W", "N H W")
+    x = _upright(_array(images, "images", "N C H W", "N H W"))
     x = x[:, None] if x.ndim == 3 else x
     n, channels, height, width = x.shape
     if channels not in (1, 3):
@@ -211,6 +221,7 @@ def strips(
         _same(name, [len(labels)], [size if len(labels) else 0], "cells")
     flat = cells.reshape(count * steps, *event)
     if _is_image(tuple(event)):
+        flat = _upright(flat)
         ax = image_grid(flat, nrow=steps, ax=ax)
     else:
         flat = flat.reshape(len(flat), -1, 1)
@@ -273,7 +284,8 @@ def interpolation(images: Values, *, ax: Axes | None = None) -> Axes:
     [n, 1 or 3, H, W] are steps with channels, and [n, H, W] from 4 by 4 on steps without.
     """
     cells = _array(images, "images", "steps ...")
-    if cells.ndim <= 2 or _is_image(cells.shape[1:]):
+    # of four axes with the channels last the first two are rows and steps
+    if cells.ndim <= 2 or (_is_image(cells.shape[1:]) and not channels_last(cells.shape[1:])):
         cells = cells[None]
     ends = ["A", *[""] * (cells.shape[1] - 2), "B"][: cells.shape[1]]
     return strips(cells, columns=ends, ax=ax)
