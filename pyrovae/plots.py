@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrovae.data import UsageError
+from pyrovae.pictures import channels_last
 from pyrovae.traces import Sketch, SketchedSite
 
 Values = Tensor | NDArray[np.generic] | Sequence[object] | float
@@ -101,7 +102,7 @@ def _is_image(event: tuple[int, ...]) -> bool:
 
 
 def _upright(images: Floats) -> Floats:
-    """[N, C, H, W] of images whose channels are first or last, by their shape; [N, H, W] as it is."""
+    """[N, C, H, W] of images whose channels are last, by their shape; others as they are."""
     last = images.ndim == 4 and channels_last(images.shape[1:])
     return np.moveaxis(images, 3, 1) if last else images
 
