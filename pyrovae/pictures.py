@@ -115,16 +115,17 @@ class Pictures:
             return x.unsqueeze(1)
         if x.ndim != 4:
             if asked:
+                event = ", ".join(map(str, x.shape[1:]))
                 raise UsageError(
-                    f"layout (--layout) is of images [N, H, W] or of four axes; x has shape "
-                    f"{list(x.shape)}: leave it out"
+                    f"layout (--layout) is of images, [N, H, W] or of four axes, and x is "
+                    f"[N, {event}]: leave it out"
                 )
             return x
         last = self.layout == LAYOUTS[2] if asked else channels_last(x.shape[1:])
         if last is None:
             raise UsageError(
-                f"x of shape {list(x.shape)} may have its channels first or last: give "
-                f'layout="channels_first" or "channels_last" (--layout)'
+                f"images of shape {list(x.shape[1:])} may have their channels first or last: "
+                f'give layout="channels_first" or "channels_last" (--layout)'
             )
         return x.permute(0, 3, 1, 2).contiguous() if last else x
 

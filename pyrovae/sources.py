@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import math
 import mmap
@@ -212,7 +211,7 @@ class ImageFiles(Source):
         self.divisor = 255 if pictures.scale is None else pictures.divisor(torch.empty(0))
         self.workers = min(4, _cores())
         self.channels = 3 if any(map(self._has_colour, range(len(files)))) else 1
-        self._changes: collections.Counter[str] = collections.Counter()
+        self._changed = {kind: np.zeros(len(files), bool) for kind in CHANGED}
         self._height, self._width, _ = self._decoded(0).pixels.shape
 
     def file(self, row: int) -> Path:
@@ -222,7 +221,8 @@ class ImageFiles(Source):
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         """What was done to the pictures that were read."""
-        done = [words.format(n) for kind, words in CHANGED.items() if (n := self._changes[kind])]
+        counts = {kind: int(rows.sum()) for kind, rows in self._changed.items()}
+        done = [CHANGED[kind].format(count) for kind, count in counts.items() if count]
         if self.pictures.resize is not None:
             done.append(f"scaled and cut to {self._height} x {self._width}")
         return tuple(done)
@@ -230,9 +230,7 @@ class ImageFiles(Source):
     def _has_colour(self, row: int) -> bool:
         try:
             return has_colour(self.file(row))
-        except UsageError:
-            raise
-        except Exception:  # damaged ones are named when they are met
+        except Exception:  # what cannot be opened is named when it is met
             return False
 
     def _decoded(self, row: int) -> Picture:
@@ -255,7 +253,8 @@ class ImageFiles(Source):
                     f"resize=(height, width), or --resize HxW, to have them scaled and cut to one"
                 )
             images[row - start] = picture.pixels.transpose(2, 0, 1)
-            self._changes.update(picture.changes)
+            for kind in picture.changes:
+                self._changed[kind][row] = True
         labels = None if self.labels is None else torch.as_tensor(self.labels[start:stop])
         return torch.from_numpy(images), labels
 

@@ -212,7 +212,7 @@ class SparseData(Data):
     def with_library_size(self) -> Self:
         """The data (x, size, ...); see :meth:`Data.with_library_size`."""
         if (self.matrix.data < 0).any():
-            raise negative(self.matrix.data.min())
+            raise negative(np.nanmin(self.matrix.data))
         known = self.matrix.copy() if self.matrix.dtype.kind == "f" else self.matrix
         if known is not self.matrix:
             known.data = np.nan_to_num(known.data)

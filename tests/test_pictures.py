@@ -41,7 +41,7 @@ def stored(folder: Path, **options: Any) -> tuple[np.ndarray, pv.data.Splits]:
     return source.all().tensors[0].numpy(), splits
 
 
-# --- sizes -------------------------------------------------------------------------------------
+# --- sizes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("resize", [(24, 32), "24x32", "24X32"])
@@ -87,7 +87,7 @@ def test_photographs_are_upright(tmp_path: Path) -> None:
     assert load(tmp_path).train.event_shape == (3, 30, 20)
 
 
-# --- modes -------------------------------------------------------------------------------------
+# --- modes ---------------------------------------------------------------------------------------
 
 
 def test_grey_beside_colour_becomes_colour_and_is_said(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_grey_beside_colour_becomes_colour_and_is_said(tmp_path: Path) -> None:
     assert "3 grey pictures made RGB" in load(tmp_path / "x").description
     save(tmp_path / "y", a=grey, b=grey)
     assert load(tmp_path / "y").train.event_shape == (1, 12, 10)
-    assert "grey" not in load(tmp_path / "y").description
+    assert "RGB" not in load(tmp_path / "y").description
 
 
 @pytest.mark.parametrize("coloured", ["train", "test"])
@@ -167,7 +167,7 @@ def test_enormous_pictures_are_refused(
         load(tmp_path)
 
 
-# --- layouts of arrays --------------------------------------------------------------------------
+# --- layouts of arrays ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_layouts_that_are_none(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((9, 6), "f4"))
     with pytest.raises(UsageError, match=r"did you mean 'channels_last'\?"):
         load(tmp_path / "x.npy", layout="channel_last")
-    with pytest.raises(UsageError, match=r"--layout.*shape \[9, 6\]"):
+    with pytest.raises(UsageError, match=r"--layout.* is \[N, 6\]"):
         load(tmp_path / "x.npy", layout="channels_last")
     with pytest.raises(UsageError, match=r"--layout.*is of arrays"):
         load(save(tmp_path / "f", a=photo(8, 8), b=photo(8, 8)), layout="channels_last")
@@ -294,7 +294,7 @@ def test_scale_is_of_any_dtype(tmp_path: Path) -> None:
     np.savetxt(tmp_path / "x.csv", deep.reshape(8, 25) % 256, "%d", ",")
     table = load(tmp_path / "x.csv", scale=255).train
     assert table.event_shape == (25,) and table.x.max() <= 1
-    with pytest.raises(UsageError, match=r"value of white, 255, and x goes from 0 to 59700"):
+    with pytest.raises(UsageError, match=r"value of white, 255, and x goes from 0 to \d+"):
         load(tmp_path / "deep.npy", scale=255)
     with pytest.raises(UsageError, match="scale must be a positive number"):
         load(tmp_path / "deep.npy", scale=0)
@@ -343,7 +343,7 @@ def test_a_loader_is_told_too() -> None:
         next(as_data(loader).batches())
 
 
-# --- the command line ------------------------------------------------------------------------------
+# --- the command line ----------------------------------------------------------------------------
 
 
 def run(*words: object) -> int:

@@ -163,7 +163,7 @@ def test_no_digit_is_lost_in_silence() -> None:
         next(as_data(sparse.csr_array(np.array([[2**24 + 1]]))).batches(1))
 
 
-# --- the verbs -------------------------------------------------------------------------------------
+# --- the verbs -----------------------------------------------------------------------------------
 
 
 def vae() -> pv.VAE:
@@ -219,15 +219,17 @@ def test_a_checkpoint_knows_its_matrix(tmp_path: Path) -> None:
         pv.fit(vae(), other, epochs=3, resume=True, **options)
 
 
-# --- a library size ----------------------------------------------------------------------------------
+# --- a library size ------------------------------------------------------------------------------
 
 
 def depth_pair(logits: torch.Tensor) -> pv.Pair:
-    """x ~ Poisson(size softmax(W z + b)): what a cell is made of, whatever the depth it was read
-    to."""
+    """x ~ Poisson(size softmax(W z + b)), W = 0, and the posterior, which is the prior: what a cell
+    is made of, whatever the depth it was read to."""
     decoder, encoder = nn.Linear(2, len(logits)), nn.Linear(len(logits), 4)
     with torch.no_grad():
         decoder.bias.copy_(logits)
+        for constant in (decoder.weight, encoder.weight, encoder.bias):
+            constant.zero_().requires_grad_(False)
 
     def model(x: torch.Tensor, size: torch.Tensor) -> None:
         with pyro.plate("data", len(x)):
@@ -238,7 +240,7 @@ def depth_pair(logits: torch.Tensor) -> pv.Pair:
     def guide(x: torch.Tensor, size: torch.Tensor) -> None:
         with pyro.plate("data", len(x)):
             loc, raw = encoder((x / size[:, None]).sqrt()).chunk(2, -1)
-            pyro.sample("z", dist.Normal(loc, (raw - 1).exp()).to_event(1))
+            pyro.sample("z", dist.Normal(loc, raw.exp()).to_event(1))
 
     return pv.Pair(model, guide)
 
@@ -259,24 +261,23 @@ def test_the_library_size_is_the_total_of_each_row(both: Any) -> None:
 
 
 def test_a_poisson_model_uses_the_library_size() -> None:
-    """Counts of one composition at depths of 100 to 10,000: with nothing for z to explain, the
-    maximum likelihood is that of a Poisson regression, whose composition is the pooled one."""
+    """Counts of one composition at depths of 100 to 10,000, and nothing for z to explain: the
+    likelihood is largest at the pooled composition, and the ELBO is that likelihood."""
     rng = np.random.default_rng(0)
-    share = rng.dirichlet(np.full(8, 2.0))
     depth = 10 ** rng.uniform(2, 4, 300)
-    x = rng.poisson(depth[:, None] * share)
+    x = rng.poisson(depth[:, None] * rng.dirichlet(np.full(8, 2.0)))
+    pooled = torch.tensor(x.sum(0) / x.sum()).float()
+    totals = torch.tensor(x.sum(1, keepdims=True)).float()
+    best = dist.Poisson(totals * pooled).log_prob(torch.tensor(x).float()).sum(-1)
     data = as_data(sparse.csr_matrix(x)).with_library_size()
+    elbo = pv.elbo(depth_pair(pooled.log()), data, 2)
+    assert torch.allclose(elbo, best, rtol=1e-4)
     torch.manual_seed(0)
     pair = depth_pair(torch.zeros(8))
-    pv.fit(pair, data, epochs=60, batch_size=50, lr=0.02, progress=False)
-    size = torch.tensor(x.sum(1)).float()
-    pooled = torch.tensor(x.sum(0) / x.sum()).float()
-    best = dist.Poisson(size[:, None] * pooled).log_prob(torch.tensor(x).float()).sum(-1)
-    elbo = pv.elbo(pair, data, 20, seed=0)
-    assert elbo.mean() < best.mean() + 1  # no bound on one composition is above
-    assert elbo.mean() > best.mean() - 3  # nats per datum, of about 40
-    dense = as_data(x).with_library_size()
-    assert torch.equal(elbo, pv.elbo(pair, dense, 20, seed=0))
+    pv.fit(pair, data, epochs=40, batch_size=50, lr=0.05, progress=False)
+    elbo = pv.elbo(pair, data, 2)
+    assert 0 <= float((best - elbo).mean()) < 0.5  # nats per datum; its gradients have noise
+    assert torch.equal(elbo, pv.elbo(pair, as_data(x).with_library_size(), 2))
 
 
 def test_streams_do_not_know_their_totals(tmp_path: Path) -> None:
@@ -285,7 +286,7 @@ def test_streams_do_not_know_their_totals(tmp_path: Path) -> None:
         load(tmp_path / "x.npy", stream=True).train.with_library_size()
 
 
-# --- AnnData and files --------------------------------------------------------------------------------
+# --- AnnData and files ---------------------------------------------------------------------------
 
 
 def cells(x: Any) -> SimpleNamespace:
@@ -376,7 +377,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "toarray()" in capsys.readouterr().err
 
 
-# --- memory --------------------------------------------------------------------------------------------
+# --- memory --------------------------------------------------------------------------------------
 
 LARGE = """
 import resource, torch, numpy as np, pyrovae as pv
@@ -393,22 +394,20 @@ pv.fit(vae, few, epochs=1, batch_size=256, progress=False)  # what torch itself 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
-given = GIVEN
-pv.fit(vae, given, epochs=1, batch_size=256, validation=200, progress=False)
-pv.elbo(vae, given, 1)
+pv.fit(vae, x, epochs=1, batch_size=256, validation=200, progress=False)
+pv.elbo(vae, x, 1)
+print(peak() - before)
+dense = x.toarray()  # what the measure would have seen
 print(peak() - before)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in KiB there")
 def test_the_whole_is_never_dense() -> None:
-    """20,000 x 2,000 at 5 %: dense 160 MB; sparse 16 MB, and what a shuffled part of it takes."""
-    grown = {}
-    for name, given in (("sparse", "x"), ("dense", "x.toarray()")):
-        program = LARGE.replace("GIVEN", given)
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        grown[name] = int(done.stdout.split()[-1])
+    """20,000 x 2,000 at 5 %: dense 160 MB, sparse 16 MB, and as much in the part that is trained
+    on; batches and what networks make of them are the rest."""
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    grown, with_dense = map(int, done.stdout.split()[-2:])
     whole = 4 * 20_000 * 2_000
-    assert grown["sparse"] < 0.6 * whole, grown
-    assert grown["dense"] > whole, grown
+    assert grown < whole < with_dense
