@@ -260,6 +260,11 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 LAZY = (nn.LazyConv1d, nn.LazyConv2d, nn.LazyConv3d)  # as many channels as come
 
 
+def _check_lazy(network: nn.Module, shape: tuple[int, ...]) -> None:
+    if any(isinstance(module, LAZY) for module in network.modules()):
+        _check_channels(shape)
+
+
 def _check_channels(shape: tuple[int, ...]) -> None:
     """Refuse what looks like an image whose channels are last."""
     if len(shape) >= 3 and shape[-1] <= 4 < min(shape[-3:-1]):
@@ -335,6 +340,7 @@ class Conditional(nn.Module, Component, ABC):
         if isinstance(self.network, Network):
             self.body = self.network.build(self.context_shape, self.shapes)
         else:
+            _check_lazy(self.network, self.context_shape)
             self._check(self.network)
 
     def outputs(self, *contexts: Tensor) -> tuple[Tensor, ...]:
@@ -363,8 +369,6 @@ class Conditional(nn.Module, Component, ABC):
 
     def _check(self, network: nn.Module) -> None:
         name, n = type(self).__name__, 2
-        if any(isinstance(module, LAZY) for module in network.modules()):
-            _check_channels(self.context_shape)
         probe = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
         context = torch.zeros(n, *self.context_shape, dtype=probe.dtype, device=probe.device)
         want = ", ".join(f"{k} {(n, *s)}" for k, s in self.shapes.items())

@@ -170,9 +170,9 @@ def decoded(file: Path, channels: int, size: tuple[int, int] | None = None) -> P
     Raises:
         UsageError: more pixels than Pillow takes, or none of 8 bits.
     """
-    from PIL import ImageOps
-
     with _opened(file) as opened:
+        from PIL import ImageOps
+
         if opened.mode not in (*GREY, *COLOUR):
             raise UsageError(
                 f"its mode is {opened.mode}, and pictures are of 8 bits, grey or colour: convert "

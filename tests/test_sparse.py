@@ -397,7 +397,7 @@ before = peak()
 pv.fit(vae, x, epochs=1, batch_size=256, validation=200, progress=False)
 pv.elbo(vae, x, 1)
 print(peak() - before)
-dense = x.toarray()  # what the measure would have seen
+dense = x.toarray().repeat(2, 0)  # what the measure would have seen: this and a copy of it
 print(peak() - before)
 """
 
