@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         plots,
         priors,
         programs,
+        progress,
         schedules,
     )
     from pyrovae.aggregate import CodeDensity, fit_codes
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         traverse,
     )
     from pyrovae.oracles import exact_log_evidence
+    from pyrovae.progress import quiet
     from pyrovae.runs import load, save
     from pyrovae.svi import SVI
     from pyrovae.traces import Pair, Sketch, sketch
@@ -45,6 +47,7 @@ _ROOMS = {
     "aggregate": ("CodeDensity", "fit_codes"),
     "arrays": (),
     "data": (),
+    "cells": (),
     "calibration": ("Calibration", "calibrate", "predictive_check"),
     "callbacks": (),
     "checkpoints": (),
@@ -77,10 +80,12 @@ _ROOMS = {
     "priors": (),
     "program": (),
     "programs": (),
+    "progress": ("quiet",),
     "randomness": (),
     "runs": ("load", "save"),
     "processes": (),
     "schedules": (),
+    "schema": (),
     "signatures": (),
     "serving": (),
     "sources": (),
@@ -88,6 +93,7 @@ _ROOMS = {
     "summaries": (),
     "supports": (),
     "svi": ("SVI",),
+    "tables": (),
     "tensors": (),
     "traces": ("Pair", "Sketch", "sketch"),
     "training": ("History", "fit"),

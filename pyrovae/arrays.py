@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from pyrovae.errors import UsageError, got, in_short
 from pyrovae.memory import fits
 
 LEVELS, UNUSED = 256, 64  # of 8 bits; neighbouring levels that images may leave unused
+CHANNELS = (1, 3, 4)  # grey, colour, colour and opacity
+NARROW = 4  # what is no longer than this may be channels, or the side of a small image
 
 
 def tensor(value: Any) -> Tensor:
@@ -151,6 +154,22 @@ def no_data(tensor: Tensor) -> str:
         "on the meta device, which holds no values": tensor.is_meta,
     }
     return next((kind for kind, holds in kinds.items() if holds), "")
+
+
+def channels_last(shape: Sequence[int]) -> bool | None:
+    """Whether an image of this shape is [H, W, C], by its shape; None where it may be either.
+
+    Channels are 1, 3 or 4. Where the last axis alone is as many and height and width are more than
+    4, it holds the channels.
+
+    >>> channels_last((28, 28, 1)), channels_last((3, 32, 32)), channels_last((3, 3, 3))
+    (True, False, None)
+    """
+    if len(shape) != 3:
+        return False
+    first = shape[0] in CHANNELS and min(shape[1:]) > 1
+    last = shape[2] in CHANNELS and min(shape[:2]) > 1
+    return None if first and last else last and min(shape[:2]) > NARROW
 
 
 def may_be_image(x: Tensor) -> bool:

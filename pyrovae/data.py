@@ -10,13 +10,10 @@ TensorData(5000 x [1, 28, 28] uint8 / 255, labelled, cpu)
 
 from __future__ import annotations
 
-import csv
 import functools
 import importlib.resources
 import itertools
-import math
 import os
-from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +28,7 @@ from pyrovae.errors import UsageError, nearest, reason
 from pyrovae.files import home
 from pyrovae.memory import fits
 from pyrovae.pictures import Pictures
+from pyrovae.schema import Schema
 from pyrovae.sources import (
     SCALE,
     ArrayFile,
@@ -38,14 +36,15 @@ from pyrovae.sources import (
     ParquetFile,
     Source,
     class_codes,
-    label_column,
+    digest,
     moved,
-    not_numeric,
     open_source,
     reading,
+    table_nbytes,
 )
 from pyrovae.sparse import Annotated, SparseData, annotated, is_stored_sparse, read_sparse
 from pyrovae.streams import MOST, FileData, StreamedData, as_data
+from pyrovae.tables import Names, table
 from pyrovae.tensors import Data, TensorData
 
 if TYPE_CHECKING:
@@ -66,16 +65,18 @@ __all__ = [
     "TensorData",
     "UsageError",
     "as_data",
+    "digest",
     "fits",
     "load",
     "nearest",
+    "table",
 ]
 
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set: its training and test parts, what its labels mean, and the names of the columns
-    of x where a table gives them."""
+    """A data set: its training and test parts, what its labels mean, and what the columns of x are
+    where it is a table."""
 
     name: str
     train: Data
@@ -83,6 +84,7 @@ class Splits:
     classes: tuple[str, ...] | None
     description: str
     columns: tuple[str, ...] | None = None
+    schema: Schema | None = None
 
 
 # torchvision's class, and the arguments of its training and its test part
@@ -108,7 +110,8 @@ _DECODED: dict[str, Callable[[Image], np.ndarray]] = {
 _DIGITS = tuple("0123456789")
 NAMES = ("mnist5k", "digits", *_TORCHVISION)
 ARRAYS = (".npy", ".npz", ".pt")
-SUFFIXES = (*ARRAYS, ".csv", ".parquet")
+TABLES = (".csv", ".tsv", ".parquet", ".xlsx")
+SUFFIXES = (*ARRAYS, *TABLES)
 
 
 def load(
@@ -122,6 +125,16 @@ def load(
     resize: tuple[int, int] | int | str | None = None,
     layout: str = "auto",
     scale: float | None = None,
+    columns: Names | None = None,
+    drop: Names | None = None,
+    target: str | None = None,
+    kinds: str | Mapping[str, str] | None = None,
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    encoding: str | None = None,
+    header: bool | None = None,
+    schema: Schema | None = None,
+    hold_out: bool = True,
 ) -> Splits:
     """A data set by its name, or from a file or a folder of images.
 
@@ -129,10 +142,11 @@ def load(
     kmnist, emnist, omniglot, cifar10, svhn and celeba, which are read from `data_dir` (default
     $PYROVAE_DATA or ~/.cache/pyrovae) or downloaded to it. Images are uint8 [N, C, H, W].
 
-    Paths: .npy; .npz or .pt with x or x_train and x_test, and labels y or y_train and y_test; .csv
-    and .parquet tables, whose column `label` holds class labels; a folder of images, subfolders
-    being classes, `train` and `test` folders the parts. Where there is no test part, a tenth is
-    held out at random (`seed`).
+    Paths: .npy; .npz or .pt with x or x_train and x_test, and labels y or y_train and y_test;
+    .csv, .tsv, .parquet and .xlsx tables, read as :func:`pyrovae.tables.table` does with `label`,
+    `columns` and the options that follow it; a folder of images, subfolders being classes, `train`
+    and `test` folders the parts. Where there is no test part, a tenth is held out at random
+    (`seed`), or without `hold_out` both parts are all.
 
     Pictures are RGB where one of them has colours, else grey; laid on white where they are
     transparent; scaled to cover `resize` = (H, W), H or "HxW", their middle cut out. Arrays
@@ -145,7 +159,7 @@ def load(
     Counts: .npz files of `scipy.sparse.save_npz`, and an AnnData, whose column `label` of obs holds
     class labels; they stay sparse, and batches are made dense (:class:`SparseData`).
 
-    .npy, .parquet and folders that do not fit in memory are streamed: `train` is a
+    .npy, .parquet (of numbers) and folders that do not fit in memory are streamed: `train` is a
     :class:`FileData`, `test` a TensorData of at most 10,000 data. `stream` True or False has it
     either way.
 
@@ -157,25 +171,35 @@ def load(
     """
     _check_stream(stream)
     pictures = Pictures.of(resize, layout, scale)
+    asked = _asked(
+        columns=columns,
+        drop=drop,
+        label=label,
+        target=target,
+        kinds=kinds,
+        delimiter=delimiter,
+        decimal=decimal,
+        encoding=encoding,
+        header=header,
+        schema=schema,
+    )
     if isinstance(name, Annotated):
-        return _from_annotated(name, label, seed)
+        _no_table(asked, but="label")
+        return _from_annotated(name, label, seed, hold_out)
     if isinstance(name, str) and name in NAMES:
-        if stream is True:
-            raise UsageError(f"{name} fits in memory and is not streamed")
-        if label is not None:
-            raise UsageError(f"label={label!r} names a column of a .csv or .parquet file")
+        _no_table(asked)
         _check_asked(pictures, name)
-        return _scaled(_named(name, data_dir, download, seed), pictures)
+        return _scaled(_named(name, data_dir, download, seed, stream), pictures)
     path = home(name)
     _check_path(name, path)
     _check_asked(pictures, str(path), path)
     with reading(path):
+        if stream is not True and _is_table(path, stream):
+            return _from_table(path, asked, seed, hold_out)
+        _no_table(asked, but="label" if path.suffix.lower() == ".parquet" else "")
         if stream is True or path.is_dir() or path.suffix.lower() in (".npy", ".parquet"):
-            return _from_sources(path, label, seed, stream, pictures)
-        if path.suffix.lower() == ".csv":
-            arrays, columns = _read_csv(path, label)
-            return replace(_from_arrays(path, arrays, seed, pictures), columns=columns)
-        return _from_arrays(path, _read(path, label), seed, pictures)
+            return _from_sources(path, label, seed, stream, pictures, hold_out)
+        return _from_arrays(path, _read(path), seed, pictures, hold_out)
 
 
 def _check_stream(stream: object) -> None:
@@ -191,6 +215,11 @@ def _check_asked(pictures: Pictures, name: str, path: Path | None = None) -> Non
         raise UsageError(
             f"layout (--layout) is of arrays in {', '.join(ARRAYS)} files, and {name} is none"
         )
+    if pictures.scale not in (None, 1) and path and path.suffix.lower() in TABLES:
+        raise UsageError(
+            f"scale (--scale) is of pictures and arrays, and {name} is a table, whose columns stay "
+            f"in their own units: leave it out"
+        )
 
 
 def _scaled(splits: Splits, pictures: Pictures) -> Splits:
@@ -205,13 +234,46 @@ def _scaled(splits: Splits, pictures: Pictures) -> Splits:
     return replace(splits, train=parts[0], test=parts[1])
 
 
-def _from_annotated(given: Annotated, label: str | None, seed: int) -> Splits:
+def _from_annotated(given: Annotated, label: str | None, seed: int, hold_out: bool) -> Splits:
     data, classes = annotated(given, label)
-    splits = _splits(Path(type(given).__name__), [data], classes, seed)
-    return replace(splits, columns=tuple(map(str, given.var_names)))
+    splits = _splits(Path(type(given).__name__), [data], classes, seed, hold_out=hold_out)
+    return replace(splits, columns=tuple(map(str, given.var_names)), schema=data.schema)
 
 
-def _named(name: str, data_dir: str | Path | None, download: bool, seed: int) -> Splits:
+def _asked(**options: object) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _no_table(asked: Mapping[str, object], but: str = "") -> None:
+    """Refuse what is asked of the columns of a table where there is none in memory."""
+    for key in {*asked} - {but}:
+        raise UsageError(
+            f"{key}={asked[key]!r} is about the columns of a table in memory, a "
+            f"{' '.join(TABLES)} file"
+        )
+
+
+def _is_table(path: Path, stream: bool | str) -> bool:
+    """Whether a path is a table that is read into memory."""
+    if path.is_dir() or path.suffix.lower() not in TABLES:
+        return False
+    large = path.suffix.lower() == ".parquet" and stream == "auto"
+    return not (large and not fits(2 * table_nbytes(path), "cpu"))
+
+
+def _from_table(path: Path, asked: Mapping[str, Any], seed: int, hold_out: bool) -> Splits:
+    data = table(path, **asked)
+    schema = data.schema
+    assert schema is not None
+    splits = _splits(path, [data], schema.classes or None, seed, hold_out=hold_out)
+    return replace(splits, columns=schema.names, schema=schema)
+
+
+def _named(
+    name: str, data_dir: str | Path | None, download: bool, seed: int, stream: bool | str
+) -> Splits:
+    if stream is True:
+        raise UsageError(f"{name} fits in memory and is not streamed")
     if name == "mnist5k":
         return _load_mnist5k()
     return _load_digits(seed) if name == "digits" else _load_torchvision(name, data_dir, download)
@@ -362,7 +424,7 @@ def _from_file(
 
 
 def _from_sources(
-    path: Path, label: str | None, seed: int, stream: bool | str, pictures: Pictures
+    path: Path, label: str | None, seed: int, stream: bool | str, pictures: Pictures, hold_out: bool
 ) -> Splits:
     sources = _opened(path, label, pictures)
     classes = _shared_classes(sources)
@@ -370,9 +432,10 @@ def _from_sources(
     files = [FileData(each) for each in sources]
     large = not fits(2 * sum(data.nbytes for data in files), "cpu")  # a copy is split
     if stream is not True and not (stream == "auto" and large):
-        splits = _splits(path, [each.all() for each in sources], classes, seed)
+        parts = [each.all() for each in sources]
+        splits = _splits(path, parts, classes, seed, hold_out=hold_out)
     else:
-        splits = _splits(path, _streamed(*files), classes, seed, ", streamed")
+        splits = _splits(path, _streamed(*files), classes, seed, ", streamed", hold_out=hold_out)
     notes = itertools.chain.from_iterable(each.notes for each in sources)
     return _noted(replace(splits, columns=columns), notes)
 
@@ -420,6 +483,7 @@ def _from_arrays(
     arrays: Mapping[str, object],
     seed: int,
     pictures: Pictures = Pictures(),  # noqa: B008
+    hold_out: bool = True,
 ) -> Splits:
     if len(arrays) == 1:
         arrays = {"x": next(iter(arrays.values()))}
@@ -427,7 +491,7 @@ def _from_arrays(
     ys = {key: arrays[y] for key in keys if (y := key.replace("x", "y")) in arrays}
     classes, labels = class_codes(ys) if ys else (None, {})
     read = [_from_file(arrays[key], labels.get(key), pictures) for key in keys]
-    splits = _splits(path, [data for data, _ in read], classes, seed)
+    splits = _splits(path, [data for data, _ in read], classes, seed, hold_out=hold_out)
     return _noted(splits, (note for _, notes in read for note in notes))
 
 
@@ -443,13 +507,22 @@ def _parts_of(arrays: Mapping[str, object]) -> list[str]:
 
 
 def _splits(
-    path: Path, parts: Sequence[Any], classes: tuple[str, ...] | None, seed: int, how: str = ""
+    path: Path,
+    parts: Sequence[Any],
+    classes: tuple[str, ...] | None,
+    seed: int,
+    how: str = "",
+    *,
+    hold_out: bool = True,
 ) -> Splits:
     """The training part, and the test part if there is none, of one or both."""
     train, *rest = parts
     if rest and rest[0].event_shape != train.event_shape:
         shapes = f"{list(train.event_shape)} and {list(rest[0].event_shape)}"
         raise UsageError(f"the training and test data must have one shape, not {shapes}")
+    if not rest and not hold_out:
+        test = _looked_at(train)
+        return Splits(path.stem, train, test, classes, f"{len(test):,} data{how} from {path}")
     if not rest and len(train) < 2:
         raise UsageError(
             "it holds 1 datum; at least 2 are needed, to hold one out as the test part"
@@ -460,9 +533,14 @@ def _splits(
     return Splits(path.stem, train, test, classes, about)
 
 
-def _read(path: Path, label: str | None) -> dict[str, object]:
-    if label is not None:
-        raise UsageError(f"label={label!r} names a column of a .csv or .parquet file")
+def _looked_at(data: Data) -> TensorData:
+    """All of the data, or those of them that can be in memory."""
+    if isinstance(data, SparseData) and data.fits_dense():
+        return data.dense(slice(None))
+    return data if isinstance(data, TensorData) else data.sample(MOST)
+
+
+def _read(path: Path) -> dict[str, object]:
     if path.suffix.lower() == ".pt":
         held = torch.load(path, map_location="cpu", weights_only=True)
         return held if isinstance(held, dict) else {"x": held}
@@ -471,55 +549,3 @@ def _read(path: Path, label: str | None) -> dict[str, object]:
         if isinstance(loaded, np.ndarray):
             return {"x": loaded}
         return {"x": read_sparse(path)} if is_stored_sparse(loaded.files) else dict(loaded)
-
-
-def _read_csv(path: Path, label: str | None) -> tuple[dict[str, object], tuple[str, ...] | None]:
-    """x, and y where a label is named; the columns of x where the table has a header."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = csv.reader(file)
-        rows = filter(None, lines)
-        first = next(rows, [])
-        header = label in first or not any(map(_is_number, first))
-        names = first if header else [f"column {i}" for i in range(1, len(first) + 1)]
-        at = label_column(names, label)
-        kept = [n for i, n in enumerate(names) if i != at]
-        cells = rows if header else itertools.chain([first], rows)
-        values, labels = _columns(cells, names, at, lambda: lines.line_num)
-    width = len(kept)
-    x = np.frombuffer(values).reshape(-1, width) if values else np.empty((0, width))
-    columns = tuple(kept) if header else None
-    return {"x": x} if at is None else {"x": x, "y": labels}, columns
-
-
-def _columns(
-    rows: Iterable[list[str]], names: Sequence[str], at: int | None, line: Callable[[], int]
-) -> tuple[array[float], list[str]]:
-    """The numbers of a table, row by row, and its column of labels."""
-    values, labels = array("d"), []
-    kept = [n for i, n in enumerate(names) if i != at]
-    for row in rows:
-        if len(row) != len(names):
-            raise UsageError(
-                f"line {line()} has {len(row)} cells where there are {len(names)} columns"
-            )
-        if at is not None:
-            labels.append(row.pop(at))
-        values.extend(_numbers(row, kept, line()))
-    return values, labels
-
-
-def _numbers(row: list[str], names: Sequence[str], line: int) -> list[float]:
-    """The cells of a row as numbers, NaN where they are empty."""
-    try:
-        return [float(cell) if cell.strip() else math.nan for cell in row]
-    except ValueError:
-        column = next(i for i, c in enumerate(row) if c.strip() and not _is_number(c))
-        raise not_numeric(names[column], f"{row[column]!r} in line {line}") from None
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True

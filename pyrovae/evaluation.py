@@ -13,6 +13,8 @@ from torch import Tensor
 
 from pyrovae import traces
 from pyrovae.errors import UsageError
+from pyrovae.framing import framed
+from pyrovae.progress import count, shown
 from pyrovae.tensors import log_mean_exp
 from pyrovae.traces import Args, Problem, Structure, Traces
 
@@ -93,6 +95,8 @@ class Evaluation:
         """Collapse in a sentence."""
         if not self.units:
             return "no continuous latent"
+        if len(self.elbo) < 2:
+            return "one datum alone does not show which units vary with the data"
         collapsed = self.bound and float(self.kl.mean()) < COLLAPSED
         if collapsed or not self.active_units:
             return "collapsed: the guide ignores the data and the latent carries nothing"
@@ -169,6 +173,7 @@ def _standard_error(value: Tensor) -> float:
     return float(value.double().std() / math.sqrt(len(value))) if len(value) > 1 else math.nan
 
 
+@shown("evaluate")
 def evaluate(
     pair: object,
     x: object,
@@ -177,6 +182,7 @@ def evaluate(
     plate: str | None = None,
     chunk_bytes: int = CHUNK,
     seed: int = 0,
+    progress: bool = True,
 ) -> Evaluation:
     """Measure a pair on data; changes neither weights, buffers, modes nor random states.
 
@@ -187,6 +193,7 @@ def evaluate(
         plate: name of the plate over the data, where several follow the batch's size.
         chunk_bytes: most memory for the particles of a chunk, 128 MB by default.
         seed: of the particles and the binarisation.
+        progress: a bar on a terminal or in a notebook, once it takes more than a second.
 
     Raises:
         UsageError: whatever :func:`pyrovae.traces.structure` raises.
@@ -324,6 +331,8 @@ def clustering(found: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
+@shown("elbo")
+@framed
 def elbo(
     pair: object,
     x: object,
@@ -332,6 +341,7 @@ def elbo(
     plate: str | None = None,
     chunk_bytes: int = CHUNK,
     seed: int = 0,
+    progress: bool = True,
 ) -> Tensor:
     """E_q[log p(x, z) - log q(z|x)] per datum, ``[N]``, nats, by Monte Carlo.
 
@@ -350,6 +360,8 @@ def elbo(
     return found.tensors()["elbo"]
 
 
+@shown("log evidence")
+@framed
 def log_evidence(
     pair: object,
     x: object,
@@ -358,6 +370,7 @@ def log_evidence(
     plate: str | None = None,
     chunk_bytes: int = CHUNK,
     seed: int = 0,
+    progress: bool = True,
 ) -> Tensor:
     """log p(x) per datum, ``[N]``, nats, importance-sampled with q as the proposal.
 
@@ -457,6 +470,7 @@ class Gap:
     __repr__ = __str__
 
 
+@shown("gap")
 def gap(
     pair: object,
     x: object,
@@ -466,6 +480,7 @@ def gap(
     steps: int = 60,
     plate: str | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> Gap:
     """Split log p(x) - ELBO into what amortisation and what the guide's family costs.
 
@@ -482,6 +497,7 @@ def gap(
         steps: of L-BFGS.
         plate: name of the plate over the data, where several follow the batch's size.
         seed: of the particles.
+        progress: a bar on a terminal or in a notebook, once it takes more than a second.
 
     Raises:
         UsageError: a global latent, a site without a pathwise gradient, a flow.
@@ -555,9 +571,11 @@ def _climb(refined: Problem, batch: Args, refinement: traces.Refinement, steps: 
         # not backward(): the networks' own gradients stay as they are
         for shift, grad in zip(shifts, torch.autograd.grad(loss, shifts), strict=True):
             shift.grad = grad
+        climb.advance(1)
         return loss
 
-    optimizer.step(closure)
+    with count(steps) as climb:
+        optimizer.step(closure)
 
 
 def pareto_khat(log_weights: Tensor) -> Tensor:

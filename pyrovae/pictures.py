@@ -11,39 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from pyrovae.arrays import scaled_by
+from pyrovae.arrays import channels_last, may_be_image, scaled_by
 from pyrovae.errors import UsageError, got, nearest, number, whole_number
 from pyrovae.tensors import TensorData
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["FORMATS", "LAYOUTS", "Picture", "Pictures", "channels_last", "decoded", "has_colour"]
+__all__ = ["FORMATS", "LAYOUTS", "Picture", "Pictures", "decoded", "has_colour"]
 
 LAYOUTS = ("auto", "channels_first", "channels_last")
 # Pillow knows formats that start other programs (EPS) or ask for more memory than the file has
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
-CHANNELS = (1, 3, 4)  # grey, colour, colour and opacity
-NARROW = 4  # what is no longer than this may be channels, or the side of a small image
 GREY = ("1", "L", "LA", "La")
 COLOUR = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
 CLEAR = ("LA", "La", "PA", "RGBA", "RGBa")
-
-
-def channels_last(shape: Sequence[int]) -> bool | None:
-    """Whether an image of this shape is [H, W, C], by its shape; None where it may be either.
-
-    Channels are 1, 3 or 4. Where the last axis alone is as many and height and width are more than
-    4, it holds the channels.
-
-    >>> channels_last((28, 28, 1)), channels_last((3, 32, 32)), channels_last((3, 3, 3))
-    (True, False, None)
-    """
-    if len(shape) != 3:
-        return False
-    first = shape[0] in CHANNELS and min(shape[1:]) > 1
-    last = shape[2] in CHANNELS and min(shape[:2]) > 1
-    return None if first and last else last and min(shape[:2]) > NARROW
 
 
 @dataclass(frozen=True)
@@ -103,7 +85,7 @@ class Pictures:
     def arranged(self, x: Tensor, *, pixels: bool) -> Tensor:
         """Images [N, H, W, C] as [N, C, H, W], those [N, H, W] as [N, 1, H, W], and numbers [N] as
         a column. Without a layout that is asked for, three axes are images where the values are
-        ``pixels``, and four as :func:`channels_last` tells.
+        ``pixels`` or, uint8 of no ``scale``, 0 and 1; and four as :func:`channels_last` tells.
 
         Raises:
             UsageError: a shape that may be either, or that has no layout.
@@ -111,6 +93,7 @@ class Pictures:
         asked = self.layout != "auto"
         if x.ndim == 1:
             return x.unsqueeze(1)
+        pixels |= self.scale is None and may_be_image(x)
         if x.ndim == 3 and (pixels or asked):
             return x.unsqueeze(1)
         if x.ndim != 4:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import mmap
 import os
@@ -21,7 +22,7 @@ from pyrovae.files import home
 from pyrovae.pictures import Picture, Pictures, decoded, has_colour
 from pyrovae.tensors import TensorData
 
-__all__ = ["ArrayFile", "ImageFiles", "ParquetFile", "Source", "open_source"]
+__all__ = ["ArrayFile", "ImageFiles", "ParquetFile", "Source", "digest", "open_source"]
 
 BLOCK, ROWS = 2**20, 2**11  # bytes and rows that are read at once
 SCALE = (
@@ -259,6 +260,23 @@ class ImageFiles(Source):
         return torch.from_numpy(images), labels
 
 
+def table_nbytes(path: Path) -> int:
+    """Bytes that the cells of a Parquet file take as numbers."""
+    file = _parquet_file(path)
+    with file:
+        return 8 * file.metadata.num_rows * file.metadata.num_columns
+
+
+def _parquet_file(path: Path, **options: Any) -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UsageError(
+            f'reading it needs pyarrow ({error}); pip install "pyrovae[parquet]"'
+        ) from error
+    return pyarrow.parquet.ParquetFile(path, **options)
+
+
 class ParquetFile(Source):
     """The rows of a table of numbers, read by row groups; the column ``label`` holds labels.
 
@@ -283,13 +301,7 @@ class ParquetFile(Source):
                 self._codes = codes["y"]
 
     def _open(self) -> Any:
-        try:
-            import pyarrow.parquet
-        except ImportError as error:
-            raise UsageError(
-                f'reading it needs pyarrow ({error}); pip install "pyrovae[parquet]"'
-            ) from error
-        return pyarrow.parquet.ParquetFile(self.path, metadata=getattr(self, "_metadata", None))
+        return _parquet_file(self.path, metadata=getattr(self, "_metadata", None))
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         first = max(0, int(np.searchsorted(self.bounds, start, "right")) - 1)
@@ -391,6 +403,35 @@ def reading(path: Path, remedy: str = "") -> Iterator[None]:
     except Exception as error:  # damaged files raise nearly every kind
         remedy = remedy or "it may be cut short or of another format: make it again"
         raise UsageError(f"{path} cannot be read: {reason(error)}; {remedy}") from error
+
+
+DIGESTED = 2**30  # bytes of a file that are read to know it again
+
+
+def digest(path: str | Path) -> str:
+    """What tells a file's bytes from any other's, or a folder's files by their names and sizes: 32
+    hexadecimal digits. Of files beyond 1 GiB as many bytes are read, in blocks all over them.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "x.csv").write_text("a,b")
+    ...     digest(f"{folder}/x.csv")
+    '6ec5b3d42cb1a6d2fd9f7ae7b0b6ecce'
+    """
+    path, found = home(path), hashlib.blake2b(digest_size=16)
+    if path.is_dir():
+        for file in sorted(path.rglob("[!.]*")):
+            if file.is_file():
+                found.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
+        return found.hexdigest()
+    size = path.stat().st_size
+    found.update(str(size).encode())
+    blocks = min(-(-size // BLOCK), DIGESTED // BLOCK)
+    with path.open("rb") as stream:
+        for at in range(blocks):
+            stream.seek(at * BLOCK if size <= DIGESTED else at * (size - BLOCK) // (blocks - 1))
+            found.update(stream.read(BLOCK))
+    return found.hexdigest()
 
 
 def class_codes(ys: Mapping[str, object]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae.arrays import is_sparse, tensor
 from pyrovae.errors import UsageError
+from pyrovae.memory import fits
 from pyrovae.schema import Column, Schema
 from pyrovae.serving import Serving
 from pyrovae.sources import class_codes, label_column
@@ -26,13 +27,14 @@ from pyrovae.tensors import (
     infinite,
     negative,
     part_of,
+    place_of,
     tensor_data,
 )
 
 __all__ = ["Annotated", "SparseData", "annotated", "is_stored_sparse", "read_sparse"]
 
 MOST, BYTES = 10_000, 2**30  # rows that are held out, and what they take once dense
-SEEN = 2**26  # bytes that are summarised
+LOOKED_AT, SEEN = 2**28, 2**26  # bytes that are looked at, and that are summarised
 
 
 class SparseData(Data):
@@ -176,22 +178,30 @@ class SparseData(Data):
             self._exact |= {dtype}
 
     def sample(self, count: int, seed: int = 0) -> TensorData:
-        """``count`` of the data at random, or all there are, dense and in their order."""
+        """``count`` of the data at random, all there are, or what takes 256 MiB where that is
+        less, dense and in their order."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return self.dense(order[:count].sort().values)
+        return self.dense(order[: min(count, self._rows_in(LOOKED_AT))].sort().values)
+
+    def _rows_in(self, nbytes: int) -> int:
+        """How many dense data take so many bytes, at least one."""
+        return max(1, nbytes // max(1, self._first.nbytes))
+
+    def fits_dense(self) -> bool:
+        """Whether all of the data can be dense and in memory."""
+        return fits(2 * len(self) * self._first.nbytes, "cpu")
 
     def split(self, held_out: float, seed: int = 0) -> tuple[Self, TensorData]:
         """(train, held): hold out a fraction in (0, 1) or a whole number of data, at most 10,000
         or what takes 1 GiB, since these are dense. Raises UsageError when either side would be
         empty."""
-        most = min(MOST, max(1, BYTES // self._first.nbytes))
-        count = min(part_of(held_out, len(self)), most)
+        count = min(part_of(held_out, len(self)), MOST, self._rows_in(BYTES))
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self.select(order[count:]), self.dense(order[:count])
 
     def summary(self) -> Summary:
         """What values x has as it is served, of 10,000 data or 64 MiB at random."""
-        return self.sample(min(MOST, max(1, SEEN // self._first.nbytes))).summary()
+        return self.sample(min(MOST, self._rows_in(SEEN))).summary()
 
     def with_labels(self) -> Self:
         """The data (x, labels), so that a model(x, y) receives the labels."""
@@ -250,7 +260,7 @@ class SparseData(Data):
         if len(bad):
             row = int(np.searchsorted(self.matrix.indptr, bad[0], "right")) - 1
             at, value = self.matrix.indices[bad[0]], self.matrix.data[bad[0]]
-            raise infinite("x", len(bad), float(value), row, [int(at)])
+            raise infinite("x", len(bad), float(value), row, place_of([int(at)], self.schema))
         TensorData(torch.empty(len(self), 0), *self.others).check_finite()
 
 

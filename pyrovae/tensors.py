@@ -144,6 +144,11 @@ class Data(ABC):
     def check_finite(self) -> None:
         """Raise UsageError when an entry is infinite; NaN is a missing entry."""
 
+    def check_known(self) -> str:
+        """Raise UsageError where every entry is missing (NaN); which entries of x are missing in
+        all of the data, in words, "" where none are or where that cannot be seen."""
+        return ""
+
     def checked(self, check: Callable[[Batch], object]) -> Self:
         """The same data, every batch of which passes ``check``: before this returns where they
         are in memory, in the first pass over them where they are not."""
@@ -230,7 +235,7 @@ class Data(ABC):
                     f"the data as tensors"
                 )
             columns.append(torch.cat(parts)[:count])
-        found = TensorData(*columns)._with(layout=self.layout)
+        found = TensorData(*columns)._with(layout=self.layout, schema=self.schema)
         return found.integral() if self.serving.integral else found
 
     def integral(self) -> Self:
@@ -559,7 +564,31 @@ class TensorData(Data, Dataset[Batch]):
             if first is not None:
                 start, (row, *position) = first
                 value = tensor[(start + row, *position)].item()
-                raise infinite("y" if argument else "x", count, value, start + row, position)
+                place = place_of(position, None if argument else self.schema)
+                raise infinite("y" if argument else "x", count, value, start + row, place)
+
+    def check_known(self) -> str:
+        """Raise UsageError where every entry is missing (NaN); which entries of x are missing in
+        all of the data, in words, "" where none are.
+
+        >>> TensorData(torch.tensor([[0.0, math.nan], [1.0, math.nan]])).check_known()
+        'column 1 of x is missing (NaN) in all of the 2 data'
+        """
+        gone = [self._never_known(tensor) for tensor in self.tensors if tensor.is_floating_point()]
+        if gone and all(bool(each.all()) for each in gone):
+            raise UsageError(
+                f"all entries of the {len(self):,} data are missing (NaN), so there is nothing to "
+                f"learn from: look at how they were read or made"
+            )
+        of_x = gone[0] if self.tensors[0].is_floating_point() else torch.zeros(0)
+        return _named(of_x, self.schema, len(self)) if bool(of_x.any()) else ""
+
+    def _never_known(self, tensor: Tensor) -> Tensor:
+        """Which entries of one datum are NaN in all of them."""
+        gone = torch.ones(tensor.shape[1:], dtype=torch.bool, device=tensor.device)
+        for _, chunk in _chunks(tensor):
+            gone &= chunk.isnan().all(0)
+        return gone
 
 
 def _chunks(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -579,13 +608,18 @@ def first_missing(tensor: Tensor) -> Tensor:
     return first[first < len(tensor)]
 
 
-def infinite(
-    name: str, count: int, first: float, datum: int, position: Sequence[int]
-) -> UsageError:
+def place_of(position: Sequence[int], schema: Schema | None) -> str:
+    """Where in a datum an entry is, in words."""
+    if schema is None or len(position) != 1:
+        return f"at position {list(position)}"
+    return f"in column {schema.names[position[0]]!r}"
+
+
+def infinite(name: str, count: int, first: float, datum: int, place: str) -> UsageError:
     """What is said of infinite entries."""
     return UsageError(
-        f"{name} has {count} entries that are infinite; the first, {first}, is in datum {datum} at "
-        f"position {list(position)}; drop or fill such data, or write NaN where a value is missing"
+        f"{name} has {count} entries that are infinite; the first, {first}, is in datum {datum} "
+        f"{place}; drop or fill such data, or write NaN where a value is missing"
     )
 
 
@@ -595,6 +629,18 @@ def negative(least: float) -> UsageError:
         f"a library size is the total of counts, and x has values down to {least:g}: give the "
         f"counts as they were taken, before logarithms and scales"
     )
+
+
+def _named(gone: Tensor, schema: Schema | None, count: int) -> str:
+    """Entries of x that no datum has, in words: columns by their names or places."""
+    if gone.dim() != 1:
+        words, several = f"{int(gone.sum()):,} of {gone.numel():,} entries", True
+    else:
+        places = gone.nonzero()[:, 0].tolist()
+        names = [repr(schema.names[k]) if schema else str(k) for k in places[:10]]
+        several = len(places) > 1
+        words = f"column{'s' * several} {', '.join(names)}{', ...' * (len(places) > 10)}"
+    return f"{words} of x {'are' if several else 'is'} missing (NaN) in all of the {count:,} data"
 
 
 def _check_dense(tensors: Sequence[object]) -> None:
