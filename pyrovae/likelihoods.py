@@ -8,6 +8,7 @@ import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import pyro.distributions as dist
@@ -1060,7 +1061,7 @@ class Mixed(Likelihood):
     @classmethod
     def decided_by(cls, seen: Summary, schema: Schema | None = None) -> dict[str, Any]:
         if schema is not None:
-            return {"columns": list(cast(Mixed, suited(seen, schema)).columns)}
+            return {"columns": _of_columns(seen, schema)}
         return {"columns": column_likelihoods(seen)} if seen.columns else {}
 
     @classmethod
@@ -1116,9 +1117,22 @@ def suited(seen: Summary, schema: Schema | None = None) -> Likelihood:
     NegativeBinomial(network=MLP(hidden=[400], activation='ReLU'), dispersion='per_dimension', \
 units='auto')
     """
-    if schema is not None:
-        each = seen.columns or [seen] * len(schema.columns)  # of very many columns there are none
-        return Mixed([_of_kind(c, s) for c, s in zip(schema.columns, each, strict=True)])
+    if schema is None:
+        return _of_values(seen)
+    if not schema.vector:
+        return Mixed(_of_columns(seen, schema))
+    if schema.columns[0].kind == "real":
+        return Normal(scale="per_dimension")
+    return _of_values(replace(seen, columns=()))
+
+
+def _of_columns(seen: Summary, schema: Schema) -> list[Likelihood]:
+    """A likelihood for every column of a table, by its kind."""
+    each = seen.columns or [seen] * len(schema.columns)  # of very many columns there are none
+    return [_of_kind(c, s) for c, s in zip(schema.columns, each, strict=True)]
+
+
+def _of_values(seen: Summary) -> Likelihood:
     if _real(seen) and not (seen.low >= 0 and seen.high <= 1):
         kinds = {type(column) for column in column_likelihoods(seen)}
         return Mixed(column_likelihoods(seen)) if len(kinds) > 1 else Normal()

@@ -147,16 +147,17 @@ class Program(nn.Module, Component, ABC):
     @classmethod
     def suited(cls, seen: Summary, schema: Schema | None) -> dict[str, Any]:
         """Parts for data of such values and columns, where the usual ones are not for them: a
-        likelihood that holds them; of tables, whose columns are skewed and in groups, a prior that
-        follows the codes, and about half as many latents as columns."""
+        likelihood that holds them; of tables, whose columns are skewed and in groups (those of
+        a vector with names are not), a prior that follows the codes, and about half as many
+        latents as columns."""
         likelihood = cls.usual()["likelihood"]
-        if schema is not None:
+        if schema is not None and not schema.vector:
             found: dict[str, Any] = {"likelihood": suited(seen, schema)}
             if isinstance(cls.usual()["prior"], StandardNormal):
                 found["prior"] = Flow()
             return found | {"latent_dim": min(LATENTS, 1 + len(schema.columns) // 2)}
         holds = not isinstance(likelihood, Bernoulli) or seen.binary or seen.missing == seen.entries
-        return {} if holds else {"likelihood": suited(seen)}
+        return {} if holds else {"likelihood": suited(seen, schema)}
 
     @classmethod
     def of(cls, x: object, **given: Any) -> Self:

@@ -27,6 +27,7 @@ Level = str | int | float | bool
 # the units of dates, the coarsest that fits is a column's
 UNITS = {"D": "days", "h": "hours", "m": "minutes", "s": "seconds", "ms": "milliseconds"}
 NO, YES = zip(*BOOLEANS, strict=True)
+ENTRIES = 100  # of a table, at most, where all are of one kind
 WRITTEN = (".csv", ".tsv", ".parquet")
 
 
@@ -276,6 +277,17 @@ class Schema:
     def names(self) -> tuple[str, ...]:
         """Of the columns."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def vector(self) -> bool:
+        """Whether the columns are the entries of one vector rather than a table's, as those of
+        genes or words are: more than 100, all counts or all real numbers.
+
+        >>> Schema.unnamed(3).vector, Schema.unnamed(2000).vector
+        (False, True)
+        """
+        kinds = {column.kind for column in self.columns}
+        return len(self.columns) > ENTRIES and kinds in ({"count"}, {"real"})
 
     def encode(self, frame: object) -> Tensor:
         """The columns of a table as numbers ``[N, columns]`` of the default dtype, NaN where they
