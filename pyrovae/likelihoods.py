@@ -1005,6 +1005,13 @@ class Mixed(Likelihood):
     def _groups(self) -> list[Likelihood]:
         return [cast(Likelihood, group) for group in self.groups]
 
+    def columns_of_old(self) -> Iterator[tuple[str, Tensor, list[str]]]:
+        """What is learned of columns together: name, tensor, and the names that the parts had in
+        files of version 1, which kept every column's apart."""
+        for g, (group, places) in enumerate(zip(self._groups(), self.places, strict=True)):
+            for name, own in group.state_dict().items():
+                yield f"groups.{g}.{name}", own, [f"columns.{i}.{name}" for i in places]
+
     def _encoded(self) -> bool:
         return any(group.units != "none" for group in self._groups())
 
@@ -1061,7 +1068,7 @@ class Mixed(Likelihood):
     @classmethod
     def decided_by(cls, seen: Summary, schema: Schema | None = None) -> dict[str, Any]:
         if schema is not None:
-            return {"columns": _of_columns(seen, schema)}
+            return {"columns": _of_schema(seen, schema)}
         return {"columns": column_likelihoods(seen)} if seen.columns else {}
 
     @classmethod
@@ -1114,33 +1121,32 @@ def suited(seen: Summary, schema: Schema | None = None) -> Likelihood:
     >>> suited(Summary.of(torch.tensor([[0.5], [-2.0]]))).arguments()["scale"]
     'shared'
     >>> suited(Summary.of(torch.tensor([[0.0], [40.0]])))
-    NegativeBinomial(network=MLP(hidden=[400], activation='ReLU'), dispersion='per_dimension', \
-units='auto')
+    NegativeBinomial()
     """
     if schema is None:
         return _of_values(seen)
     if not schema.vector:
-        return Mixed(_of_columns(seen, schema))
+        return Mixed(_of_schema(seen, schema))
     if schema.columns[0].kind == "real":
         return Normal(scale="per_dimension")
     return _of_values(replace(seen, columns=()))
 
 
-def _of_columns(seen: Summary, schema: Schema) -> list[Likelihood]:
-    """A likelihood for every column of a table, by its kind."""
-    each = seen.columns or [seen] * len(schema.columns)  # of very many columns there are none
-    return [_of_kind(c, s) for c, s in zip(schema.columns, each, strict=True)]
-
-
 def _of_values(seen: Summary) -> Likelihood:
-    if _real(seen) and not (seen.low >= 0 and seen.high <= 1):
-        kinds = {type(column) for column in column_likelihoods(seen)}
-        return Mixed(column_likelihoods(seen)) if len(kinds) > 1 else Normal()
     if seen.binary:
         return Bernoulli()
-    if not seen.whole:
+    if _counts(seen):
+        return NegativeBinomial() if seen.dispersion > 1.2 else Poisson()
+    if seen.low >= 0 and seen.high <= 1:
         return ContinuousBernoulli()
-    return NegativeBinomial() if seen.dispersion > 1.2 else Poisson()
+    kinds = {type(column) for column in column_likelihoods(seen)}
+    return Mixed(column_likelihoods(seen)) if len(kinds) > 1 else Normal()
+
+
+def _of_schema(seen: Summary, schema: Schema) -> list[Likelihood]:
+    """A likelihood for every column of a table, by its kind."""
+    each = seen.columns or [seen] * len(schema.columns)  # of very many columns there are none
+    return [_of_kind(column, one) for column, one in zip(schema.columns, each, strict=True)]
 
 
 def _of_kind(column: Column, seen: Summary) -> Likelihood:

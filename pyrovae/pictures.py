@@ -96,14 +96,18 @@ class Pictures:
         pixels |= self.scale is None and may_be_image(x)
         if x.ndim == 3 and (pixels or asked):
             return x.unsqueeze(1)
-        if x.ndim != 4:
-            if asked:
-                event = ", ".join(map(str, x.shape[1:]))
-                raise UsageError(
-                    f"layout (--layout) is of images, [N, H, W] or of four axes, and x is "
-                    f"[N, {event}]: leave it out"
-                )
-            return x
+        if x.ndim == 4:
+            return self._channels_first(x)
+        if asked:
+            event = ", ".join(map(str, x.shape[1:]))
+            raise UsageError(
+                f"layout (--layout) is of images, [N, H, W] or of four axes, and x is "
+                f"[N, {event}]: leave it out"
+            )
+        return x
+
+    def _channels_first(self, x: Tensor) -> Tensor:
+        asked = self.layout != "auto"
         last = self.layout == LAYOUTS[2] if asked else channels_last(x.shape[1:])
         if last is None:
             raise UsageError(

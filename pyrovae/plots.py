@@ -838,15 +838,10 @@ def latent_map(
     spread over the height. `labels` are [N]: up to 10 distinct ones have a legend, in which
     `classes` [i] names label i, more a colour bar. `names` [d] are those of the coordinates.
     """
-    rows = np.asarray(codes)
-    points = _array(
-        rows.reshape(len(rows), -1) if rows.ndim and rows.size else rows, "codes", "N d"
-    )
+    points = _vectors(codes)
     n, d = points.shape
     names = [f"z{k}" for k in range(d)] if names is None else list(names)
     _same("names", [len(names)], [d], "codes")
-    if not np.isfinite(points).all():
-        raise UsageError("codes hold nan or infinite values and cannot be placed: leave those out")
     _check_dims(dims, d)
     ax = _axes(ax, 6.2, 5)
     if dims is not None or d == 2:
@@ -858,6 +853,16 @@ def latent_map(
     if d > 1:
         ax.set_aspect("equal", adjustable="datalim")
     return _dress(ax, "", names[0], names[1])
+
+
+def _vectors(codes: Values) -> Floats:
+    """Codes of any shape as [N, d]."""
+    rows = np.asarray(codes)
+    flat = rows.reshape(len(rows), -1) if rows.ndim and rows.size else rows
+    points = _array(flat, "codes", "N d")
+    if not np.isfinite(points).all():
+        raise UsageError("codes hold nan or infinite values and cannot be placed: leave those out")
+    return points
 
 
 def _check_dims(dims: tuple[int, int] | None, count: int) -> None:

@@ -186,6 +186,16 @@ class Program(nn.Module, Component, ABC):
         """What precedes training, on data as :meth:`serve` gives them."""
         self.measure_units(data)
 
+    def features(self, x: Tensor) -> Tensor:
+        """x as a network sees it: see :meth:`pyrovae.likelihoods.Likelihood.features`."""
+        likelihood: Likelihood = self.likelihood
+        return likelihood.features(x)
+
+    def marks(self, entries: Tensor) -> Tensor:
+        """For every feature the mark of its entry of x."""
+        likelihood: Likelihood = self.likelihood
+        return likelihood.marks(entries)
+
     def measure_units(self, data: Data) -> None:
         """Learn the units of x from the data to train on, at the first call: see
         :class:`~pyrovae.likelihoods.Likelihood`."""

@@ -211,13 +211,11 @@ def _as_now(
     if notes.get("was", VERSION) > 1 or not isinstance(program.owner, nn.Module):
         return found
     for path, module in program.owner.named_modules():
-        for g, places in enumerate(module.places if isinstance(module, Mixed) else ()):
-            for name in module.groups[g].state_dict():
-                olds = [f"{path}.columns.{i}.{name}" for i in places]
-                if all(old in found for old in olds):
-                    each = [found.pop(old) for old in olds]
-                    alone = each[0].dim() == 0 and name == "running_scale"
-                    found[f"{path}.groups.{g}.{name}"] = each[0] if alone else torch.stack(each, -1)
+        if isinstance(module, Mixed):
+            for name, own, olds in module.columns_of_old():
+                each = [found.pop(f"{path}.{old}") for old in olds if f"{path}.{old}" in found]
+                if each:
+                    found[f"{path}.{name}"] = torch.stack(each, -1) if own.dim() else each[0]
     return found
 
 

@@ -377,20 +377,30 @@ def kind_of(values: pd.Series) -> str:
 def _kind_of_numbers(known: np.ndarray) -> str:
     known = known[np.isfinite(known)]
     distinct = np.unique(known)
-    if (known == np.rint(known)).all():
-        if np.array_equal(distinct, [0, 1]):
-            return "boolean"
-        if len(distinct) <= min(FEW, len(known) // 3):
-            return "category"
-    if len(distinct) <= min(FEW, len(known) // 20):
-        return "category"
-    least = max(SKEW, 2 * math.sqrt(6 / max(1, len(known))))  # two standard errors
+    if not len(distinct):
+        return "real"
     whole = bool((known == np.rint(known)).all())
-    if whole and len(distinct) and 0 <= distinct[0] <= distinct[-1] / 10:
-        # many levels that are not skewed, such as ages, are spread otherwise than counts
-        return "count" if len(distinct) <= MANY or _skewness(known) > SKEW else "real"
-    skewed = len(distinct) > 2 and distinct[0] > 0 and _skewness(known) > least
-    return "positive" if skewed and abs(_skewness(np.log(known))) < _skewness(known) else "real"
+    if whole and np.array_equal(distinct, [0, 1]):
+        return "boolean"
+    if len(distinct) <= min(FEW, len(known) // (3 if whole else 20)):
+        return "category"
+    if whole and _counts(known, distinct):
+        return "count"
+    return "positive" if len(distinct) > 2 and _is_skewed(known) else "real"
+
+
+def _counts(known: np.ndarray, distinct: np.ndarray) -> bool:
+    """Whether whole numbers count something: they begin near 0, and many levels are skewed; those
+    that are not, such as ages, are spread otherwise."""
+    near = 0 <= distinct[0] <= distinct[-1] / 10
+    return bool(near and (len(distinct) <= MANY or _skewness(known) > SKEW))
+
+
+def _is_skewed(known: np.ndarray) -> bool:
+    """Whether positive numbers are, and less so after a logarithm."""
+    least = max(SKEW, 2 * math.sqrt(6 / len(known)))  # two standard errors
+    skewness = _skewness(known)
+    return known.min() > 0 and skewness > least and abs(_skewness(np.log(known))) < skewness
 
 
 def _skewness(values: np.ndarray) -> float:

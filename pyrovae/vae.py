@@ -84,7 +84,7 @@ class VAE(Program):
     def guide(self, x: Tensor, *labels: Tensor) -> Tensor:
         """z ~ q(z|x); returns z ``[batch, latent_dim]``."""
         self._fits(x)
-        seen = self.likelihood.features(x)
+        seen = self.features(x)
         infer = {"enumerate": "parallel"} if self.posterior.enumerate else {}
         with pyro.plate("data", x.shape[0]):
             z: Tensor = pyro.sample("z", self.posterior(seen), infer=infer)

@@ -337,24 +337,18 @@ def _of_a_program(tree: Mapping[str, Any], allow: Sequence[str]) -> dict[str, An
         raise pv.UsageError(f"program must name a class, got {given!r:.200}")
     cls = _class("program", given.get("class_path", default), allow)
     slots, usual = pv.components.slots(cls), cls.usual()
-    named = [name for name in OF_A_MODEL if tree[name] is not None]
-    for name in named:
+    named = {name: tree[name] for name in OF_A_MODEL if tree[name] is not None}
+    for name, each in named.items():
         if name not in slots:
             raise pv.UsageError(
                 f"{cls.__name__} takes no --{name}; its own options are "
                 f"{', '.join(f'--program.{slot}' for slot in slots)}"
             )
-    path = f"{cls.__module__}.{cls.__name__}"
-    kinds = {name: _class_of(name, tree[name], usual[name], allow) for name in named}
-    for name, kind in kinds.items():
-        if not _waits(tree[name], kind):  # what is wrong is said before data are loaded
-            _part(name, tree[name], allow, usual[name])
-    return {
-        "program": {**given, "class_path": path},
-        "named": {name: tree[name] for name in named},
-        "usual": usual,
-        "likelihood": kinds.get("likelihood", type(usual["likelihood"])),
-    }
+        if not _waits(each, _class_of(name, each, usual[name], allow)):
+            _part(name, each, allow, usual[name])  # what is wrong is said before data are loaded
+    likelihood = _class_of("likelihood", named.get("likelihood"), usual["likelihood"], allow)
+    described = {**given, "class_path": f"{cls.__module__}.{cls.__name__}"}
+    return {"program": described, "named": named, "usual": usual, "likelihood": likelihood}
 
 
 def _class_of(option: str, given: object, usual: object, allow: Sequence[str]) -> Any:
@@ -369,32 +363,38 @@ def _waits(given: object, kind: type) -> bool:
         return False
     if isinstance(given, Mapping) and "class_path" not in given:
         return True
-    init = (given.get("init_args") or {}) if isinstance(given, Mapping) else {}
-    lacks = [n for n, slot in pv.components.slots(kind).items() if slot.required and n not in init]
-    return bool(lacks) and hasattr(kind, "decided_by")
+    return bool(_lacking(given, kind)) and hasattr(kind, "decided_by")
 
 
 def _parts_for(
     data: TensorData, decided: Mapping[str, Any], parts: Mapping[str, Any], allow: Sequence[str]
 ) -> dict[str, object]:
     """The named parts, and what the data decide of them."""
-    found, seen = {}, data.summary()
+    found = {}
     for name, given in parts["named"].items():
         usual = decided.get(name, parts["usual"][name])
         kind = _class_of(name, given, usual, allow)
-        if hasattr(kind, "decided_by"):
-            given = {"class_path": given} if isinstance(given, str) else dict(given)
-            init = given.get("init_args") or {}
-            lacks = [
-                n for n, s in pv.components.slots(kind).items() if s.required and n not in init
-            ]
-            more = kind.decided_by(seen, data.schema) if lacks else {}
-            given["init_args"] = {n: pv.components.describe(v) for n, v in more.items()} | init
-            told = [f"{n} {v}" for n, v in more.items() if n in lacks and isinstance(v, int)]
-            if told:
-                say(f"{', '.join(told)}, from the data to train on")
-        found[name] = _part(name, given, allow, usual)
+        found[name] = _part(name, _completed(given, kind, data), allow, usual)
     return found
+
+
+def _completed(given: Any, kind: Any, data: TensorData) -> Any:
+    """A description with the arguments that it lacks and the data decide; those are said."""
+    lacks = _lacking(given, kind)
+    if not (lacks and hasattr(kind, "decided_by")):
+        return given
+    given = {"class_path": given} if isinstance(given, str) else dict(given)
+    more = {n: v for n, v in kind.decided_by(data.summary(), data.schema).items() if n in lacks}
+    told = [f"{name} {value}" for name, value in more.items() if isinstance(value, int)]
+    if told:
+        say(f"{', '.join(told)}, from the data to train on")
+    return given | {"init_args": _described(more) | (given.get("init_args") or {})}
+
+
+def _lacking(given: Any, kind: type) -> list[str]:
+    """The arguments that a class must be given and a description does not."""
+    init = (given.get("init_args") or {}) if isinstance(given, Mapping) else {}
+    return [n for n, slot in pv.components.slots(kind).items() if slot.required and n not in init]
 
 
 def _say_decided(decided: Mapping[str, Any], named: Mapping[str, object]) -> None:

@@ -200,41 +200,46 @@ class Run:
             raise pv.UsageError(
                 f"{self.path} does not say what data it was trained on; give --data"
             )
-        around = given is None and Path(name).is_dir()
-        if around and Path(name).resolve() in self.path.resolve().parents:
-            # such as /, which takes minutes to walk
-            raise pv.UsageError(f"{file}: data names a folder around the run, {name}; give --data")
-        seed = config.get("seed", 0)
-        if not 0 <= seed < 2**32:
-            raise pv.UsageError(f"{file}: seed must be at least 0 and below 2^32, got {seed}")
+        seed = at_least(0)(f"{file}: seed", config.get("seed", 0))
         self._check_unchanged(name, given is not None)
-        whole = given is not None and getattr(self.options, "part", None) in (None, "all")
-        whole |= getattr(self.options, "part", None) == "all"
-        return config | {"data": name, "seed": seed, "other": given is not None, "whole": whole}
+        part = getattr(self.options, "part", None) or ("test" if given is None else "all")
+        of = {"other": given is not None, "whole": part == "all"}
+        return config | {"data": name, "seed": seed, **of}
 
     def _check_unchanged(self, name: str, given: bool) -> None:
         """Refuse what has taken the place of the run's data; say of given data that they are
         these."""
         path = pv.files.home(name)
-        if name in pv.data.NAMES or not path.exists():
-            if not (given or name in pv.data.NAMES):
-                raise pv.UsageError(
-                    f"the data of this run, {name}, are not there any more; give --data with where "
-                    f"they are now, or with others"
-                )
+        if name in pv.data.NAMES or (given and not path.exists()):
             return
-        file = self.folder / pv.runs.DATA
-        known = pv.files.read_json(file).get("digest") if file.is_file() else None
-        if known is None:
-            return
-        same = bool(pv.data.digest(path) == known)
-        if not (same or given):
+        if not given:
+            self._check_own(name, path)
+        elif self._same(path) and getattr(self.options, "part", None) is None:
+            say(f"{name} has what the run was trained on; --part test is what was held out")
+
+    def _check_own(self, name: str, path: Path) -> None:
+        """Refuse a path in the run's config that is not what it was."""
+        if not path.exists():
+            raise pv.UsageError(
+                f"the data of this run, {name}, are not there any more; give --data with where "
+                f"they are now, or with others"
+            )
+        if path.is_dir() and path.resolve() in self.path.resolve().parents:
+            # such as /, which takes minutes to walk
+            raise pv.UsageError(
+                f"{self.path}: data names a folder around the run, {name}; give --data"
+            )
+        if self._same(path) is False:
             raise pv.UsageError(
                 f"{name} has changed since the run was trained on it, so that its test part may be "
                 f"another; give --data {name} to take it as new data, all of it"
             )
-        if same and given and getattr(self.options, "part", None) is None:
-            say(f"{name} has what the run was trained on; --part test is what was held out")
+
+    def _same(self, path: Path) -> bool | None:
+        """Whether a path has the data that the run was trained on; None where that is not known."""
+        file = self.folder / pv.runs.DATA
+        known = pv.files.read_json(file).get("digest") if file.is_file() else None
+        return None if known is None else bool(pv.data.digest(path) == known)
 
     def _splits(self, config: dict[str, Any]) -> Splits:
         """The data that a config names, loaded once."""
@@ -245,10 +250,6 @@ class Run:
     def _load(self, config: dict[str, Any]) -> Splits:
         ours, name = getattr(self.options, "data_dir", None), config["data"]
         theirs = ours is None and config.get("data_dir") is not None
-        table = Path(name).suffix.lower() in pv.tables.SUFFIXES
-        asked = of_a_table(config) if table or not config["other"] else {}
-        if config["other"] and table and (schema := pv.traces.as_pair(self.pair).schema):
-            asked = {n: v for n, v in asked.items() if n in FORM} | {"schema": schema}
         return pv.data.load(
             name,
             config["data_dir"] if theirs else ours,
@@ -256,19 +257,34 @@ class Run:
             seed=config["seed"],
             stream="auto" if config["other"] else BOOLEANS.get(config.get("stream", ""), "auto"),
             hold_out=not config["whole"],
-            **asked,
+            **self._of_a_table(config),
             **self._of_pictures(config),
         )
 
     def _of_pictures(self, config: dict[str, Any]) -> dict[str, Any]:
-        """What was asked for of the run's data, as far as other data have it."""
+        """How pictures and arrays are read: as the run's were; others as far as they have it."""
         name, ours = str(config["data"]), getattr(self.options, "scale", None)
-        asked = {
+        theirs = self._whole() if config["other"] else config.get("scale")
+        return {
             "resize": config.get("resize") if Path(name).is_dir() else None,
             "layout": config.get("layout", "auto") if name.endswith(pv.data.ARRAYS) else "auto",
-            "scale": None if config["other"] else config.get("scale"),
+            "scale": theirs if ours is None else ours,
         }
-        return asked | ({} if ours is None else {"scale": ours})
+
+    def _whole(self) -> float | None:
+        """What whole numbers are divided by where the likelihood takes such: 1."""
+        return None if self.options.pair else pv.traces.as_pair(self.pair).scale
+
+    def _of_a_table(self, config: dict[str, Any]) -> dict[str, Any]:
+        """How a table is read: as the run's was; others by its columns, where they are known."""
+        asked = of_a_table(config)
+        if not config["other"]:
+            return asked
+        if Path(config["data"]).suffix.lower() not in pv.tables.SUFFIXES:
+            return {}
+        schema = pv.traces.as_pair(self.pair).schema
+        form = {name: value for name, value in asked.items() if name in FORM}
+        return asked if schema is None else form | {"schema": schema}
 
 
 class Verb:

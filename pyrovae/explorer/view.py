@@ -67,11 +67,8 @@ class View:
         served = traces.Problem.of(self.pair, x, seed).data
         self.data = served.first(min(whole_number("points", points), len(served)))
         self.event_shape = tuple(self.data.event_shape)
-        schema = self.data.schema or self.pair.schema
-        own = schema is not None and self.event_shape[-1:] == (len(schema.columns),)
-        self.schema = schema if own else None
-        last = channels_last(self.event_shape)  # which the page does not draw
-        self.kind = "array" if last else face(self.event_shape, self.schema)
+        self.schema = self._schema()
+        self.kind = self._kind()
         self.labels = None if self.data.labels is None else self.data.labels.cpu()
         classes = names or (self.schema.classes if self.schema else ())
         self.names = list(classes) or None
@@ -92,6 +89,16 @@ class View:
         self.active = torch.cat([found.active[name].flatten() for name in self.sites])
         self.rows, self.centre, self.axes = self._plane()
         self.decoders: dict[int, Callable[[object], Values]] = {}
+
+    def _schema(self) -> Schema | None:
+        """What the columns of the data are, where they are tables or series with names."""
+        schema = self.data.schema or self.pair.schema
+        own = schema is not None and self.event_shape[-1:] == (len(schema.columns),)
+        return schema if own else None
+
+    def _kind(self) -> str:
+        """What a datum is drawn as; images whose channels are last are not."""
+        return "array" if channels_last(self.event_shape) else face(self.event_shape, self.schema)
 
     def _plane(self) -> tuple[Tensor, Tensor, list[str]]:
         """The map [2, units], its origin [units] and what its axes are called.

@@ -79,7 +79,7 @@ class Autoencoder(Program):
 
     def guide(self, x: Tensor) -> None:
         """z = f(x), while training f of what the noise leaves of x."""
-        x = self.likelihood.features(x)
+        x = self.features(x)
         if self.training and self.noise > 0:
             x = x * (torch.rand_like(x) >= self.noise)
         with pyro.plate("data", len(x)):
@@ -93,7 +93,7 @@ class Autoencoder(Program):
     @torch.no_grad()
     def denoise(self, x: Tensor) -> Tensor:
         """E[x|z] at z = f(x), ``[N, *event_shape]``, for x as it is."""
-        return cast(Tensor, decode(self, self.code(self.likelihood.features(x))[0], like=x))
+        return cast(Tensor, decode(self, self.code(self.features(x))[0], like=x))
 
     def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Drawn:
         """Data, what f sees of them, reconstructions, draws from a mixture fitted to codes."""

@@ -85,7 +85,7 @@ class Conditional(Program):
         """z ~ q(z|x, y)."""
         y = self.one_hot(y)
         with pyro.plate("data", len(x)):
-            pyro.sample("z", self.posterior(self.likelihood.features(x), y))
+            pyro.sample("z", self.posterior(self.features(x), y))
 
     def serve(self, data: TensorData, training: bool = False) -> TensorData:
         """(x, y), y the labels."""

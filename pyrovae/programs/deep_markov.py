@@ -149,7 +149,7 @@ class DeepMarkov(Program):
         """z_t ~ q(z_t|z_{t-1}, x_t, .., x_T), or p(z_t|z_{t-1}) where all of these are missing."""
         x = x.flatten(1, -2) if x.dim() > 3 else x
         seen = ~x.isnan()
-        known = self.likelihood.features(x).nan_to_num(0.0)
+        known = self.features(x).nan_to_num(0.0)
         h = self.summarise(torch.cat([known, seen.to(x)], -1))
         more = seen.any(-1, keepdim=True).flip(1).cumsum(1).flip(1) > 0
         with pyro.plate("data", len(x)):

@@ -111,7 +111,7 @@ class DiscreteCode(Program):
     def guide(self, x: Tensor) -> None:
         """z_c ~ q(z_c|x)."""
         how = {"enumerate": "parallel"} if self.estimator == "enumerate" else {}
-        each = self.logits(self.likelihood.features(x))[0].unbind(-2)
+        each = self.logits(self.features(x))[0].unbind(-2)
         with pyro.plate("data", len(x)):
             for name, logits in zip(self.names, each, strict=True):
                 q = dist.OneHotCategorical(logits=logits)
@@ -130,7 +130,7 @@ class DiscreteCode(Program):
     @torch.no_grad()
     def assign(self, x: Tensor) -> Tensor:
         """q(z_c|x), ``[N, codes, categories]``."""
-        found: Tensor = self.logits(self.likelihood.features(x))[0].softmax(-1)
+        found: Tensor = self.logits(self.features(x))[0].softmax(-1)
         return found
 
     def scores(self, data: TensorData) -> dict[str, float]:

@@ -82,7 +82,7 @@ class GaussianMixture(Program):
     def guide(self, x: Tensor) -> None:
         """z ~ q(z|x)."""
         with pyro.plate("data", len(x)):
-            pyro.sample("z", self.posterior(self.likelihood.features(x)))
+            pyro.sample("z", self.posterior(self.features(x)))
 
     def scale_tril(self) -> Tensor:
         """L, ``[clusters, latent_dim, latent_dim]``, with a positive diagonal."""
@@ -92,7 +92,7 @@ class GaussianMixture(Program):
     @torch.no_grad()
     def assign(self, x: Tensor) -> Tensor:
         """p(y|x), ``[N, clusters]``: p(y|z) at the mean of q(z|x)."""
-        z = self.posterior(self.likelihood.features(x)).mean[..., None, :]
+        z = self.posterior(self.features(x)).mean[..., None, :]
         of_y = dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril())
         return (self.logits.log_softmax(-1) + of_y.log_prob(z)).softmax(-1)
 

@@ -115,7 +115,7 @@ class Hierarchical(Program):
 
     def guide(self, x: Tensor) -> None:
         """z_1, .., z_L ~ q, in the order that was chosen."""
-        x = self.likelihood.features(x)
+        x = self.features(x)
         with pyro.plate("data", len(x)):
             if self.order == "bottom-up":
                 for layer, up in enumerate(self.up):

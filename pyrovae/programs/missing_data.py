@@ -99,10 +99,10 @@ class MissingData(Program):
 
     def guide(self, x: Tensor) -> None:
         """z ~ q(z|x_observed)."""
-        observed, known = ~x.isnan(), self.likelihood.features(x).nan_to_num(0.0)
+        observed, known = ~x.isnan(), self.features(x).nan_to_num(0.0)
         with pyro.plate("data", len(x)):
             if self.encoding == "learned":
-                marks = self.likelihood.marks(observed)
+                marks = self.marks(observed)
                 q = self.posterior(torch.where(marks, known, self.learned))
             elif self.encoding == "mask":
                 q = self.posterior(known, observed.to(x))

@@ -101,7 +101,7 @@ class Regression(Program):
     def guide(self, x: Tensor, y: Tensor | None = None, known: Tensor | None = None) -> None:
         """z ~ q(z|x)."""
         with pyro.plate("data", len(x)):
-            pyro.sample("z", self.posterior(self.likelihood.features(x)))
+            pyro.sample("z", self.posterior(self.features(x)))
 
     def predict(self, x: Tensor, num_particles: int = 100, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of y given x, ``[N]`` each, over z ~ q(z|x): the variance is
@@ -120,7 +120,7 @@ class Regression(Program):
 
     def _seen(self, x: Tensor) -> Tensor:
         """x as the guide sees it, missing entries 0."""
-        return self.likelihood.features(x.to(self.zeros)).nan_to_num(0.0)
+        return self.features(x.to(self.zeros)).nan_to_num(0.0)
 
     @classmethod
     def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, Any]:

@@ -111,14 +111,14 @@ class SemiSupervised(Program):
             reads = dist.Categorical(logits=1e4 * y).mask(label >= 0)
             pyro.sample("label", reads, obs=label.clamp(min=0))
             if self.training:
-                logits = self.logits(self.likelihood.features(x))[0]
+                logits = self.logits(self.features(x))[0]
                 log_q = dist.Categorical(logits=logits).log_prob(label.clamp(min=0))
                 pyro.factor("classifier", self.alpha * log_q * (label >= 0))
 
     def guide(self, x: Tensor, label: Tensor | None = None) -> None:
         """y ~ q(y|x), or the label; z ~ q(z|x, y)."""
         label = x.new_full((len(x),), -1).long() if label is None else label
-        x = self.likelihood.features(x)
+        x = self.features(x)
         with pyro.plate("data", len(x)):
             known = 1e4 * self.one_hot(label.clamp(min=0))
             logits = torch.where(label[:, None] >= 0, known, self.logits(x)[0])
@@ -129,7 +129,7 @@ class SemiSupervised(Program):
     @torch.no_grad()
     def classify(self, x: Tensor) -> Tensor:
         """q(y|x), ``[N, classes]``."""
-        return self.logits(self.likelihood.features(x))[0].softmax(-1)
+        return self.logits(self.features(x))[0].softmax(-1)
 
     def serve(self, data: TensorData, training: bool = False) -> TensorData:
         """(x, label): all labels -1, unknown, but for :attr:`labels` of them to train on."""
@@ -222,9 +222,7 @@ class SemiSupervised(Program):
         shown = min(8, len(data))
         x = data[:shown][0]
         certain = self.one_hot(self.classify(x).argmax(-1))
-        z = self.posterior(self.likelihood.features(x), certain).mean.repeat_interleave(
-            self.classes, 0
-        )
+        z = self.posterior(self.features(x), certain).mean.repeat_interleave(self.classes, 0)
         y = torch.eye(self.classes, device=x.device).repeat(shown, 1)
         drawn = cast(dict[str, Tensor], decode(self, {"z": z, "y": y}, like=(x,)))["x"]
         cells = torch.cat([x[:, None].cpu(), drawn.unflatten(0, (shown, self.classes))], 1)

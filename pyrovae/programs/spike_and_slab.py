@@ -111,7 +111,7 @@ class SpikeAndSlab(Program):
     def guide(self, x: Tensor) -> None:
         """s ~ q(s|x), v ~ q(v|x), w ~ q(w|x)."""
         heat = self.temperature
-        odds, loc, raw_scale, *of_scale = self.posterior(self.likelihood.features(x))
+        odds, loc, raw_scale, *of_scale = self.posterior(self.features(x))
         with pyro.plate("data", len(x)):
             pyro.sample("gate", dist.Logistic(odds / heat, 1 / heat).to_event(1))
             if self.df is not None:
@@ -122,7 +122,7 @@ class SpikeAndSlab(Program):
     @torch.no_grad()
     def active(self, x: Tensor) -> Tensor:
         """q(s_g > 1/2|x), ``[N, groups]``: the chance that a gate is open."""
-        odds: Tensor = self.posterior(self.likelihood.features(x))[0]
+        odds: Tensor = self.posterior(self.features(x))[0]
         return odds.sigmoid()
 
     def scores(self, data: TensorData) -> dict[str, float]:
@@ -134,7 +134,7 @@ class SpikeAndSlab(Program):
     def directions(self, data: TensorData) -> Tensor:
         """A z for each group, ``[groups, latent_dim]``: the group alone, its slab along the
         direction in which the means of q(w|x) vary most, one root mean square out."""
-        found = [self.posterior(self.likelihood.features(x))[:2] for (x,) in data.batches(1000)]
+        found = [self.posterior(self.features(x))[:2] for (x,) in data.batches(1000)]
         gate = torch.cat([odds.sigmoid() for odds, _ in found])
         slab = torch.cat([loc for _, loc in found]).unflatten(-1, (self.count, -1))
         share = (gate / gate.sum(0)).clamp_min(torch.finfo(gate.dtype).tiny)

@@ -122,11 +122,10 @@ def _outside(
     fn = entries(fn)
     if isinstance(fn, Columns):
         column = int((~inside).reshape(-1, inside.shape[-1]).any(0).nonzero()[0])
-        fn, support = fn.columns[column], support.cseq[column]
-        where, value = f" of column {names[column] if names else column}", value[..., column]
-        if column < len(seen.columns):
-            seen = seen.columns[column]
-        fn = entries(fn)
+        fn, support = entries(fn.columns[column]), support.cseq[column]
+        name = dict(enumerate(names)).get(column, str(column))
+        where, value = f" of column {name}", value[..., column]
+        seen = dict(enumerate(seen.columns)).get(column, seen)
     known = value[~value.isnan()]
     low, high = float(known.min()), float(known.max())
     words = (
