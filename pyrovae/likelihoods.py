@@ -8,7 +8,8 @@ import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any, ClassVar, cast
 
 import pyro.distributions as dist
 import torch
@@ -55,8 +56,12 @@ class Likelihood(Conditional):
     Args:
         network: gives the parameters.
         units: ``"auto"`` or ``"none"``, which takes x as it is.
+
+    Attributes:
+        whole: whether x are counts or classes, whole numbers that are taken as they are stored.
     """
 
+    whole: ClassVar[bool] = False
     base: Tensor
     unit_interval = False  # whether x is in [0, 1] always, so that arrays of it have no unit
     of_columns = False  # whether entries are columns of a table
@@ -540,6 +545,8 @@ class Categorical(Likelihood):
     torch.Size([5])
     """
 
+    whole = True
+
     def __init__(
         self,
         classes: int,
@@ -619,6 +626,8 @@ class Binomial(Likelihood):
     torch.Size([5, 3])
     """
 
+    whole = True
+
     def __init__(
         self,
         total_count: int,
@@ -667,6 +676,8 @@ class BetaBinomial(Likelihood):
     torch.Size([5, 3])
     """
 
+    whole = True
+
     MINIMUM = 1e-4  # of a and b
 
     def __init__(
@@ -708,6 +719,7 @@ class Counted(Likelihood):
     far from what it has seen must not answer by factors: means stay below e times the largest
     count of the data to train on."""
 
+    whole = True
     top: Tensor
 
     def allocate(self, event_shape: tuple[int, ...]) -> None:
@@ -1111,8 +1123,16 @@ def suited(seen: Summary, schema: Schema | None = None) -> Likelihood:
     >>> suited(Summary.of(torch.tensor([[0.0], [40.0]])))
     NegativeBinomial()
     """
-    if schema is not None:
+    if schema is None:
+        return _of_values(seen)
+    if not schema.vector:
         return Mixed(_of_schema(seen, schema))
+    if schema.columns[0].kind == "real":
+        return Normal(scale="per_dimension")
+    return _of_values(replace(seen, columns=()))
+
+
+def _of_values(seen: Summary) -> Likelihood:
     if seen.binary:
         return Bernoulli()
     if _counts(seen):

@@ -25,6 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyrovae.arrays import channels_last
 from pyrovae.data import UsageError
 from pyrovae.schema import Column, Schema, face
 from pyrovae.traces import Sketch, SketchedSite
@@ -97,6 +98,12 @@ def _dress(ax: Axes, title: str, x: str, y: str, legend_above: int = 0) -> Axes:
     return ax
 
 
+def _upright(images: Floats) -> Floats:
+    """[N, C, H, W] of images whose channels are last, by their shape; others as they are."""
+    last = images.ndim == 4 and channels_last(images.shape[1:])
+    return np.moveaxis(images, 3, 1) if last else images
+
+
 def _extremes(x: Floats) -> tuple[float, float]:
     finite = x[np.isfinite(x)]
     return (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
@@ -118,14 +125,15 @@ def image_grid(
 ) -> Axes:
     """Images, `nrow` to a row with `padding` pixels around each, as torchvision's make_grid lays.
 
-    They are [N, C, H, W] with C 1 (drawn as ink on paper: larger is darker) or 3, or [N, H, W].
+    They are [N, C, H, W] with C 1 (drawn as ink on paper: larger is darker) or 3, [N, H, W, C]
+    where the shape tells (:func:`pyrovae.arrays.channels_last`), or [N, H, W].
     The ends of `value_range` are drawn as the extremes; None means (0, 1) where the images lie in
     it, otherwise their own extremes.
 
     >>> image_grid(torch.rand(10, 1, 28, 28), nrow=5).images[0].get_array().shape
     (62, 152)
     """
-    x = _array(images, "images", "N C H W", "N H W")
+    x = _upright(_array(images, "images", "N C H W", "N H W"))
     x = x[:, None] if x.ndim == 3 else x
     n, channels, height, width = x.shape
     if channels not in (1, 3):
@@ -260,6 +268,7 @@ def _pictures(cells: Floats, rows: Sequence[str], columns: Sequence[str], ax: Ax
     count, steps, *event = cells.shape
     flat = cells.reshape(count * steps, *event)
     if face(event) == "image":
+        flat = _upright(flat)
         ax = image_grid(flat, nrow=steps, ax=ax)
     else:
         flat = flat.reshape(len(flat), -1, 1)
@@ -339,8 +348,10 @@ def interpolation(
 
 
 def _is_path(cells: Floats, schema: Schema | None) -> bool:
-    """Whether the first axis is that of the steps: what follows is an image."""
-    return schema is None and face(cells.shape[1:]) == "image"
+    """Whether the first axis is that of the steps: what follows is an image, its channels first, as
+    the two axes before an image [H, W] may be."""
+    event = cells.shape[1:]
+    return schema is None and face(event) == "image" and not channels_last(event)
 
 
 def traversal(

@@ -147,16 +147,17 @@ class Program(nn.Module, Component, ABC):
     @classmethod
     def suited(cls, seen: Summary, schema: Schema | None) -> dict[str, Any]:
         """Parts for data of such values and columns, where the usual ones are not for them: a
-        likelihood that holds them; of tables, whose columns are skewed and in groups, a prior that
-        follows the codes, and about half as many latents as columns."""
+        likelihood that holds them; of tables, whose columns are skewed and in groups (those of
+        a vector with names are not), a prior that follows the codes, and about half as many
+        latents as columns."""
         likelihood = cls.usual()["likelihood"]
-        if schema is not None:
+        if schema is not None and not schema.vector:
             found: dict[str, Any] = {"likelihood": suited(seen, schema)}
             if isinstance(cls.usual()["prior"], StandardNormal):
                 found["prior"] = Flow()
             return found | {"latent_dim": min(LATENTS, 1 + len(schema.columns) // 2)}
         holds = not isinstance(likelihood, Bernoulli) or seen.binary or seen.missing == seen.entries
-        return {} if holds else {"likelihood": suited(seen)}
+        return {} if holds else {"likelihood": suited(seen, schema)}
 
     @classmethod
     def of(cls, x: object, **given: Any) -> Self:
@@ -227,11 +228,11 @@ class Program(nn.Module, Component, ABC):
         return {n: getattr(self, "posterior" if n == "guide" else n) for n in names}
 
     def _in_memory(self, data: Data) -> None:
-        """Refuse data that are streamed."""
-        if not data.in_memory:
+        """Refuse data that are streamed or sparse."""
+        if not isinstance(data, TensorData):
             raise UsageError(
-                f"{type(self).__name__} needs its data in memory, to hide or to repeat some of "
-                f"them: give fewer, or --stream false"
+                f"{type(self).__name__} needs its data dense and in memory, to hide or to repeat "
+                f"some of them: give fewer, --stream false, or x.toarray() of a sparse matrix"
             )
 
     def _fits(self, x: Tensor) -> None:

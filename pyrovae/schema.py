@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.arrays import channels_last
 from pyrovae.cells import BOOLEANS, scalars, typed
 from pyrovae.errors import UsageError, got, in_short, nearest
 from pyrovae.files import writing
@@ -26,6 +27,7 @@ Level = str | int | float | bool
 # the units of dates, the coarsest that fits is a column's
 UNITS = {"D": "days", "h": "hours", "m": "minutes", "s": "seconds", "ms": "milliseconds"}
 NO, YES = zip(*BOOLEANS, strict=True)
+ENTRIES = 100  # of a table, at most, where all are of one kind
 WRITTEN = (".csv", ".tsv", ".parquet")
 
 
@@ -275,6 +277,17 @@ class Schema:
     def names(self) -> tuple[str, ...]:
         """Of the columns."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def vector(self) -> bool:
+        """Whether the columns are the entries of one vector rather than a table's, as those of
+        genes or words are: more than 100, all counts or all real numbers.
+
+        >>> Schema.unnamed(3).vector, Schema.unnamed(2000).vector
+        (False, True)
+        """
+        kinds = {column.kind for column in self.columns}
+        return len(self.columns) > ENTRIES and kinds in ({"count"}, {"real"})
 
     def encode(self, frame: object) -> Tensor:
         """The columns of a table as numbers ``[N, columns]`` of the default dtype, NaN where they
@@ -604,18 +617,22 @@ def _unit(stamps: np.ndarray) -> tuple[str, np.datetime64]:
     return "ms", first.astype("datetime64[s]")
 
 
+def _is_image(shape: tuple[int, ...]) -> bool:
+    if len(shape) == 3:
+        return shape[2 if channels_last(shape) else 0] in (1, 3)
+    return len(shape) == 2 and min(shape) >= 4
+
+
 def face(event_shape: Sequence[int], schema: Schema | None = None) -> str:
-    """What a datum is looked at as: an "image" ([C, H, W] with 1 or 3 channels, or [H, W] from 4 by
-    4 on), a "series" ([T, D], narrower or of named columns), a "table" (a row of one) or another
-    "array".
+    """What a datum is looked at as: an "image" ([C, H, W] or [H, W, C] with 1 or 3 channels, or
+    [H, W] from 4 by 4 on), a "series" ([T, D], narrower or of named columns), a "table" (a row of
+    one) or another "array".
 
     >>> face((1, 28, 28)), face((24, 2)), face((7,)), face((2, 8, 8))
     ('image', 'series', 'table', 'array')
     """
     shape = tuple(event_shape)
     named = schema is not None and len(shape) == 2
-    if not named and (
-        (len(shape) == 3 and shape[0] in (1, 3)) or (len(shape) == 2 and min(shape) >= 4)
-    ):
+    if not named and _is_image(shape):
         return "image"
     return {0: "table", 1: "table", 2: "series"}.get(len(shape), "array")

@@ -945,12 +945,10 @@ def test_modes_are_made_simple(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-@pytest.mark.parametrize("shape", [(5, 7), (5, 6, 3)])
-def test_images_of_different_kinds_are_named(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_images_of_different_sizes_are_named(tmp_path: Path) -> None:
     save_images(tmp_path, images(2, shape=(5, 6)), ["a/a.png", "a/b.png"])
-    save_images(tmp_path, images(1, shape=shape), ["b/c.png"])
-    sizes = rf"a\.png is 5 x 6 x 1, .*c\.png is {shape[0]} x {shape[1]} x .*; resize"
-    with pytest.raises(UsageError, match=sizes):
+    save_images(tmp_path, images(1, shape=(5, 7)), ["b/c.png"])
+    with pytest.raises(UsageError, match=r"a\.png is 5 x 6, .*c\.png is 5 x 7; .*--resize HxW"):
         load(tmp_path)
 
 
@@ -1022,8 +1020,7 @@ def test_what_holds_no_numbers_says_so() -> None:
     from scipy import sparse
 
     for given, said in (
-        (sparse.eye(3, format="csr"), r"sparse.*x\.toarray\(\) \(72 bytes\)"),
-        (sparse.csr_array(np.eye(2)), "sparse"),
+        ((np.eye(3), sparse.eye(3)), r"sparse.*as the first of a tuple.*toarray\(\) \(72 bytes"),
         (np.array(["ann", "bob"]), "strings such as 'ann', 'bob'.*numpy.unique"),
         (np.array([1.0, None, "a"], object), r"objects \(NoneType, float, str\).*write NaN"),
         (pandas.DataFrame({"a": [1.0], "city": ["Rome"]}), "column 'city' has dtype.*factorize"),

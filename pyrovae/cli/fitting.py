@@ -6,12 +6,13 @@ import datetime
 import functools
 import itertools
 import json
+import math
 import os
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pyrovae as pv
 from pyrovae.cli import pairs, reading
@@ -75,12 +76,16 @@ def _fit(options: Namespace, parts: dict[str, Any]) -> None:
     """The run, from its data to its figures."""
     first = os.environ.get("RANK", "0") == "0"  # of the processes under torchrun
     device = pv.training.choose_device(options.device)
+    options.scale = _scale(options.scale, parts["usual"] | parts)
     splits = pv.data.load(
         options.data,
         options.data_dir,
         download=not options.theirs,
         seed=options.seed,
         stream=BOOLEANS.get(options.stream, options.stream),
+        resize=options.resize,
+        layout=options.layout,
+        scale=options.scale,
         **of_a_table(vars(options)),
     )
     for line in () if splits.schema is None else splits.schema.notes:
@@ -116,6 +121,11 @@ def _fit(options: Namespace, parts: dict[str, Any]) -> None:
         print(f"\ntest set, {words}\n\n{folder.path}")
 
 
+def _scale(asked: float | None, parts: Mapping[str, object]) -> float | None:
+    """What stored numbers are divided by: nothing under a likelihood of whole numbers."""
+    return 1.0 if asked is None and getattr(parts["likelihood"], "whole", False) else asked
+
+
 def _goes_on(options: Namespace) -> bool:
     """Whether there is a checkpoint, whose weights come in the place of the first ones."""
     there = options.resume and options.out
@@ -130,7 +140,7 @@ def _program(
 
     torch.manual_seed(options.seed)
     classes = None if splits.classes is None else len(splits.classes)
-    few = cast("TensorData", train) if train.in_memory else train.sample(10_000)
+    few = train if isinstance(train, pv.tensors.TensorData) else train.sample(10_000)
     if options.pair is not None:
         return pairs.own_pair(options.pair, few, classes, lambda: few.x), {}
     return program(few, classes, options, parts)
@@ -249,14 +259,12 @@ def _prepared(
     return train.binarised(mode, options.seed), test.binarised(mode), mode
 
 
-def _missing(data: Any) -> str:
-    if not data.in_memory:
-        return ""
-    x = data.tensors[0]
-    count = int(x.isnan().sum())
+def _missing(data: Data) -> str:
+    count = sum(int(x.isnan().sum()) for x in data.stored[:1])
     if not count:
         return ""
-    return f"\n{count:,} of {x.numel():,} training entries are missing (NaN), left out"
+    entries = len(data) * math.prod(data.event_shape)
+    return f"\n{count:,} of {entries:,} training entries are missing (NaN), left out"
 
 
 def _kind(vae: Shown, options: Namespace) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyrovae as pv
 from pyrovae.cli.options import (
     OWN,
+    PICTURES,
     TABLE,
     Parser,
     add_allow,
@@ -46,7 +47,7 @@ def info(arguments: list[str]) -> None:
     parser.add_argument("run", nargs="?", type=Path, help="run folder")
     add_option(parser, "data", str | None, None, "a data set's name or path")
     add_option(parser, "data_dir", str | None, None, "where named sets are kept")
-    for name in TABLE:
+    for name in (*TABLE, *PICTURES):
         add_option(parser, name, *OWN["data"][name])
     add_option(parser, "full", bool, False, "configuration, environment and evaluation, whole")
     add_allow(parser)
@@ -241,7 +242,8 @@ def _rounded(value: object) -> str:
 
 
 def _describe_data(options: Namespace) -> str:
-    splits = pv.data.load(options.data, options.data_dir, **of_a_table(vars(options)))
+    asked = of_a_table(vars(options)) | {name: getattr(options, name) for name in PICTURES}
+    splits = pv.data.load(options.data, options.data_dir, **asked)
     few = splits.train.sample(10_000)
     x, seen = few.x, few.summary()
     if splits.schema is not None:

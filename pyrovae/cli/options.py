@@ -62,6 +62,14 @@ OWN: dict[str, dict[str, Option]] = {
             "dynamic, static, threshold or none; auto: dynamic for a named set of images under a "
             "Bernoulli likelihood, else none",
         ),
+        "resize": (str | None, None, "H or HxW: scale pictures to one size and cut out the middle"),
+        "layout": (str, "auto", "channels_first or channels_last, of images in arrays"),
+        "scale": (
+            float | None,
+            None,
+            "what stored numbers are divided by: 255 for pixels, 1 for the values as they are; by "
+            "default as the likelihood and the values of uint8 tell",
+        ),
         "stream": (str, "auto", "auto, true or false: read files as training goes, not at once"),
         "validation": (float, 0.1, "held-out fraction, or number from 1 on; 0 for none"),
     },
@@ -93,6 +101,7 @@ TABLE = (
     "encoding",
     "header",
 )
+PICTURES = ("resize", "layout", "scale")
 INSTEAD = ("validation", "progress")  # arguments of pv.fit that options above stand for
 
 

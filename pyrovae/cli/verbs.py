@@ -258,7 +258,22 @@ class Run:
             stream="auto" if config["other"] else BOOLEANS.get(config.get("stream", ""), "auto"),
             hold_out=not config["whole"],
             **self._of_a_table(config),
+            **self._of_pictures(config),
         )
+
+    def _of_pictures(self, config: dict[str, Any]) -> dict[str, Any]:
+        """How pictures and arrays are read: as the run's were; others as far as they have it."""
+        name, ours = str(config["data"]), getattr(self.options, "scale", None)
+        theirs = self._whole() if config["other"] else config.get("scale")
+        return {
+            "resize": config.get("resize") if Path(name).is_dir() else None,
+            "layout": config.get("layout", "auto") if name.endswith(pv.data.ARRAYS) else "auto",
+            "scale": theirs if ours is None else ours,
+        }
+
+    def _whole(self) -> float | None:
+        """What whole numbers are divided by where the likelihood takes such: 1."""
+        return None if self.options.pair else pv.traces.as_pair(self.pair).scale
 
     def _of_a_table(self, config: dict[str, Any]) -> dict[str, Any]:
         """How a table is read: as the run's was; others by its columns, where they are known."""
@@ -313,6 +328,7 @@ class Verb:
             add_option(parser, "data", str | None, None, "other data than the run's")
             add_option(parser, "data_dir", str | None, None, "where named sets are kept")
             add_option(parser, "binarise", str | None, None, "other than the run's")
+            add_option(parser, "scale", float | None, None, "of other data: what divides them")
             kind = Literal["test", "train", "all"] | None
             text = "test, train or all: of the run's data the test part, of others all"
             add_option(parser, "part", kind, None, text)

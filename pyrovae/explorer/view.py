@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import traces
+from pyrovae.arrays import channels_last
 from pyrovae.errors import UsageError, in_short, whole_number
 from pyrovae.evaluation import evaluate
 from pyrovae.generation import (
@@ -67,7 +68,7 @@ class View:
         self.data = served.first(min(whole_number("points", points), len(served)))
         self.event_shape = tuple(self.data.event_shape)
         self.schema = self._schema()
-        self.kind = face(self.event_shape, self.schema)
+        self.kind = self._kind()
         self.labels = None if self.data.labels is None else self.data.labels.cpu()
         classes = names or (self.schema.classes if self.schema else ())
         self.names = list(classes) or None
@@ -94,6 +95,10 @@ class View:
         schema = self.data.schema or self.pair.schema
         own = schema is not None and self.event_shape[-1:] == (len(schema.columns),)
         return schema if own else None
+
+    def _kind(self) -> str:
+        """What a datum is drawn as; images whose channels are last are not."""
+        return "array" if channels_last(self.event_shape) else face(self.event_shape, self.schema)
 
     def _plane(self) -> tuple[Tensor, Tensor, list[str]]:
         """The map [2, units], its origin [units] and what its axes are called.

@@ -364,7 +364,13 @@ class Pair:
         """``x`` as data on this pair's device, in its floating dtype."""
         floats = next((t.dtype for t in self._floats() if t.is_floating_point()), None)
         given = x.dtype if isinstance(x, Tensor) and x.is_floating_point() else None
-        return as_data(self.table(x), self.device, floats or given)
+        return as_data(self.table(x), self.device, floats or given, scale=self.scale)
+
+    @property
+    def scale(self) -> float | None:
+        """What uint8 data are divided by: 1 where the likelihood takes whole numbers, None where
+        their values are to tell."""
+        return 1 if getattr(getattr(self.owner, "likelihood", None), "whole", False) else None
 
     def some(self, x: object, n: int | None = None) -> Args:
         """At most ``n`` of the data ``x``, as the programs take them."""

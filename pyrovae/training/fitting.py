@@ -215,7 +215,8 @@ def fit(
     [['elbo', 'epoch', 'images_per_second', 'kl'], 2]
     """
     chosen, program = choose_device(device), as_pair(pair)
-    data, held_out = _parts(as_data(program.table(x)), program.table(validation), seed)
+    given = as_data(program.table(x), scale=program.scale)
+    data, held_out = _parts(given, program.table(validation), seed, program.scale)
     size = _size_of_batches(data, batch_size)
     epochs = epochs or _usual_epochs(data, size)
     _check_together(data, held_out, size, accumulate, keep_best=keep_best)
@@ -417,7 +418,9 @@ def _check_together(
         )
 
 
-def _parts(data: Data, validation: object, seed: int) -> tuple[Data, Data | None]:
+def _parts(
+    data: Data, validation: object, seed: int, scale: float | None
+) -> tuple[Data, Data | None]:
     """The data to train on and those to watch."""
     if isinstance(validation, numbers.Real) and not isinstance(validation, bool):
         if not validation:
@@ -425,7 +428,7 @@ def _parts(data: Data, validation: object, seed: int) -> tuple[Data, Data | None
         return data.split(cast(float, validation), seed)
     if validation is None:
         return data, None
-    held_out = as_data(validation)
+    held_out = as_data(validation, scale=scale)
     if not (data.own_batches or held_out.own_batches):
         ours, theirs = (list(part.event_shape) for part in (data, held_out))
         if ours != theirs:
