@@ -253,7 +253,7 @@ class Pair:
     @property
     def schema(self) -> Schema | None:
         """What the columns of the tables are that the pair models; None of other data."""
-        own: Schema | None = getattr(self.owner, "schema", None)
+        own = None if isinstance(self.owner, Pair) else getattr(self.owner, "schema", None)
         return own or self.memory.schema
 
     def table(self, x: object) -> object:
