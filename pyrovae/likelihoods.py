@@ -128,6 +128,18 @@ class Likelihood(Conditional):
         if self.scale_of is not None and self.scale_of.measure(self.link(x)):
             self.begin(x)
 
+    def unmeasured(self) -> dict[str, Tensor]:
+        """The buffers of units by name, as they are where x is taken as it is: for weights that
+        were trained before units were learned."""
+        fresh = type(self)(**self.arguments())  # type: ignore[arg-type]
+        fresh.of_columns = self.of_columns
+        fresh.allocate(self.event_shape)
+        if fresh.scale_of is None:
+            return {}
+        fresh.scale_of.known.fill_(True)
+        kept = ("scale_of", "base", "top")
+        return {n: b for n, b in fresh.named_buffers() if n.partition(".")[0] in kept}
+
     def begin(self, x: Tensor) -> None:
         """Let the parameters of the family itself start from what is best for all data alike."""
         base = self.origin(x)

@@ -305,11 +305,11 @@ def reconstructions(
     """
     data = _array(x, "x", "N ...")
     mean = _array(reconstruction, "reconstruction", "N ...")
-    _same("reconstruction", mean.shape, data.shape, "x")
     extra = np.empty((0, *data.shape)) if draws is None else _array(draws, "draws", "K N ...")
+    if data.shape[1:] in ((), (1,)):
+        data, mean, extra = _rows(data, 1), _rows(mean, 1), _rows(extra, 2)
+    _same("reconstruction", mean.shape, data.shape, "x")
     _same("draws", extra.shape[1:], data.shape, "x (after the first axis)")
-    if data.ndim == 1:  # a number is a row of one
-        data, mean, extra = (each[..., None] for each in (data, mean, extra))
     kind = face(data.shape[1:], schema)
     if kind == "table":
         return _agreement(data, mean, extra, _schema(schema, data), ax)
@@ -317,6 +317,11 @@ def reconstructions(
         return _followed(data[:n], mean[:n], extra[:, :n], _schema(schema, data), ax)
     cells = np.concatenate([data[None], mean[None], extra])[:, : max(1, n)]
     return _pictures(cells, ["data", "reconstruction", *_numbered("draw", len(extra))], (), ax)
+
+
+def _rows(values: Floats, lead: int) -> Floats:
+    """A single number after the leading axes as a row of one."""
+    return values[..., None] if values.ndim == lead else values
 
 
 def _numbered(word: str, count: int) -> list[str]:

@@ -24,11 +24,11 @@ from pyrovae.checkpoints import BEFORE, LAST, Checkpoints
 from pyrovae.components import Bounded, construct, describe
 from pyrovae.errors import UsageError, got, in_short
 from pyrovae.files import inside, read_notes, read_tensors, write_tensors, writing
-from pyrovae.likelihoods import Mixed
+from pyrovae.likelihoods import Likelihood, Mixed
 from pyrovae.schema import Schema
 from pyrovae.traces import Pair, as_pair
 
-__all__ = ["Folder", "environment", "load", "of_own_code", "save"]
+__all__ = ["Folder", "before_units", "environment", "load", "of_own_code", "save"]
 
 WEIGHTS, BEST, DATA = "model.safetensors", "checkpoints/best.safetensors", "data.json"
 FIGURES = ("training", "reconstructions", "samples", "interpolation", "latent_map", "kl", "program")
@@ -208,15 +208,30 @@ def _as_now(
     """Tensors under the names that this version gives them. In version 1 every column of a
     ``Mixed`` had its own; those of one kind are together now."""
     found = dict(tensors)
-    if notes.get("was", VERSION) > 1 or not isinstance(program.owner, nn.Module):
+    if notes.get("was", VERSION) > 1:
         return found
+    if not isinstance(program.owner, nn.Module):
+        return before_units(program, found)
     for path, module in program.owner.named_modules():
         if isinstance(module, Mixed):
             for name, own, olds in module.columns_of_old():
                 each = [found.pop(f"{path}.{old}") for old in olds if f"{path}.{old}" in found]
                 if each:
                     found[f"{path}.{name}"] = torch.stack(each, -1) if own.dim() else each[0]
-    return found
+    return before_units(program, found)
+
+
+def before_units(program: Pair, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that may have been saved before units were learned: those that a likelihood lacks
+    are such that it takes x as it is, to the bit as it did."""
+    names = {id(tensor): name for name, tensor in program.tensors().items()}
+    found: dict[str, Tensor] = {}
+    for top in program.reach().modules.values():
+        for part in top.modules():
+            if isinstance(part, Likelihood):
+                own = dict(part.named_buffers())
+                found |= {names[id(own[n])]: v for n, v in part.unmeasured().items()}
+    return found | dict(tensors)
 
 
 def environment(device: str = "cpu") -> dict[str, object]:

@@ -297,7 +297,7 @@ def test_weights_of_another_pair_do_not_fit(run: Run, here: Path) -> None:
     del sys.modules["beside"]
     shutil.rmtree(here / "__pycache__", ignore_errors=True)
     said = run("evaluate", "run", "--pair", "mine.py:build", code=2).err
-    assert "do not fit the pair" in said and "wrong shape" in said
+    assert "does not fit the pair" in said and "wrong shape" in said
 
 
 def test_integers_and_single_numbers_are_data_of_a_pair(run: Run, here: Path) -> None:

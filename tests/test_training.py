@@ -253,7 +253,10 @@ def test_the_usual_batch_is_as_large_as_the_data_and_a_given_one_is_kept_to() ->
     few, model = X[:10], vae()
     history = pv.fit(model, few, epochs=1, progress=False)
     assert history.last["step"] == 1
-    assert pv.fit(vae(), torch.cat([X, X]), epochs=1, progress=False).last["step"] == 2
+    for count, size in ((100, 16), (400, 50), (2000, 128)):  # of few data an eighth, 16 at least
+        x = X[torch.arange(count) % len(X)]
+        history = pv.fit(vae(), x, epochs=1, progress=False)
+        assert history.last["step"] == math.ceil(count / size)
     with pytest.raises(pv.UsageError, match="batch_size 128 is larger than the 10 training data"):
         pv.fit(vae(), few, batch_size=128, progress=False)
     with pytest.raises(pv.UsageError, match="batch_size must be a whole number of at least 1"):
@@ -262,10 +265,10 @@ def test_the_usual_batch_is_as_large_as_the_data_and_a_given_one_is_kept_to() ->
 
 def test_a_run_that_noted_the_usual_size_is_the_same_run(tmp_path: Path) -> None:
     x = torch.cat([X, X])
-    pv.fit(vae(), x, epochs=1, batch_size=128, out=tmp_path / "run", progress=False)
+    pv.fit(vae(), x, epochs=1, batch_size=len(x) // 8, out=tmp_path / "run", progress=False)
     history = pv.fit(vae(), x, epochs=2, out=tmp_path / "run", resume=True, progress=False)
     assert len(history.rows) == 2
-    with pytest.raises(pv.UsageError, match="batch_size was 128, is now 96"):
+    with pytest.raises(pv.UsageError, match="batch_size was 24, is now 96"):
         pv.fit(vae(), x, epochs=3, batch_size=96, out=tmp_path / "run", resume=True, progress=False)
 
 

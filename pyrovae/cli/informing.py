@@ -92,7 +92,11 @@ class _Files:
     def rows(self) -> list[dict[str, str]]:
         """What was told of every epoch."""
         text = self._read("metrics.csv", pv.files.read_text)
-        return [*csv.DictReader(io.StringIO(text))] if isinstance(text, str) else []
+        try:
+            return [*csv.DictReader(io.StringIO(text))] if isinstance(text, str) else []
+        except csv.Error as error:
+            self.faults.append(f"metrics.csv not shown: {error}")
+            return []
 
     def noted(self) -> dict[str, str]:
         """What the last checkpoint says that it is a state of."""

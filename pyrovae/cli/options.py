@@ -407,8 +407,13 @@ def _say_decided(decided: Mapping[str, Any], named: Mapping[str, object]) -> Non
         counted = collections.Counter(type(column).__name__ for column in likelihood.columns)
         words += f" of {', '.join(f'{count} {name}' for name, count in counted.items())}"
     prior = decided.get("prior")
-    also = "" if prior is None or "prior" in named else f", prior {type(prior).__name__}"
-    say(f"likelihood {words}{also}, which suit the data (--likelihood and --prior choose others)")
+    also = "" if prior is None or "prior" in named else f" and prior {type(prior).__name__}"
+    said = (
+        "suit the data (--likelihood and --prior choose others)"
+        if also
+        else ("suits the data (--likelihood chooses another)")
+    )
+    say(f"likelihood {words}{also}, which {said}")
 
 
 def program(

@@ -391,9 +391,9 @@ class Pair:
         foreign = list(left) if self._is_whole() else []
         if missing or wrong or foreign:
             raise UsageError(
-                f"{source or 'these tensors'} do not fit the pair: missing {_list(missing)}, "
-                f"wrong shape {_list(wrong)}, unknown {_list(foreign)}; build the pair as it was "
-                f"when it was saved"
+                f"{f'{source} does' if source else 'these tensors do'} not fit the pair: missing "
+                f"{_list(missing)}, wrong shape {_list(wrong)}, unknown {_list(foreign)}; build "
+                f"the pair as it was when it was saved"
             )
         for name, value in own.items():
             if name in tensors:
