@@ -116,6 +116,7 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path, version: object) -
     with safe_open(str(file), "pt") as opened:
         notes = json.loads(opened.metadata()["pyrovae"])
     assert notes["version"] == 2
+    del notes[files.CHECKSUM]
     files.write_tensors(file, tensors, notes | {"version": version})
     for into in (None, vae()):
         with pytest.raises(pv.UsageError, match=r"is of version .* reads those up to 2: install"):
