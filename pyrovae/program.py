@@ -29,6 +29,7 @@ __all__ = ["Parts", "Program"]
 
 
 LATENTS = 20  # at most, of a table
+LOOKED, LEARNED = 2**22, 2**25  # entries that a likelihood is chosen by, and units learned from
 ROWS = 2**16  # data that units are learned from
 
 _NAMES: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
@@ -45,6 +46,12 @@ def _registered(owner: nn.Module) -> None:
     for name, parameter in owner.named_parameters():
         if parameter.requires_grad:
             pyro.param(f"{_NAMES[owner]}$$${name}", parameter)
+
+
+def _some(data: Data, entries: int) -> TensorData:
+    """So many data that they have about as many entries; all of a table."""
+    rows = len(data) if data.schema is not None else ROWS
+    return data.sample(max(1000, min(rows, entries // max(1, data.event_shape.numel()))))
 
 
 class Parts(TypedDict):
@@ -141,7 +148,8 @@ class Program(nn.Module, Component, ABC):
         """The constructor's arguments that data and the number of their classes decide."""
         known = {"event_shape": tuple(data.event_shape), "classes": classes}
         names = inspect.signature(cls).parameters
-        known |= cls.suited(data.summary(), data.schema)
+        if data.binarise is None:
+            known |= cls.suited(_some(data, LOOKED).summary(), data.schema)
         return {n: v for n, v in known.items() if n in names and v is not None}
 
     @classmethod
@@ -172,7 +180,7 @@ class Program(nn.Module, Component, ABC):
         >>> VAE.of(torch.tensor([[0.5, -1.0], [2.0, 7.0]])).likelihood.arguments()["scale"]
         'shared'
         """
-        data = (table(x) if is_frame(x) else as_data(x)).sample(ROWS)
+        data = _some(table(x) if is_frame(x) else as_data(x), LEARNED)
         classes = None if data.labels is None else int(data.labels.max()) + 1
         made = cls(**(cls.decided_by(data, classes) | given))
         made.schema = data.schema
@@ -199,7 +207,7 @@ class Program(nn.Module, Component, ABC):
         :class:`~pyrovae.likelihoods.Likelihood`."""
         likelihood, prior = (getattr(self, name, None) for name in ("likelihood", "prior"))
         if isinstance(likelihood, Likelihood) and not likelihood.measured:
-            x = data.sample(ROWS).x
+            x = _some(data, LEARNED).x
             likelihood.measure(x.reshape(-1, *likelihood.event_shape))
             if isinstance(prior, Prior):
                 prior.meet(likelihood.features(x))
