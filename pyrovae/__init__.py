@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         schedules,
     )
     from pyrovae.aggregate import CodeDensity, fit_codes
+    from pyrovae.annealing import Annealed, Annealing, Sandwich, anneal, sandwich
     from pyrovae.calibration import Calibration, calibrate, predictive_check
     from pyrovae.errors import UsageError
     from pyrovae.evaluation import Evaluation, Gap, elbo, evaluate, gap, log_evidence
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         traverse,
     )
     from pyrovae.oracles import exact_log_evidence
+    from pyrovae.posteriors import Posterior, posterior
     from pyrovae.runs import load, save
     from pyrovae.svi import SVI
     from pyrovae.traces import Pair, Sketch, sketch
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "aggregate": ("CodeDensity", "fit_codes"),
+    "annealing": ("Annealed", "Annealing", "Sandwich", "anneal", "sandwich"),
     "arrays": (),
     "data": (),
     "calibration": ("Calibration", "calibrate", "predictive_check"),
@@ -66,6 +69,7 @@ _ROOMS = {
         "traverse",
     ),
     "guides": (),
+    "hmc": (),
     "labels": (),
     "layouts": (),
     "likelihoods": (),
@@ -74,6 +78,8 @@ _ROOMS = {
     "objectives": (),
     "oracles": ("exact_log_evidence",),
     "plots": (),
+    "posteriors": ("Posterior", "posterior"),
+    "potentials": (),
     "priors": (),
     "program": (),
     "programs": (),

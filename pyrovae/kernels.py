@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_arg
 
-__all__ = ["Run", "kernels", "saving"]
+__all__ = ["Run", "folded", "kernels", "saving"]
 
 Run = Callable[..., list[Tensor]]
 
@@ -39,6 +40,40 @@ def saving(graph: GraphModule, runs: int) -> float:
     moved = sum(value.nbytes for value in values if isinstance(value, Tensor))
     saved = runs * (NODE_SECONDS * len(made) + BYTE_SECONDS * moved)
     return saved if saved > max(COMPILE_SECONDS, COMPILE_NODE_SECONDS * len(made)) else 0.0
+
+
+def folded(graph: GraphModule) -> tuple[GraphModule, list[Tensor]]:
+    """A graph without what does not depend on its inputs (an encoder, beside latents that move),
+    which is worked out once: a graph of the inputs and these tensors, and the tensors."""
+    known: dict[Node, Any] = {}
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":
+            known[node] = functools.reduce(getattr, node.target.split("."), graph)
+        elif node.op == "call_function" and not _varies(node, known):
+            args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
+            known[node] = node.target(*args, **kwargs)
+    made, new, tensors = Graph(), dict[Node, Any](), list[Tensor]()
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            new[node] = made.node_copy(node)
+    # the tensors' places come first, as those of all inputs do
+    for node in known:
+        if any(user not in known for user in node.users):
+            value = known[node]
+            new[node] = value
+            if isinstance(value, Tensor):
+                new[node] = made.placeholder(f"known_{len(tensors)}")
+                new[node].meta["val"] = value
+                tensors.append(value)
+    for node in graph.graph.nodes:
+        if node.op != "placeholder" and node not in known:
+            new[node] = made.node_copy(node, new.__getitem__)
+    made.eliminate_dead_code()
+    return GraphModule(torch.nn.Module(), made), tensors
+
+
+def _varies(node: Node, known: Mapping[Node, Any]) -> bool:
+    return any(before not in known for before in node.all_input_nodes)
 
 
 def kernels(graph: GraphModule, example: Sequence[Tensor]) -> Run:

@@ -21,7 +21,8 @@ ORDER = [
     "networks", "schedules", "distributions", "supports", "priors", "likelihoods", "guides",
     "program", "vae",
     "traces", "objectives", "kernels", "optimisers", "svi", "processes", "checkpoints", "runs",
-    "callbacks", "training", "evaluation", "oracles", "generation", "aggregate", "calibration",
+    "callbacks", "training", "potentials", "hmc", "annealing", "posteriors", "evaluation",
+    "oracles", "generation", "measures", "arviz", "aggregate", "calibration",
     "plots", "programs", "explorer", "cli",
 ]  # fmt: skip
 

@@ -139,6 +139,14 @@ class Problem:
         """The same under another structure."""
         return Problem(self.pair, shape, self.data, self.plate, self.whole)
 
+    def on(self, batch: Args) -> Problem:
+        """The same for a batch whose sites may be others than those that were seen at first, as
+        those of series of another length."""
+        with self.pair.scope(), said(batch):
+            found = signature(*map(sites, run(self.pair, batch)))
+        same = found == self.shape.signature
+        return self if same else self.like(self._anew(batch, found))
+
     def running(self, pair: Pair) -> Problem:
         """The same with other programs of the same sites in the pair's place."""
         return Problem(pair, self.shape, self.data, self.plate, self.whole)
