@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from pyrovae.aggregate import CodeDensity, fit_codes
     from pyrovae.annealing import Annealed, Annealing, Sandwich, anneal, sandwich
+    from pyrovae.arviz import to_arviz
     from pyrovae.calibration import Calibration, calibrate, predictive_check
     from pyrovae.errors import UsageError
     from pyrovae.evaluation import Evaluation, Gap, elbo, evaluate, gap, log_evidence
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         sample,
         traverse,
     )
+    from pyrovae.measures import Information, disentanglement, information
     from pyrovae.oracles import exact_log_evidence
     from pyrovae.posteriors import Posterior, posterior
     from pyrovae.runs import load, save
@@ -47,6 +49,7 @@ _ROOMS = {
     "aggregate": ("CodeDensity", "fit_codes"),
     "annealing": ("Annealed", "Annealing", "Sandwich", "anneal", "sandwich"),
     "arrays": (),
+    "arviz": ("to_arviz",),
     "data": (),
     "calibration": ("Calibration", "calibrate", "predictive_check"),
     "callbacks": (),
@@ -73,6 +76,7 @@ _ROOMS = {
     "labels": (),
     "layouts": (),
     "likelihoods": (),
+    "measures": ("Information", "disentanglement", "information"),
     "memory": (),
     "networks": (),
     "objectives": (),

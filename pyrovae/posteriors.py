@@ -15,7 +15,7 @@ from pyrovae.hmc import Steps, transition
 from pyrovae.potentials import Kept, Point, Potential
 from pyrovae.traces import Args, Density, Problem, said
 
-__all__ = ["Posterior", "Sampler", "posterior", "sampled"]
+__all__ = ["Posterior", "Sampler", "diagnosed", "posterior", "run_chains", "sampled"]
 
 METHODS = ("hmc",)
 ARRIVAL = 30  # temperatures that chains from the prior are annealed by
@@ -163,19 +163,26 @@ def sampled(problem: Problem, batch: Args, sampler: Sampler, kept: Kept | None =
     """The same of one batch, of a pair that has met its data, in the random state at hand."""
     with said(batch):
         density = Density(problem, batch)
-        potential = Potential(density, "", kept)
-        point = potential(_starts(density, sampler))
-        point, scale, step = _warmed(potential, point, sampler)
-        found, accepted = [], torch.zeros_like(step)
-        for _ in range(sampler.draws):
-            point, accept = transition(potential, point, 1.0, scale, step, sampler.leapfrogs)
-            found.append(point.u)
-            accepted += accept.mean(0) / sampler.draws
-        u = torch.stack(found, 1)  # [chains, draws, batch, dims]
+        u, accepted = run_chains(density, sampler, kept)
         values = density.latent_values(u.flatten(0, 1))
     draws = {n: v.unflatten(0, u.shape[:2]).cpu() for n, v in values.items()}
-    rhat, ess = _diagnosed(u.cpu())
-    return Posterior(draws, rhat, ess, accepted.cpu(), sampler)
+    return Posterior(draws, *diagnosed(u), accepted.cpu(), sampler)
+
+
+def run_chains(
+    density: Density, sampler: Sampler, kept: Kept | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draws of the latents as real numbers, ``[chains, draws, batch, dims]``, and the acceptance
+    ``[batch]``."""
+    potential = Potential(density, "", kept)
+    point = potential(_starts(density, sampler))
+    point, scale, step = _warmed(potential, point, sampler)
+    found, accepted = [], torch.zeros_like(step)
+    for _ in range(sampler.draws):
+        point, accept = transition(potential, point, 1.0, scale, step, sampler.leapfrogs)
+        found.append(point.u)
+        accepted += accept.mean(0) / sampler.draws
+    return torch.stack(found, 1), accepted
 
 
 def _starts(density: Density, sampler: Sampler) -> Tensor:
@@ -216,9 +223,10 @@ def _gain(k: int) -> float:
     return 1 / (1 + k) ** 0.6
 
 
-def _diagnosed(u: Tensor) -> tuple[Tensor, Tensor]:
+def diagnosed(u: Tensor) -> tuple[Tensor, Tensor]:
     """R-hat and effective sample size ``[batch]`` of draws ``[chains, draws, batch, dims]``: those
     of the worst coordinate."""
+    u = u.cpu()
     rhat = split_gelman_rubin(u, chain_dim=0, sample_dim=1)
     ess = effective_sample_size(u, chain_dim=0, sample_dim=1)
     return rhat.amax(-1), ess.amin(-1).clamp_max(u.shape[0] * u.shape[1])

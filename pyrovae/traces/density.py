@@ -233,6 +233,11 @@ class Density:
         """log p(x, u), ``[particles, batch]``, nats."""
         return self.both(u, "")[0]
 
+    def guide(self, u: Tensor) -> Tensor:
+        """log q(u|x), ``[particles, batch]``, nats."""
+        values, change = self.values(u)
+        return self._of(self._guide, values, False)[0] + change
+
     def both(self, u: Tensor, base: str) -> tuple[Tensor, Tensor]:
         """log p(x, u) and the log density of what u may be drawn from, one of :data:`STARTS`, or
         "" for none; ``[particles, batch]`` each, nats, with gradients if they are enabled."""

@@ -367,6 +367,11 @@ class Problem:
                     self.axes[name] = shape.dim - int(found[name]["fn"].event_dim)
         return {n: torch.cat(each, dim=self.axes[n]) for n, each in values.items()}, parts
 
+    def beside(self, name: str, value: Tensor) -> Tensor:
+        """A latent by datum ``[rows, ...]`` as :meth:`particles` gives it."""
+        self.axes[name] = self.shape.dim - self.shape.place(name)[1]
+        return self.shape.native(name, value)
+
     def latents(self, batch: Args) -> dict[str, Tensor]:
         """One draw of every latent given the batch, ``[batch, ...]``: from the guide, and discrete
         ones that the model alone has from what is exact given the others."""
