@@ -30,7 +30,8 @@ __all__ = [
 
 CHUNK = 2**27
 METHODS = ("importance", "ais")
-GAP_PATHS = (Annealing("guide", chains=8), Annealing("prior", chains=8))
+GAP_PATHS = (Annealing("guide", chains=8), Annealing("prior", temperatures=200))
+APART = 2.0  # standard errors beyond which two bounds differ
 ACTIVE = 0.01  # Burda, Grosse and Salakhutdinov, 2015: variance of the posterior mean
 COLLAPSED = 0.01  # nats of KL per datum
 DOUBTFUL = 0.01  # share of data whose k-hat is too large that is passed over
@@ -662,10 +663,10 @@ def gap(
 
 
 def _larger(value: Tensor, error: Tensor, found: Annealed) -> tuple[Tensor, Tensor]:
-    """The larger of two lower bounds where it is so by more than four standard errors, else the
-    first, with its standard error."""
+    """The larger of two lower bounds where it is so by more than :data:`APART` standard errors, else
+    the first, with its standard error."""
     other, its = found.log_evidence.to(value), found.standard_error.to(value)
-    chosen = other - value > 4 * (error.square() + its.square()).sqrt()
+    chosen = other - value > APART * (error.square() + its.square()).sqrt()
     return torch.where(chosen, other, value), torch.where(chosen, its, error)
 
 
