@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyrovae.errors import UsageError, whole_number
 from pyrovae.generation import decoded_at
-from pyrovae.posteriors import CHUNK, Sampler, check_method, diagnosed, run_chains
+from pyrovae.posteriors import CHUNK, Sampler, check_method, run_chains
 from pyrovae.traces import Args, Density, Problem, said
 
 __all__ = ["to_arviz"]
@@ -47,7 +47,7 @@ def to_arviz(
     observed_data        x
     log_likelihood       ``per_datum``: log p(x|z), nats, what LOO and WAIC take
     sample_stats         "guide": ``log_weight``, log p(x, z) - log q(z|x), nats; "hmc": ``lp``,
-                         log p(x, z), and per datum ``rhat``, ``ess``, ``acceptance_rate``
+                         log p(x, z), nats, and ``acceptance_rate``
     ==================== ===========================================================
 
     Args:
@@ -77,7 +77,7 @@ def to_arviz(
                 parts.append(_groups(problem, batch, sampler, method))
     joined = {
         group: {
-            name: torch.cat([part[group][name] for part in parts], _axis(group, name))
+            name: torch.cat([part[group][name] for part in parts], _axis(group))
             for name in parts[0][group]
         }
         for group in parts[0]
@@ -94,12 +94,9 @@ def _arviz() -> ModuleType:
         ) from error
 
 
-PER_DATUM = ("rhat", "ess", "acceptance_rate")
-
-
-def _axis(group: str, name: str) -> int:
-    """Where the data lie in a variable."""
-    return 0 if group == "observed_data" or name in PER_DATUM else 2
+def _axis(group: str) -> int:
+    """Where the data lie in a group's variables."""
+    return 0 if group == "observed_data" else 2
 
 
 def _groups(problem: Problem, batch: Args, sampler: Sampler, method: str) -> Groups:
@@ -124,9 +121,8 @@ def _groups(problem: Problem, batch: Args, sampler: Sampler, method: str) -> Gro
         "prior_predictive": chained(made),
         "observed_data": seen,
         "log_likelihood": chained({"per_datum": likelihood}),
-        "sample_stats": {n: v.cpu() if n in PER_DATUM else chained({n: v})[n]
-                         for n, v in stats.items()},
-    }  # fmt: skip
+        "sample_stats": chained(stats),
+    }
 
 
 Drawn = tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]
@@ -137,11 +133,10 @@ def _by_hmc(problem: Problem, batch: Args, sampler: Sampler) -> Drawn:
     what is known of them."""
     density = Density(problem, batch)
     u, accepted = run_chains(density, sampler)
-    rhat, ess = diagnosed(u)
     flat = u.flatten(0, 1)
     joint, prior = density.both(flat, "prior")
     _, change = density.values(flat)
-    stats = {"lp": joint - change, "rhat": rhat, "ess": ess, "acceptance_rate": accepted}
+    stats = {"lp": joint - change, "acceptance_rate": accepted.flatten(0, 1)}
     return density.latent_values(flat), joint - prior, stats
 
 
@@ -190,7 +185,7 @@ def _converted(arviz: ModuleType, groups: Groups, problem: Problem) -> Any:
     names = list(schema.names) if schema is not None else []
     for group, values in groups.items():
         for name, value in values.items():
-            own = value.shape[_axis(group, name) + 1 :]
+            own = value.shape[_axis(group) + 1 :]
             columns = name in problem.shape.observed and list(own) == [len(names)]
             coords |= {"column": names} if columns else {}
             dims[name] = ["datum", *_named(name, own, columns)]

@@ -663,8 +663,8 @@ def gap(
 
 
 def _larger(value: Tensor, error: Tensor, found: Annealed) -> tuple[Tensor, Tensor]:
-    """The larger of two lower bounds where it is so by more than :data:`APART` standard errors, else
-    the first, with its standard error."""
+    """The larger of two lower bounds where it is so by :data:`APART` standard errors, else the
+    first, with its standard error."""
     other, its = found.log_evidence.to(value), found.standard_error.to(value)
     chosen = other - value > APART * (error.square() + its.square()).sqrt()
     return torch.where(chosen, other, value), torch.where(chosen, its, error)

@@ -15,7 +15,7 @@ from pyrovae.hmc import Steps, transition
 from pyrovae.potentials import Kept, Point, Potential
 from pyrovae.traces import Args, Density, Problem, said
 
-__all__ = ["Posterior", "Sampler", "diagnosed", "posterior", "run_chains", "sampled"]
+__all__ = ["Posterior", "Sampler", "posterior", "run_chains", "sampled"]
 
 METHODS = ("hmc",)
 ARRIVAL = 30  # temperatures that chains from the prior are annealed by
@@ -166,23 +166,23 @@ def sampled(problem: Problem, batch: Args, sampler: Sampler, kept: Kept | None =
         u, accepted = run_chains(density, sampler, kept)
         values = density.latent_values(u.flatten(0, 1))
     draws = {n: v.unflatten(0, u.shape[:2]).cpu() for n, v in values.items()}
-    return Posterior(draws, *diagnosed(u), accepted.cpu(), sampler)
+    return Posterior(draws, *_diagnosed(u), accepted.mean((0, 1)).cpu(), sampler)
 
 
 def run_chains(
     density: Density, sampler: Sampler, kept: Kept | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Draws of the latents as real numbers, ``[chains, draws, batch, dims]``, and the acceptance
-    ``[batch]``."""
+    """Draws of the latents as real numbers, ``[chains, draws, batch, dims]``, and the probability
+    of acceptance of each, ``[chains, draws, batch]``."""
     potential = Potential(density, "", kept)
     point = potential(_starts(density, sampler))
     point, scale, step = _warmed(potential, point, sampler)
-    found, accepted = [], torch.zeros_like(step)
+    found, accepted = [], []
     for _ in range(sampler.draws):
         point, accept = transition(potential, point, 1.0, scale, step, sampler.leapfrogs)
         found.append(point.u)
-        accepted += accept.mean(0) / sampler.draws
-    return torch.stack(found, 1), accepted
+        accepted.append(accept)
+    return torch.stack(found, 1), torch.stack(accepted, 1)
 
 
 def _starts(density: Density, sampler: Sampler) -> Tensor:
@@ -223,7 +223,7 @@ def _gain(k: int) -> float:
     return 1 / (1 + k) ** 0.6
 
 
-def diagnosed(u: Tensor) -> tuple[Tensor, Tensor]:
+def _diagnosed(u: Tensor) -> tuple[Tensor, Tensor]:
     """R-hat and effective sample size ``[batch]`` of draws ``[chains, draws, batch, dims]``: those
     of the worst coordinate."""
     u = u.cpu()
