@@ -23,6 +23,7 @@ __all__ = [
     "Sandwich",
     "anneal",
     "annealed",
+    "annealed_batch",
     "certified",
     "sandwich",
 ]
@@ -286,16 +287,28 @@ def annealed(
 ) -> Annealed:
     """The same of a pair that has met its data."""
     path = path.of(problem)
-    weights, acceptance, compiled = [], [], True
     with problem.pair.evaluating():
         torch.manual_seed(seed)
-        for batch, kept in _batches(problem, path, chunk_bytes):
-            with said(batch):
-                run = Chains(Density(problem, batch), path, kept)
-                weights.append(run.forward()[1].cpu())
-            acceptance.append(run.acceptance.cpu())
-            compiled = compiled and not run.potential.why_not
-    return Annealed(torch.cat(weights, 1), torch.cat(acceptance), path, compiled)
+        parts = [
+            annealed_batch(problem, batch, path, kept)
+            for batch, kept in _batches(problem, path, chunk_bytes)
+        ]
+    return Annealed(
+        torch.cat([part.log_weights for part in parts], 1),
+        torch.cat([part.acceptance for part in parts]),
+        path,
+        all(part.compiled for part in parts),
+    )
+
+
+def annealed_batch(
+    problem: Problem, batch: Args, path: Annealing, kept: Kept | None = None
+) -> Annealed:
+    """The same of one batch, in the random state at hand."""
+    with said(batch):
+        run = Chains(Density(problem, batch), path, kept or Kept(0))
+        weights = run.forward()[1].cpu()
+    return Annealed(weights, run.acceptance.cpu(), path, not run.potential.why_not)
 
 
 @dataclass(frozen=True)

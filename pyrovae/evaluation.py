@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pyrovae import traces
-from pyrovae.annealing import Annealed, Annealing, Sandwich, annealed, certified
+from pyrovae.annealing import Annealed, Annealing, Sandwich, annealed, annealed_batch, certified
 from pyrovae.errors import UsageError, nearest
 from pyrovae.tensors import log_mean_exp
 from pyrovae.traces import Args, Problem, Structure, Traces
@@ -31,7 +31,7 @@ __all__ = [
 CHUNK = 2**27
 METHODS = ("importance", "ais")
 GAP_PATHS = (Annealing("guide", chains=8), Annealing("prior", temperatures=200))
-APART = 2.0  # standard errors beyond which two bounds differ
+SUSPECT, APART = 2.0, 3.0  # standard errors by which a bound seems to be larger, and is
 ACTIVE = 0.01  # Burda, Grosse and Salakhutdinov, 2015: variance of the posterior mean
 COLLAPSED = 0.01  # nats of KL per datum
 DOUBTFUL = 0.01  # share of data whose k-hat is too large that is passed over
@@ -645,29 +645,51 @@ def gap(
             f"measures ELBO and log evidence without refining"
         )
     parts: list[tuple[Tensor, ...]] = []
+    notes: tuple[str, ...] = ()
     size = max(1, CHUNK // (4 * shape.row_bytes * max(refine_particles, num_particles)))
     with problem.pair.evaluating():
         torch.manual_seed(seed)
         for batch in problem.batches(size):
             with traces.said(batch):
-                refined = _refined(problem, batch, num_particles, refine_particles, steps)
-            parts.append(refined)
-    before, after, evidence, error = (torch.cat(column) for column in zip(*parts, strict=True))
-    notes: tuple[str, ...] = ()
-    try:
-        for path in GAP_PATHS:
-            evidence, error = _larger(evidence, error, annealed(problem, path, seed=seed))
-    except UsageError as reason:
-        notes = (f"log evidence by importance sampling alone: {reason}",)
+                *refined, error = _refined(problem, batch, num_particles, refine_particles, steps)
+                notes = notes or _unannealable(problem, batch)
+                if not notes:
+                    refined[-1] = _larger(problem, batch, refined[-1], error)
+            parts.append(tuple(refined))
+    before, after, evidence = (torch.cat(column) for column in zip(*parts, strict=True))
     return Gap(before, after, evidence, notes)
 
 
-def _larger(value: Tensor, error: Tensor, found: Annealed) -> tuple[Tensor, Tensor]:
-    """The larger of two lower bounds where it is so by :data:`APART` standard errors, else the
-    first, with its standard error."""
-    other, its = found.log_evidence.to(value), found.standard_error.to(value)
-    chosen = other - value > APART * (error.square() + its.square()).sqrt()
-    return torch.where(chosen, other, value), torch.where(chosen, its, error)
+def _unannealable(problem: Problem, batch: Args) -> tuple[str, ...]:
+    """Why the latents cannot be annealed, in words, if they cannot."""
+    try:
+        traces.Density(problem, batch)
+    except UsageError as reason:
+        return (f"log evidence by importance sampling alone: {reason}",)
+    return ()
+
+
+def _larger(problem: Problem, batch: Args, value: Tensor, error: Tensor) -> Tensor:
+    """The largest of three lower bounds ``[batch]``: that by importance sampling, whose standard
+    error is given, unless annealing from the guide or the prior says more. What seems to be larger
+    is annealed anew by four times as many chains: the largest of noisy numbers is too large."""
+    for path in GAP_PATHS:
+        found = annealed_batch(problem, batch, path)
+        rows = _above(found, value, error, SUSPECT).nonzero()[:, 0]
+        if len(rows):
+            rows = torch.arange(len(value)) if problem.whole else rows
+            some = tuple(a[rows.to(a.device)] for a in batch)
+            again = annealed_batch(problem, some, replace(path, chains=4 * path.chains))
+            larger = _above(again, value[rows], error[rows], APART)
+            value[rows] = torch.where(larger, again.log_evidence.to(value), value[rows])
+            error[rows] = torch.where(larger, again.standard_error.to(error), error[rows])
+    return value
+
+
+def _above(found: Annealed, value: Tensor, error: Tensor, by: float) -> Tensor:
+    """Whether a bound is above another by so many standard errors of the two."""
+    spread = (error.square() + found.standard_error.square()).sqrt()
+    return found.log_evidence - value > by * spread
 
 
 def _refined(

@@ -483,8 +483,6 @@ def impute(
     if not len(broken):
         first = whole[0].cpu()
         return first.expand(draws, *first.shape) if draws else first
-    if method != "hmc":
-        problem.shape.refuse_points()
     problem.shape.refuse_globals()
     rows = tuple(a[broken] for a in whole)
     wires = _wires(problem, rows)
@@ -548,6 +546,7 @@ def _weighed(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Particles of the latents, as :meth:`Problem.weighed` gives them, and their log weights."""
     if method == "importance":
+        problem.shape.refuse_points()
         return problem.weighed(batch, count)
     return _by_hmc(problem, batch, count), torch.zeros(count, len(batch[0])).to(batch[0].device)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_file
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-__all__ = ["Run", "folded", "kernels", "saving"]
+__all__ = ["Run", "folded", "kernels", "looks", "saving"]
 
 Run = Callable[..., list[Tensor]]
 
@@ -45,35 +45,51 @@ def saving(graph: GraphModule, runs: int) -> float:
 def folded(graph: GraphModule) -> tuple[GraphModule, list[Tensor]]:
     """A graph without what does not depend on its inputs (an encoder, beside latents that move),
     which is worked out once: a graph of the inputs and these tensors, and the tensors."""
-    known: dict[Node, Any] = {}
-    for node in graph.graph.nodes:
-        if node.op == "get_attr":
-            known[node] = functools.reduce(getattr, node.target.split("."), graph)
-        elif node.op == "call_function" and not _varies(node, known):
-            args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
-            known[node] = node.target(*args, **kwargs)
+    known = _known(graph)
+    nodes = [node for node in graph.graph.nodes if node not in known]
     made, new, tensors = Graph(), dict[Node, Any](), list[Tensor]()
-    for node in graph.graph.nodes:
+    for node in nodes:
         if node.op == "placeholder":
             new[node] = made.node_copy(node)
-    # the tensors' places come first, as those of all inputs do
-    for node in known:
-        if any(user not in known for user in node.users):
-            value = known[node]
-            new[node] = value
-            if isinstance(value, Tensor):
-                new[node] = made.placeholder(f"known_{len(tensors)}")
-                new[node].meta["val"] = value
-                tensors.append(value)
-    for node in graph.graph.nodes:
-        if node.op != "placeholder" and node not in known:
+    for node, value in known.items():  # their places come first, as those of all inputs do
+        used = any(user not in known for user in node.users)
+        new[node] = value
+        if used and isinstance(value, Tensor):
+            new[node] = made.placeholder(f"known_{len(tensors)}")
+            new[node].meta["val"] = value
+            tensors.append(value)
+    for node in nodes:
+        if node.op != "placeholder":
             new[node] = made.node_copy(node, new.__getitem__)
     made.eliminate_dead_code()
     return GraphModule(torch.nn.Module(), made), tensors
 
 
-def _varies(node: Node, known: Mapping[Node, Any]) -> bool:
-    return any(before not in known for before in node.all_input_nodes)
+def looks(graph: GraphModule) -> bool:
+    """Whether what was traced looked at values that its inputs decide, so that the graph holds for
+    the values at hand alone."""
+    known = _known(graph)
+    return any(
+        node not in known
+        and isinstance(node.target, torch._ops.OpOverload)
+        and _LOOKING & set(node.target.tags)
+        for node in graph.graph.nodes
+    )
+
+
+_LOOKING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
+
+def _known(graph: GraphModule) -> dict[Node, Any]:
+    """The values of a graph that do not depend on its inputs."""
+    known: dict[Node, Any] = {}
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":
+            known[node] = functools.reduce(getattr, node.target.split("."), graph)
+        elif node.op == "call_function" and known.keys() >= set(node.all_input_nodes):
+            args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
+            known[node] = node.target(*args, **kwargs)
+    return known
 
 
 def kernels(graph: GraphModule, example: Sequence[Tensor]) -> Run:

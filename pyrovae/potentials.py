@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.errors import in_short
-from pyrovae.kernels import Run, folded, kernels, saving
+from pyrovae.kernels import Run, folded, kernels, looks, saving
 from pyrovae.traces import Density
 
 __all__ = ["Kept", "Point", "Potential"]
@@ -129,7 +129,11 @@ class Potential:
         truth = [self.by_handlers(place) for place in places]
         try:
             with _without_looking():
-                traced = make_fx(lambda u: self.by_handlers(u))(u)
+                # what is asked of the data alone is answered; what is asked of u is refused here
+                step = make_fx(lambda u: self.by_handlers(u), _error_on_data_dependent_ops=False)
+                traced = step(u)
+            if looks(traced):
+                raise ValueError("the programs look at values that the latents decide")
             traced.graph.eliminate_dead_code()
             graph, tensors = folded(traced)
             run: Run = torch.no_grad()(graph)

@@ -84,6 +84,7 @@ class Density:
 
     Attributes:
         dims: real numbers per datum.
+        active: which of them count, ``[batch, dims]``.
         guided: whether the guide's density can be asked for at other points than its own draws: it
             draws all latents, and helps itself to no auxiliary variable and no point.
 
@@ -105,6 +106,8 @@ class Density:
         size = rows(batch)
         self._sizes = [latent.numbers // size for latent in self.latents.values()]
         self.dims = sum(self._sizes)
+        self.active = torch.cat([self._active(n, model[n]) for n in self.names], -1)
+        self._refuse_masks(model)
         points = any(isinstance(entries(guide[n]["fn"]), dist.Delta) for n in self.names)
         self.guided = not self.shape.auxiliary and not points
 
@@ -136,6 +139,44 @@ class Density:
         shape = transform.inverse_shape(value.shape)
         plates = tuple(value.shape[1 : value.dim() - event])
         return Latent(plates, tuple(shape[1 + len(plates) :]), transform)
+
+    def _active(self, name: str, site: Mapping[str, Any]) -> Tensor:
+        """Which real numbers of a latent count, ``[batch, numbers]``: those that a mask leaves
+        out (the steps after a series' end) are no part of any density."""
+        latent = self.latents[name]
+        masks = [site["mask"], getattr(site["fn"], "_mask", None)]
+        shape = (1, *latent.plates)
+        counts = torch.ones(shape, dtype=torch.bool, device=site["value"].device)
+        for mask in masks:
+            if mask is not None:
+                counts = (
+                    counts
+                    & torch.as_tensor(mask, device=counts.device).expand(
+                        self._count, *latent.plates
+                    )[:1]
+                )
+        full = counts.reshape(*shape, *[1] * len(latent.event)).expand(*shape, *latent.event)
+        return self._by_datum(full, latent)[0]
+
+    def _refuse_masks(self, model: Mapping[str, Any]) -> None:
+        """Refuse latents that count for some values of a discrete site alone: of their density
+        there is none that does not depend on it."""
+        if not self.shape.enumerated:
+            return
+        values = {n: self._whole(model[n]["value"], model[n]["fn"].event_dim) for n in self.names}
+        particles = self._count if self.shape.broadcasts else None
+        if particles is None:
+            values = {n: v[0] for n, v in values.items()}
+        with self.problem.pair.scope(), pyro.validation_enabled(False):
+            found = sites(self._at(self.problem.pair.model, values, particles))
+        for name in self.names:
+            mask = found[name]["mask"]
+            if isinstance(mask, Tensor) and mask.dim() > self.shape.nesting + 1:
+                raise UsageError(
+                    f"the latent {name!r} is masked where a discrete site says so "
+                    f"({', '.join(self.shape.enumerated)}), so that it has no density once that "
+                    f"is summed out; give it its prior there instead of a mask"
+                )
 
     def _whole(self, value: Tensor, event: int) -> Tensor:
         """A value ``[particles, *plates, *event]``, whatever dimensions it came without."""
@@ -251,7 +292,7 @@ class Density:
             return joint + change, self._of(self._guide, values, False)[0] + change
         mean, scale = self.moments
         normal: Tensor = dist.Normal(mean, scale, validate_args=False).log_prob(u)
-        return joint + change, normal.sum(-1)
+        return joint + change, torch.where(self.active, normal, 0.0).sum(-1)
 
     def _of(
         self,
