@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pyro
 import torch
@@ -59,13 +59,11 @@ class Point:
             torch.where(events, self.by_base, other.by_base),
         )
 
-    def first(self, count: int) -> Point:
-        """The first chains."""
-        return Point(*(getattr(self, name)[:count] for name in self.__dataclass_fields__))
-
-    def moved(self, u: Tensor) -> Point:
-        """The same point at other coordinates."""
-        return replace(self, u=u)
+    @classmethod
+    def joined(cls, parts: Sequence[Point]) -> Point:
+        """Points of some chains each, as one of all of them."""
+        names = cls.__dataclass_fields__
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 class Kept:
@@ -103,6 +101,8 @@ class Potential:
         self._kept = kept
 
     def __call__(self, u: Tensor) -> Point:
+        if len(u) > 1 and not self.density.shape.broadcasts:  # one graph for each of them
+            return Point.joined([self(one) for one in u.split(1)])
         shape = tuple(u.shape)
         if shape not in self._graphs:
             self._graphs[shape] = self._graph(u)
