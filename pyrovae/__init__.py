@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         schedules,
     )
     from pyrovae.aggregate import CodeDensity, fit_codes
+    from pyrovae.annealing import Annealed, Annealing, Sandwich, anneal, sandwich
+    from pyrovae.arviz import to_arviz
     from pyrovae.calibration import Calibration, calibrate, predictive_check
     from pyrovae.errors import UsageError
     from pyrovae.evaluation import Evaluation, Gap, elbo, evaluate, gap, log_evidence
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
         sample,
         traverse,
     )
+    from pyrovae.measures import Information, disentanglement, information
     from pyrovae.oracles import exact_log_evidence
+    from pyrovae.posteriors import Posterior, posterior
     from pyrovae.progress import quiet
     from pyrovae.runs import load, save
     from pyrovae.svi import SVI
@@ -45,7 +49,9 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "aggregate": ("CodeDensity", "fit_codes"),
+    "annealing": ("Annealed", "Annealing", "Sandwich", "anneal", "sandwich"),
     "arrays": (),
+    "arviz": ("to_arviz",),
     "data": (),
     "cells": (),
     "calibration": ("Calibration", "calibrate", "predictive_check"),
@@ -69,14 +75,18 @@ _ROOMS = {
         "traverse",
     ),
     "guides": (),
+    "hmc": (),
     "labels": (),
     "layouts": (),
     "likelihoods": (),
+    "measures": ("Information", "disentanglement", "information"),
     "memory": (),
     "networks": (),
     "objectives": (),
     "oracles": ("exact_log_evidence",),
     "plots": (),
+    "posteriors": ("Posterior", "posterior"),
+    "potentials": (),
     "priors": (),
     "program": (),
     "programs": (),

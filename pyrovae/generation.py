@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from pyrovae.errors import UsageError, got, nearest, whole_number
 from pyrovae.evaluation import CHUNK, evaluate
 from pyrovae.framing import framed
 from pyrovae.memory import fits
+from pyrovae.posteriors import Sampler, check_method, sampled
 from pyrovae.progress import shown, steps
 from pyrovae.supports import entries, voted
 from pyrovae.traces import Args, Problem, as_pair, filling
@@ -34,6 +35,7 @@ __all__ = [
 Values = Tensor | dict[str, Tensor]
 Votes = dict[str, tuple[Tensor, torch.Size]]  # by site: which entries are classes, of what shape
 BATCH = 512
+CHAINS = 4  # of Hamiltonian Monte Carlo, per datum
 ROWS = 8192  # data times particles that are decoded at once
 
 
@@ -245,15 +247,22 @@ def codes_of(problem: Problem, seed: int = 0) -> dict[str, Tensor]:
 @shown("reconstruct")
 @framed
 def reconstruct(
-    pair: object, x: object, *, draws: int = 0, num_particles: int = 16, seed: int = 0
+    pair: object,
+    x: object,
+    *,
+    draws: int = 0,
+    num_particles: int = 16,
+    method: str = "guide",
+    seed: int = 0,
 ) -> Values:
-    """E[x'|x]: the mean of p(x'|z) under the guide's q(z|x).
+    """E[x'|x]: the mean of p(x'|z) under the guide's q(z|x), or under the posterior itself.
 
     Args:
         pair: any pair.
         x: data, in any form that ``pv.fit`` takes.
         draws: instead of the mean, this many draws of x' ~ p(x'|z), z ~ q(z|x).
         num_particles: particles in the mean.
+        method: "guide", or "hmc" for z drawn from p(z|x) as :func:`pyrovae.posterior` does.
         seed: of the particles.
 
     Returns:
@@ -263,13 +272,14 @@ def reconstruct(
     """
     draws = whole_number("draws", draws, least=0)
     num_particles = whole_number("num_particles", num_particles)
+    check_method(method, ("guide", "hmc"))
     problem = Problem.of(pair, x, seed)
     _check_room((draws or 1) * len(problem.data), problem.pair.example())
     count, parts = draws or num_particles, []
     with problem.pair.evaluating():
         torch.manual_seed(seed)
         for batch in problem.batches(max(1, ROWS // count)):
-            values, votes = _decoded(problem, batch, count, draw=bool(draws))
+            values, votes = _decoded(problem, batch, count, method, draw=bool(draws))
             even = torch.full((count,), 1 / count, device=problem.pair.device)
             parts.append(
                 {n: (v if draws else _average(v, even, votes[n])).cpu() for n, v in values.items()}
@@ -278,22 +288,46 @@ def reconstruct(
 
 
 def _decoded(
-    problem: Problem, batch: Args, count: int, *, draw: bool
+    problem: Problem, batch: Args, count: int, method: str, *, draw: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Means or draws of the observed sites at ``count`` draws of the latents given the batch,
     ``[count, batch, ...]``, and which of their entries are classes."""
-    if problem.shape.globals:  # one draw of them for all data of a run
+    if method == "hmc":
+        drawn = problem.turns(batch, count, _by_hmc(problem, batch, count))
+        runs = ((rows, problem.discrete(rows, latents)) for rows, latents in drawn)
+    elif problem.shape.globals:  # one draw of them for all data of a run
         runs = ((batch, problem.latents(batch)) for _ in range(count))
     else:
         drawn = problem.turns(batch, count, problem.particles(batch, count))
         runs = ((rows, problem.discrete(rows, latents)) for rows, latents in drawn)
+    return decoded_at(problem, runs, len(batch[0]), draw=draw)
+
+
+def decoded_at(
+    problem: Problem,
+    runs: Iterable[tuple[Args, Mapping[str, Tensor]]],
+    size: int,
+    *,
+    draw: bool,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The same at latents that are given, in turns of ``size`` data over and over, as
+    :meth:`Problem.turns` gives them."""
     each, votes = [], {}
     for rows, latents in runs:
         sites = problem.generate(rows, latents, draw=draw)
         values = _observed(sites, problem, mean=not draw)
-        each.append({n: v.unflatten(0, (-1, len(batch[0]))) for n, v in values.items()})
+        each.append({n: v.unflatten(0, (-1, size)) for n, v in values.items()})
         votes = {n: voted(sites[n][0]) for n in values}
     return {n: torch.cat([part[n] for part in each]) for n in each[0]}, votes
+
+
+def _by_hmc(problem: Problem, batch: Args, count: int) -> dict[str, Tensor]:
+    """Draws of p(z|x), each datum ``count`` times, particle by particle, as
+    :meth:`Problem.particles` gives those of q(z|x)."""
+    sampler = Sampler(draws=max(4, -(-count // CHAINS)), chains=CHAINS)
+    found = sampled(problem, batch, sampler).draws
+    flat = {n: v.transpose(0, 1).flatten(0, 1)[-count:].flatten(0, 1) for n, v in found.items()}
+    return {n: problem.beside(n, v.to(problem.pair.device)) for n, v in flat.items()}
 
 
 @shown("interpolate")
@@ -426,6 +460,7 @@ def impute(
     *,
     draws: int = 0,
     num_particles: int = 1000,
+    method: str = "importance",
     seed: int = 0,
     progress: bool = True,
 ) -> Tensor | tuple[Tensor, ...]:
@@ -436,13 +471,15 @@ def impute(
     by p(x_observed, z) / q(z|x_observed): a missing entry becomes the weighted mean of E[x|z], a
     missing class the one with the largest weighted vote.
     Mattei and Frellsen, "MIWAE: Deep Generative Modelling and Imputation of Incomplete Data
-    Sets", 2019.
+    Sets", 2019. With ``method="hmc"`` they are drawn from p(z|x_observed) as
+    :func:`pyrovae.posterior` does, and count alike: what is missing a guide may never have seen.
 
     Args:
         pair: a pair whose observed sites are independent over their entries given z.
         x: data ``[N, ...]`` with NaN.
         draws: instead of the mean, this many draws by sampling importance resampling.
         num_particles: particles per datum.
+        method: "importance" or "hmc".
         seed: of the particles.
         progress: a bar on a terminal or in a notebook, once it takes more than a second.
 
@@ -454,13 +491,13 @@ def impute(
     >>> impute(VAE((4,), 2), torch.tensor([[1.0, float("nan"), 0.0, 1.0]])).isnan().any()
     tensor(False)
     """
+    check_method(method, ("importance", "hmc"))
     problem = Problem.of(pair, x, seed)
     whole = problem.data.first(len(problem.data))[:]
     broken = _incomplete(whole)
     if not len(broken):
         first = whole[0].cpu()
         return first.expand(draws, *first.shape) if draws else first
-    problem.shape.refuse_points()
     problem.shape.refuse_globals()
     rows = tuple(a[broken] for a in whole)
     wires = _wires(problem, rows)
@@ -471,7 +508,8 @@ def impute(
         starts = range(0, len(broken), size)
         for start in steps(starts, len(starts), f"{num_particles:,} particles"):
             batch = tuple(a[start : start + size] for a in rows)
-            parts.append(_filled(problem, batch, wires, draws, num_particles))
+            weighed = _weighed(problem, batch, num_particles, method)
+            parts.append(_filled(problem, batch, wires, draws, weighed))
     filled = _whole_again(whole, broken, parts, draws)
     observed = sorted({w.argument for w in wires if whole[w.argument].is_floating_point()})
     return filled[observed[0]] if len(observed) == 1 else tuple(filled[k] for k in observed)
@@ -519,17 +557,27 @@ def _wires(problem: Problem, rows: Args) -> Sequence[traces.Wire]:
     return wiring.wires
 
 
+def _weighed(
+    problem: Problem, batch: Args, count: int, method: str
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Particles of the latents, as :meth:`Problem.weighed` gives them, and their log weights."""
+    if method == "importance":
+        problem.shape.refuse_points()
+        return problem.weighed(batch, count)
+    return _by_hmc(problem, batch, count), torch.zeros(count, len(batch[0])).to(batch[0].device)
+
+
 def _filled(
     problem: Problem,
     batch: Args,
     wires: Sequence[traces.Wire],
     draws: int,
-    num_particles: int,
+    weighed: tuple[dict[str, Tensor], Tensor],
 ) -> list[Tensor]:
     """The arguments ``[batch, ...]`` with their missing entries filled, or ``[draws, batch, ...]``
-    of them."""
-    size, count = len(batch[0]), draws or num_particles
-    latents, log_weights = problem.weighed(batch, num_particles)
+    of them, by weighed particles."""
+    latents, log_weights = weighed
+    size, count = len(batch[0]), draws or len(log_weights)
     weights = log_weights.softmax(0)
     if draws:
         chosen = torch.multinomial(weights.T, draws, replacement=True).T

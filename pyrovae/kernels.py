@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_arg
 
-__all__ = ["Run", "kernels", "saving"]
+__all__ = ["Run", "folded", "kernels", "looks", "saving"]
 
 Run = Callable[..., list[Tensor]]
 
@@ -39,6 +40,52 @@ def saving(graph: GraphModule, runs: int) -> float:
     moved = sum(value.nbytes for value in values if isinstance(value, Tensor))
     saved = runs * (NODE_SECONDS * len(made) + BYTE_SECONDS * moved)
     return saved if saved > max(COMPILE_SECONDS, COMPILE_NODE_SECONDS * len(made)) else 0.0
+
+
+def folded(graph: GraphModule) -> tuple[GraphModule, list[Tensor]]:
+    """A graph without what does not depend on its inputs (an encoder, beside latents that move),
+    which is worked out once: a graph of the inputs and these tensors, and the tensors."""
+    known = _known(graph)
+    nodes = [node for node in graph.graph.nodes if node not in known]
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    made, tensors = Graph(), list[Tensor]()
+    new: dict[Node, Any] = known | {node: made.node_copy(node) for node in inputs}
+    for node, value in known.items():  # their places come first, as those of all inputs do
+        if isinstance(value, Tensor) and not known.keys() >= node.users.keys():
+            new[node] = made.placeholder(f"known_{len(tensors)}")
+            new[node].meta["val"] = value
+            tensors.append(value)
+    for node in nodes[len(inputs) :]:
+        new[node] = made.node_copy(node, new.__getitem__)
+    made.eliminate_dead_code()
+    return GraphModule(torch.nn.Module(), made), tensors
+
+
+def looks(graph: GraphModule) -> bool:
+    """Whether what was traced looked at values that its inputs decide, so that the graph holds for
+    the values at hand alone."""
+    known = _known(graph)
+    return any(
+        node not in known
+        and isinstance(node.target, torch._ops.OpOverload)
+        and _LOOKING & set(node.target.tags)
+        for node in graph.graph.nodes
+    )
+
+
+_LOOKING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
+
+def _known(graph: GraphModule) -> dict[Node, Any]:
+    """The values of a graph that do not depend on its inputs."""
+    known: dict[Node, Any] = {}
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":
+            known[node] = functools.reduce(getattr, node.target.split("."), graph)
+        elif node.op == "call_function" and known.keys() >= set(node.all_input_nodes):
+            args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
+            known[node] = node.target(*args, **kwargs)
+    return known
 
 
 def kernels(graph: GraphModule, example: Sequence[Tensor]) -> Run:

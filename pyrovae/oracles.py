@@ -8,18 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Transform, biject_to, constraints
+from torch.distributions import Transform, constraints
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from pyrovae.errors import UsageError
 from pyrovae.evaluation import CHUNK
 from pyrovae.progress import shown
-from pyrovae.supports import bare, entries
-from pyrovae.traces import Args, Problem
+from pyrovae.traces import Args, Problem, to_reals
 
 __all__ = ["exact_log_evidence"]
 
@@ -134,30 +132,15 @@ def _latents(problem: Problem, batch: Args) -> dict[str, _Latent]:
             f"exact evidence integrates continuous latents; "
             f"{', '.join((*discrete, *drawn.shape.enumerated)) or 'none'} here is not one"
         )
-    return {
-        name: _latent(name, drawn.model[name].fn, tuple(site.value.shape[2:]))
-        for name, site in sites.items()
-    }
-
-
-def _latent(name: str, prior: dist.TorchDistribution, shape: tuple[int, ...]) -> _Latent:
-    """A latent with its support mapped to all real numbers.
-
-    Raises:
-        UsageError: a support that is no stretch of them, such as a circle or a sphere.
-    """
-    fn = entries(prior)
-    try:
-        support = None if isinstance(fn, dist.VonMises) else bare(prior)
-        transform = biject_to(support)
-        size = tuple(transform.inverse_shape(shape))
-    except (NotImplementedError, AttributeError, ValueError, TypeError) as error:
-        raise UsageError(
-            f"the latent {name!r} is a {type(fn).__name__}, whose support is not mapped to real "
-            f"numbers here (a circle, a sphere, or none that is declared), so that there is no "
-            f"grid to integrate on; use pv.log_evidence, which estimates by sampling"
-        ) from error
-    return _Latent(size, transform)
+    found = {}
+    for name, site in sites.items():
+        transform = to_reals(
+            name,
+            drawn.model[name].fn,
+            "there is no grid to integrate on; use pv.log_evidence, which estimates by sampling",
+        )
+        found[name] = _Latent(tuple(transform.inverse_shape(site.value.shape[2:])), transform)
+    return found
 
 
 def _density(problem: Problem, batch: Args, latents: dict[str, _Latent], u: Tensor) -> Tensor:

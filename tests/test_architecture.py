@@ -21,8 +21,9 @@ ORDER = [
     "randomness", "data", "labels", "components", "networks", "units", "schedules", "distributions",
     "supports", "priors", "likelihoods", "guides", "program", "vae",
     "traces", "objectives", "kernels", "optimisers", "svi", "processes", "checkpoints", "runs",
-    "callbacks", "training", "framing", "evaluation", "oracles", "generation", "aggregate",
-    "calibration", "plots", "programs", "explorer", "cli",
+    "callbacks", "training", "potentials", "hmc", "annealing", "posteriors", "framing",
+    "evaluation", "oracles", "generation", "measures", "arviz", "aggregate", "calibration",
+    "plots", "programs", "explorer", "cli",
 ]  # fmt: skip
 
 

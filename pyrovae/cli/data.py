@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyrovae as pv
 
@@ -49,11 +49,11 @@ def first_of_each(data: TensorData, n: int) -> Tensor:
 
 
 def evaluated(
-    pair: Shown, test: TensorData, num_particles: int, seed: int = 0
+    pair: Shown, test: TensorData, num_particles: int, seed: int = 0, **evidence: Any
 ) -> tuple[pv.Evaluation, dict[str, object], str]:
     """What every pair is measured by; the same with what the program is scored by besides, as
-    plain data and in lines."""
-    found = pv.evaluate(pair, test, num_particles, seed=seed)
+    plain data and in lines; ``evidence`` says how the log evidence is measured."""
+    found = pv.evaluate(pair, test, num_particles, seed=seed, **evidence)
     scores = pair.scores(test.fixed())
     lines = [f"\n{name.replace('_', ' ')} {value:.4g}" for name, value in scores.items()]
     plain = found.to_dict() | ({"scores": scores} if scores else {})

@@ -26,19 +26,48 @@ __all__ = [
 
 
 @verb()
-def evaluate(run: Run, *, num_particles: Whole = 1000, json: bool = False) -> None:
+def evaluate(
+    run: Run,
+    *,
+    num_particles: Whole = 1000,
+    evidence: str = "importance",
+    chains: Whole = 16,
+    temperatures: Whole = 100,
+    leapfrogs: Whole = 5,
+    start: str = "guide",
+    tolerance: float | None = None,
+    json: bool = False,
+) -> None:
     """ELBO, reconstruction, KL, log evidence, k-hat and active units of a run on test data
 
     Args:
         num_particles: importance samples per datum
+        evidence: how log p(x) is measured, importance or ais (annealed importance sampling)
+        chains: of ais, per datum
+        temperatures: of ais, from the start to the posterior
+        leapfrogs: of ais, per temperature
+        start: of ais, guide, prior or gaussian
+        tolerance: of ais, nats; temperatures are doubled until its bounds are no further apart
         json: print JSON instead of a table
 
     Examples:
       pyrovae evaluate runs/mine
       pyrovae evaluate runs/mine --num-particles 5000 --json
       pyrovae evaluate runs/mine --data other.npy
+      pyrovae evaluate runs/mine --evidence ais --tolerance 0.1
     """
-    _, evaluation, words = evaluated(run.pair, run.test, num_particles, run.seed)
+    _, evaluation, words = evaluated(
+        run.pair,
+        run.test,
+        num_particles,
+        run.seed,
+        evidence=evidence,
+        chains=chains,
+        temperatures=temperatures,
+        leapfrogs=leapfrogs,
+        start=start,
+        tolerance=tolerance,
+    )
     print(dumps(evaluation, indent=2) if json else words)
     if run.path.is_dir() and not (run.options.data or run.options.binarise or run.options.part):
         with contextlib.suppress(pv.UsageError):  # a run that may only be read

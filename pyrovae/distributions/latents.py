@@ -343,7 +343,7 @@ class Uniform(dist.TorchDistribution):
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
-    support = constraints.real_vector
+    support = dist.constraints.sphere
     has_rsample = True
 
     def __init__(self, like: Tensor, validate_args: bool | None = None) -> None:
@@ -389,7 +389,7 @@ class PowerSpherical(dist.TorchDistribution):
     """
 
     arg_constraints = {"loc": constraints.real_vector, "concentration": constraints.positive}  # noqa: RUF012
-    support = constraints.real_vector
+    support = dist.constraints.sphere
     has_rsample = True
 
     def __init__(

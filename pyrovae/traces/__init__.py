@@ -8,6 +8,7 @@ plate but the one over the data: what is left is ``[particles, batch]`` for a lo
 ``[particles]`` for a global one.
 """
 
+from pyrovae.traces.density import STARTS, Density, to_reals
 from pyrovae.traces.faults import adds, first_bad
 from pyrovae.traces.fingerprint import PLAIN, Fingerprint, Place, is_number, may_be_input
 from pyrovae.traces.handlers import Refinement, completed, completing, filling, sharing
@@ -37,8 +38,10 @@ from pyrovae.traces.wiring import Wire, Wiring, put
 
 __all__ = [
     "PLAIN",
+    "STARTS",
     "Args",
     "Backwards",
+    "Density",
     "Fingerprint",
     "Looks",
     "NoPlate",
@@ -85,6 +88,7 @@ __all__ = [
     "showing",
     "sketch",
     "stored",
+    "to_reals",
     "unreached",
     "wrapped",
 ]

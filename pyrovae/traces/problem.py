@@ -140,6 +140,14 @@ class Problem:
         """The same under another structure."""
         return Problem(self.pair, shape, self.data, self.plate, self.whole)
 
+    def on(self, batch: Args) -> Problem:
+        """The same for a batch whose sites may be others than those that were seen at first, as
+        those of series of another length."""
+        with self.pair.scope(), said(batch):
+            found = signature(*map(sites, run(self.pair, batch)))
+        same = found == self.shape.signature
+        return self if same else self.like(self._anew(batch, found))
+
     def running(self, pair: Pair) -> Problem:
         """The same with other programs of the same sites in the pair's place."""
         return Problem(pair, self.shape, self.data, self.plate, self.whole)
@@ -362,6 +370,11 @@ class Problem:
                     values.setdefault(name, []).append(beside(found[name], shape, at_once))
                     self.axes[name] = shape.dim - int(found[name]["fn"].event_dim)
         return {n: torch.cat(each, dim=self.axes[n]) for n, each in values.items()}, parts
+
+    def beside(self, name: str, value: Tensor) -> Tensor:
+        """A latent by datum ``[rows, ...]`` as :meth:`particles` gives it."""
+        self.axes[name] = self.shape.dim - self.shape.place(name)[1]
+        return self.shape.native(name, value)
 
     def latents(self, batch: Args) -> dict[str, Tensor]:
         """One draw of every latent given the batch, ``[batch, ...]``: from the guide, and discrete

@@ -39,11 +39,18 @@ def run(
     if particles > 1:
         guide, model = (in_particles(p, particles, nesting) for p in (guide, model))
     if enumerated:
-        guide, model = (poutine.infer_config(p, _only(enumerated)) for p in (guide, model))
-        guide = poutine.enum(guide, first_available_dim=-nesting - 2)
-        model = poutine.enum(model)  # goes on to the left of the guide's dimensions
+        guide = enumerating(guide, enumerated, -nesting - 2)
+        model = enumerating(model, enumerated)  # goes on to the left of the guide's dimensions
     guide_trace = poutine.trace(guide).get_trace(*args)
     return replay(model, guide_trace, args), guide_trace
+
+
+def enumerating(program: Program, names: Sequence[str], first: int | None = None) -> Program:
+    """A program whose discrete sites of these names hold all of their values, from the dimension
+    ``first`` on to the left."""
+    configured = poutine.infer_config(program, _only(names))
+    enumerated: Program = poutine.enum(configured, first_available_dim=first)
+    return enumerated
 
 
 def _only(names: Sequence[str]) -> Callable[[Message], InferDict]:

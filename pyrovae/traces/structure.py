@@ -100,7 +100,7 @@ class Structure:
 
     def native(self, name: str, value: Tensor) -> Tensor:
         """A latent ``[batch, ...]`` as the programs have it, in its own plates."""
-        dims, event = self._place(name)
+        dims, event = self.place(name)
         if not dims or self.dim not in dims:
             return value
         moved = value.movedim(0, dims.index(self.dim))
@@ -110,7 +110,7 @@ class Structure:
 
     def by_datum(self, name: str, value: Tensor) -> Tensor:
         """A latent as the programs have it -> ``[batch, ...]``."""
-        dims, event = self._place(name)
+        dims, event = self.place(name)
         if not dims or self.dim not in dims or value.dim() < event - self.dim:
             return value
         moved = value.movedim(self.dim - event, 0)
@@ -118,7 +118,8 @@ class Structure:
         kept = [moved.shape[k] for k in range(1, first) if moved.shape[k] > 1]
         return moved.reshape(len(moved), *kept, *moved.shape[first:])
 
-    def _place(self, name: str) -> tuple[tuple[int, ...], int]:
+    def place(self, name: str) -> tuple[tuple[int, ...], int]:
+        """The dimensions of a latent's plates, from the left, and of its events."""
         return next(((dims, event) for n, dims, event in self.places if n == name), ((), 0))
 
     @property
