@@ -635,4 +635,6 @@ def face(event_shape: Sequence[int], schema: Schema | None = None) -> str:
     named = schema is not None and len(shape) == 2
     if not named and _is_image(shape):
         return "image"
+    if not named and len(shape) == 2 and shape[0] == 1:
+        return "array"  # one step is no series: a signal [1, T]
     return {0: "table", 1: "table", 2: "series"}.get(len(shape), "array")

@@ -391,6 +391,35 @@ def test_uint8_on_the_command_line(tmp_path: Path, capsys: Any) -> None:
     assert "whole numbers, from 0" in capsys.readouterr().out
 
 
+OWN = """
+import pyrovae as pv
+def build(event_shape):
+    return pv.VAE(event_shape, 2, likelihood=pv.likelihoods.Normal())
+"""
+
+
+def test_a_pair_of_ones_own_meets_another_table(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "mine.py").write_text(OWN)
+    for name, seed in (("a", 0), ("b", 1)):
+        x = np.random.default_rng(seed).normal(size=(40, 2))
+        np.savetxt(tmp_path / f"{name}.csv", x, "%.3f", ",", header="p,q", comments="")
+    pair = ("--pair", f"{tmp_path / 'mine.py'}:build", "--num-particles", 5)
+    fit = ("fit", "--data", tmp_path / "a.csv", "--epochs", 1, "--quiet", *pair)
+    assert run(*fit, "--out", tmp_path / "run") == 0
+    assert run("evaluate", tmp_path / "run", "--data", tmp_path / "b.csv", *pair) == 0
+    assert "40 data, nats per datum" in capsys.readouterr().out
+
+
+def test_other_counts_are_read_as_the_runs_were(tmp_path: Path, capsys: Any) -> None:
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", counts())
+    fit = ("fit", "--data", tmp_path / "a.npy", *SMALL, "--likelihood", "Poisson")
+    assert run(*fit, "--out", tmp_path / "run") == 0
+    other = ("--data", tmp_path / "b.npy", "--num-particles", 5)
+    assert run("evaluate", tmp_path / "run", *other) == 0
+    assert "40 data, nats per datum" in capsys.readouterr().out
+
+
 def test_what_is_asked_for_is_checked_once() -> None:
     assert Pictures.of() == Pictures()
     assert Pictures.of(8, "channels_last", 255) == Pictures((8, 8), "channels_last", 255.0)

@@ -317,6 +317,33 @@ def test_annotated_data(form: Any) -> None:
     pv.fit(vae(), splits.train, epochs=1, batch_size=16, progress=False)
 
 
+@pytest.mark.parametrize(("factor", "kind"), [(1, "NegativeBinomial"), (0.3, "Normal")])
+def test_many_named_columns_of_one_kind_are_one_vector(factor: float, kind: str) -> None:
+    wide = counts(60, 300)
+    names = pandas.Index([f"gene {k}" for k in range(300)])
+    given = SimpleNamespace(X=sparse.csr_matrix(wide * factor), obs=None, var_names=names)
+    vae = pv.VAE.of(given, latent_dim=2)
+    assert type(vae.likelihood).__name__ == kind and type(vae.prior).__name__ == "StandardNormal"
+    plain = pv.VAE.of(given.X.toarray(), latent_dim=2)
+    assert factor != 1 or vae.likelihood.arguments().keys() == plain.likelihood.arguments().keys()
+    pv.fit(vae, given, epochs=1, progress=False)  # in units: each gene about its own mean
+    means = pv.sample(vae, 200, mean=True).mean(0).numpy()
+    assert np.corrcoef(np.log(means.clip(1e-3)), np.log(wide.mean(0) + 1e-3))[0, 1] > 0.9
+    assert pv.sample(vae, 3).shape == (3, 300)
+
+
+def test_few_named_columns_stay_a_table() -> None:
+    assert type(pv.VAE.of(cells(sparse.csr_array(counts()))).likelihood).__name__ == "Mixed"
+
+
+def test_a_sample_of_wide_data_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = SparseData(sparse.csr_array(counts(50)))
+    assert len(data.sample(10_000)) == 50
+    monkeypatch.setattr(pv.sparse, "LOOKED_AT", 5 * 12 * 8)  # five rows of int64
+    few = data.sample(10_000)
+    assert len(few) == 5 and isinstance(few, TensorData)
+
+
 def test_annotated_data_that_are_not_there() -> None:
     given = cells(sparse.csr_matrix(counts()))
     with pytest.raises(UsageError, match=r"no column 'cell_typ'; did you mean 'cell_type'\?"):

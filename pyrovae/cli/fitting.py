@@ -76,7 +76,7 @@ def _fit(options: Namespace, parts: dict[str, Any]) -> None:
     """The run, from its data to its figures."""
     first = os.environ.get("RANK", "0") == "0"  # of the processes under torchrun
     device = pv.training.choose_device(options.device)
-    options.scale = _scale(options.scale, parts["usual"] | parts)
+    options.scale = _scale(options.scale, parts)
     splits = pv.data.load(
         options.data,
         options.data_dir,
@@ -123,7 +123,7 @@ def _fit(options: Namespace, parts: dict[str, Any]) -> None:
 
 def _scale(asked: float | None, parts: Mapping[str, object]) -> float | None:
     """What stored numbers are divided by: nothing under a likelihood of whole numbers."""
-    return 1.0 if asked is None and getattr(parts["likelihood"], "whole", False) else asked
+    return 1.0 if asked is None and getattr(parts.get("likelihood"), "whole", False) else asked
 
 
 def _goes_on(options: Namespace) -> bool:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pyrovae.cli.pairs import Shown
     from pyrovae.data import Splits
     from pyrovae.plots import Drawn
+    from pyrovae.schema import Schema
     from pyrovae.tensors import TensorData
 
 __all__ = ["Count", "Drawing", "Run", "Verb", "Whole", "verb"]
@@ -282,9 +283,17 @@ class Run:
             return asked
         if Path(config["data"]).suffix.lower() not in pv.tables.SUFFIXES:
             return {}
-        schema = pv.traces.as_pair(self.pair).schema
+        schema = self._schema()
         form = {name: value for name, value in asked.items() if name in FORM}
         return asked if schema is None else form | {"schema": schema}
+
+    def _schema(self) -> Schema | None:
+        """The columns of the tables that the run is of; a pair of its own code waits for data."""
+        if self.options.pair is None:
+            return pv.traces.as_pair(self.pair).schema
+        file = self.folder / pv.runs.DATA
+        known = pv.files.read_json(file).get("schema") if file.is_file() else None
+        return None if known is None else pv.schema.Schema.from_dict(known)
 
 
 class Verb:
