@@ -50,6 +50,9 @@ def kalman(program: DeepMarkov, x: Tensor) -> tuple[float, np.ndarray, np.ndarra
 
     a, b = (numbers(t) for t in program.move.body[-2].parameters())
     c, d = (numbers(t) for t in program.likelihood.body[-2].parameters())
+    units = program.likelihood.scale_of
+    c = numbers(units.unit)[:, None] * c
+    d = numbers(units.centre) + numbers(units.unit) * d
     first, moved = (
         np.diag(numbers(torch.nn.functional.softplus(raw) + 1e-5) ** 2)
         for raw in (program.raw_scale, program.move.raw_scale)
