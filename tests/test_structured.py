@@ -30,6 +30,14 @@ def linear(part: object) -> torch.nn.Linear:
     return found
 
 
+def emission_of(program: programs.Program) -> torch.nn.Linear:
+    """The mean of x given what a linear likelihood is given, in the data's own units."""
+    own, units = copy.deepcopy(linear(program.likelihood)), program.likelihood.scale_of
+    own.weight.data *= units.unit[:, None]
+    own.bias.data = units.centre + units.unit * own.bias.data
+    return own.requires_grad_(False)
+
+
 def fitted(program: programs.Program, *batch: Tensor) -> None:
     """Trained a little: the weights of a guide from random weights have no variance to speak of."""
     pv.fit(program, batch, epochs=100, batch_size=50, lr=1e-2, progress=False)
@@ -62,9 +70,9 @@ def test_hierarchy_has_the_evidence_of_a_linear_gaussian_one(order: str, skip: b
         (4,), sizes, likelihood=likelihood, network=LINEAR, order=order, skip=skip
     )
     fitted(program, 2 * torch.randn(500, 4) @ torch.randn(4, 4))
-    down, emission = linear(program.down), linear(program.likelihood)
+    emission, down = emission_of(program), linear(program.down)
     down.weight.data[3:] = 0.0  # the scale of z1 does not depend on z2
-    down, emission = (copy.deepcopy(part).requires_grad_(False) for part in (down, emission))
+    down = copy.deepcopy(down).requires_grad_(False)
     if order == "bottom-up":  # wider than the posterior, lest the weights have heavy tails
         for q in program.up:
             layer = linear(q)
@@ -95,7 +103,7 @@ def mixture() -> tuple[programs.GaussianMixture, Tensor, Tensor]:
         program.logits.copy_(torch.tensor([0.5, 0.0, -0.7]))
         program.raw.normal_(-0.5, 0.3)
         lower = program.scale_tril()
-        emission = linear(program.likelihood)
+        emission = emission_of(program)
         w = emission.weight
         x = torch.randn(6, 4)
         prior = program.logits.log_softmax(-1)
@@ -185,7 +193,7 @@ def classes() -> tuple[programs.SemiSupervised, Tensor, Tensor]:
     y = torch.arange(600) % 3
     fitted(program, 1.5 * torch.randn(3, 4)[y] + torch.randn(600, 4) @ torch.randn(4, 4) / 2, y)
     with torch.no_grad():
-        emission = linear(program.likelihood)
+        emission = emission_of(program)
         w, shift = emission.weight[:, :2], emission.weight[:, 2:]
         x = torch.randn(6, 4)
         each = [gaussian(emission.bias + shift[:, y], w @ w.T + noise(4), x) for y in range(3)]

@@ -130,7 +130,6 @@ def codes(
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Delta(posterior(x).mean, event_dim=1))
 
-    size = min(128, len(data))
     with task("autoencoder"):
-        fit(Pair(model, guide), data, epochs=epochs, batch_size=size, seed=seed)
+        fit(Pair(model, guide), data, epochs=epochs, seed=seed)
     return torch.cat([posterior(x).mean.detach() for (x,) in data.fixed().batches(1000)])
