@@ -1114,8 +1114,7 @@ def suited(seen: Summary, schema: Schema | None = None) -> Likelihood:
     >>> suited(Summary.of(torch.tensor([[0.5], [-2.0]]))).arguments()["scale"]
     'shared'
     >>> suited(Summary.of(torch.tensor([[0.0], [40.0]])))
-    NegativeBinomial(network=MLP(hidden=[400], activation='ReLU'), dispersion='per_dimension', \
-units='auto')
+    NegativeBinomial()
     """
     if schema is not None:
         each = seen.columns or [seen] * len(schema.columns)  # of very many columns there are none
