@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         plots,
         priors,
         programs,
+        progress,
         schedules,
     )
     from pyrovae.aggregate import CodeDensity, fit_codes
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from pyrovae.measures import Information, disentanglement, information
     from pyrovae.oracles import exact_log_evidence
     from pyrovae.posteriors import Posterior, posterior
+    from pyrovae.progress import quiet
     from pyrovae.runs import load, save
     from pyrovae.svi import SVI
     from pyrovae.traces import Pair, Sketch, sketch
@@ -51,6 +53,7 @@ _ROOMS = {
     "arrays": (),
     "arviz": ("to_arviz",),
     "data": (),
+    "cells": (),
     "calibration": ("Calibration", "calibrate", "predictive_check"),
     "callbacks": (),
     "checkpoints": (),
@@ -87,10 +90,12 @@ _ROOMS = {
     "priors": (),
     "program": (),
     "programs": (),
+    "progress": ("quiet",),
     "randomness": (),
     "runs": ("load", "save"),
     "processes": (),
     "schedules": (),
+    "schema": (),
     "signatures": (),
     "serving": (),
     "sources": (),
@@ -98,6 +103,7 @@ _ROOMS = {
     "summaries": (),
     "supports": (),
     "svi": ("SVI",),
+    "tables": (),
     "tensors": (),
     "traces": ("Pair", "Sketch", "sketch"),
     "training": ("History", "fit"),

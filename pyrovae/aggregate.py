@@ -15,6 +15,7 @@ from torch import Tensor
 from pyrovae.errors import UsageError, nearest, whole_number
 from pyrovae.generation import Values, decode
 from pyrovae.priors import Flow
+from pyrovae.progress import doing, shown
 from pyrovae.tensors import TensorData
 from pyrovae.traces import Pair, Problem
 from pyrovae.training import fit
@@ -93,6 +94,7 @@ class CodeDensity:
     __repr__ = __str__
 
 
+@shown("fit codes")
 def fit_codes(
     pair: object,
     x: object,
@@ -101,6 +103,7 @@ def fit_codes(
     components: int = 10,
     held_out: float = 0.2,
     seed: int = 0,
+    progress: bool = True,
 ) -> CodeDensity:
     """Fit a density to the codes z ~ q(z|x) of the data, after training.
 
@@ -115,6 +118,7 @@ def fit_codes(
         components: of the mixture.
         held_out: share of the data that the comparison with the prior is made on.
         seed: of the draws, the split and the fit.
+        progress: a bar on a terminal or in a notebook, once it takes more than a second.
 
     Raises:
         UsageError: no or several latent vectors, a discrete one, too few data.
@@ -153,7 +157,8 @@ def fit_codes(
     train, test = both.split(held_out, seed)
     z = train.tensors[0]
     if density == "mixture":
-        fitted: Any = GaussianMixture(components, random_state=seed).fit(z.double().numpy())
+        with doing(f"mixture of {components} for {len(z):,} codes"):
+            fitted: Any = GaussianMixture(components, random_state=seed).fit(z.double().numpy())
     else:
         fitted = _fit_flow(z, seed)
     found = CodeDensity(pair, local[0], density, torch.empty(0), fitted, size)
@@ -173,5 +178,5 @@ def _fit_flow(z: Tensor, seed: int) -> Flow:
 
     size = min(256, len(z))
     pair = Pair(model, lambda z: None)
-    fit(pair, z, epochs=EPOCHS, batch_size=size, lr=2e-3, seed=seed, progress=False, device="cpu")
+    fit(pair, z, epochs=EPOCHS, batch_size=size, lr=2e-3, seed=seed, device="cpu")
     return flow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from pyrovae.errors import UsageError, got, in_short
 from pyrovae.memory import fits
 
 LEVELS, UNUSED = 256, 64  # of 8 bits; neighbouring levels that images may leave unused
+CHANNELS = (1, 3, 4)  # grey, colour, colour and opacity
+NARROW = 4  # what is no longer than this may be channels, or the side of a small image
 
 
 def tensor(value: Any) -> Tensor:
@@ -32,11 +35,11 @@ def tensor(value: Any) -> Tensor:
             f"a memory-mapped array of {value.nbytes:,} bytes does not fit in memory; it can be "
             f"streamed where it is all of the data: give x alone"
         )
-    if hasattr(value, "toarray") and hasattr(value, "nnz"):
+    if is_sparse(value):
         nbytes = 8 * int(np.prod(value.shape))
         raise UsageError(
-            f"x is {got(value)}, sparse, and data are dense: give x.toarray() "
-            f"({nbytes:,} bytes), or a DataLoader whose collate_fn makes each batch dense"
+            f"this is {got(value)}, sparse, which is taken as x alone or as the first of a tuple "
+            f"(x, y): give its toarray() ({nbytes:,} bytes) elsewhere"
         )
     values = _array(value)
     if values.dtype.kind not in "biuf":
@@ -47,6 +50,11 @@ def tensor(value: Any) -> Tensor:
             values = np.ma.filled(values.astype(np.float64), np.nan)
         values = np.ma.getdata(values)
     return _native(np.asarray(values))
+
+
+def is_sparse(value: object) -> bool:
+    """Whether it is a sparse matrix, of SciPy or like SciPy's."""
+    return hasattr(value, "tocsr") and hasattr(value, "nnz")
 
 
 def _array(value: Any) -> np.ndarray:
@@ -148,9 +156,37 @@ def no_data(tensor: Tensor) -> str:
     return next((kind for kind, holds in kinds.items() if holds), "")
 
 
+def channels_last(shape: Sequence[int]) -> bool | None:
+    """Whether an image of this shape is [H, W, C], by its shape; None where it may be either.
+
+    Channels are 1, 3 or 4. Where the last axis alone is as many and height and width are more than
+    4, it holds the channels.
+
+    >>> channels_last((28, 28, 1)), channels_last((3, 32, 32)), channels_last((3, 3, 3))
+    (True, False, None)
+    """
+    if len(shape) != 3:
+        return False
+    first = shape[0] in CHANNELS and min(shape[1:]) > 1
+    last = shape[2] in CHANNELS and min(shape[:2]) > 1
+    return None if first and last else last and min(shape[:2]) > NARROW
+
+
 def may_be_image(x: Tensor) -> bool:
     """Whether only the values tell 8-bit pixels from other numbers: uint8 with three axes."""
     return x.dtype == torch.uint8 and x.ndim >= 3
+
+
+def scaled_by(x: Tensor, scale: float | None = None, remedy: str = "") -> float | None:
+    """What stored values are to be divided by, None for nothing: as ``scale`` says, the value of
+    white or 1, else as the values of uint8 with three axes or more tell (:func:`divisor`).
+
+    Raises:
+        UsageError: values that may be pixels or not.
+    """
+    if scale is not None:
+        return None if scale == 1 else scale
+    return divisor(x, remedy) if may_be_image(x) else None
 
 
 def divisor(x: Tensor, remedy: str = "") -> int | None:

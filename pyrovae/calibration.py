@@ -12,6 +12,7 @@ from torch import Tensor
 from pyrovae.errors import UsageError
 from pyrovae.evaluation import CHUNK
 from pyrovae.generation import reconstruct
+from pyrovae.progress import shown, steps
 from pyrovae.traces import Args, Problem, as_pair
 
 __all__ = ["Calibration", "PredictiveCheck", "calibrate", "predictive_check"]
@@ -52,6 +53,7 @@ class Calibration:
     __repr__ = __str__
 
 
+@shown("calibrate")
 def calibrate(
     pair: object,
     like: object = None,
@@ -60,6 +62,7 @@ def calibrate(
     draws: int = 99,
     bins: int = 20,
     seed: int = 0,
+    progress: bool = True,
 ) -> Calibration:
     """Simulation-based calibration of an amortised guide, which needs no refitting.
 
@@ -76,6 +79,7 @@ def calibrate(
         draws: of the guide per simulation; ``bins`` should divide ``draws + 1``.
         bins: of the uniformity test.
         seed: of everything drawn.
+        progress: a bar on a terminal or in a notebook, once it takes more than a second.
 
     Raises:
         UsageError: no continuous latent, a global one, a model that observes no argument as is.
@@ -98,7 +102,8 @@ def calibrate(
     size = problem.at_once(min(simulations, max(1, CHUNK // (problem.shape.row_bytes * draws))))
     with problem.pair.evaluating():
         torch.manual_seed(seed)
-        for start in range(0, simulations, size):
+        starts = range(0, simulations, size)
+        for start in steps(starts, len(starts), f"{simulations:,} simulations"):
             count = size if problem.whole else min(size, simulations - start)
             rows = torch.randint(len(given[0]), (count,), device=program.device)
             found, names = _ranks(problem, tuple(a[rows] for a in given), draws)
@@ -150,6 +155,7 @@ class PredictiveCheck:
         return min(1.0, 2 * min(above, below))
 
 
+@shown("predictive check")
 def predictive_check(
     pair: object,
     x: object,
@@ -157,6 +163,7 @@ def predictive_check(
     *,
     replicates: int = 100,
     seed: int = 0,
+    progress: bool = True,
 ) -> PredictiveCheck:
     """Posterior predictive check: does data that the pair makes look like the data it was given?
 
@@ -168,6 +175,7 @@ def predictive_check(
         statistic: of a data set ``[N, ...]``, one number.
         replicates: data sets to draw.
         seed: of the draws.
+        progress: a bar on a terminal or in a notebook, once it takes more than a second.
 
     >>> from pyrovae.vae import VAE
     >>> x = torch.ones(20, 4)
@@ -179,7 +187,7 @@ def predictive_check(
     data = problem.data.first(len(problem.data))
     batch = data[:]
     values = []
-    for replicate in range(replicates):
+    for replicate in steps(range(replicates), replicates, f"{replicates:,} replicates"):
         drawn = reconstruct(pair, data, draws=1, seed=seed + replicate)
         one = drawn if isinstance(drawn, dict) else {problem.shape.observed[0]: drawn}
         values.append(float(statistic(problem.replicate(batch, {n: v[0] for n, v in one.items()}))))

@@ -7,14 +7,15 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from pyrovae import progress
 from pyrovae.errors import UsageError, number, whole_number
 from pyrovae.tensors import Data
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["Callback", "EarlyStopping", "History", "JSONLines", "Run", "TensorBoard", "TimeLimit"]
+
+BAR = "{desc} {bar} {percentage:3.0f}% {rate_fmt}, {remaining} left{postfix}"
 
 
 @dataclass
@@ -246,46 +249,51 @@ class Progress:
     """A bar where there is a terminal or a notebook, one line per epoch where there is none."""
 
     def __init__(self, epochs: int, size: int, enabled: bool) -> None:
-        interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
-        self.epochs, self.enabled = epochs, enabled
-        self.bar = tqdm(
-            total=epochs * size,
-            unit=" images",
-            unit_scale=True,
-            disable=not (enabled and interactive),
-            dynamic_ncols=True,
-            bar_format="{desc} {bar} {percentage:3.0f}% {rate_fmt}, {remaining} left{postfix}",
-        )
-        self.quiet = not enabled or interactive
+        self.epochs, self.size, self.enabled = epochs, size, enabled
+        self.lines = enabled and progress.alone()  # what others train is theirs to tell of
         self.shown = 0.0
 
     def __enter__(self) -> Progress:
+        with ExitStack() as stack:
+            stack.enter_context(progress.task(shown=self.enabled))
+            self.loop = stack.enter_context(
+                progress.count(
+                    self.epochs * self.size,
+                    f"epoch 1/{self.epochs}",
+                    leave=self.lines,
+                    unit=" images",
+                    unit_scale=True,
+                    bar_format=BAR,
+                )
+            )
+            self.stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.bar.close()
+        self.stack.close()
 
     def say(self, message: str) -> None:
         """A line of its own, above the bar."""
-        if self.enabled:
-            self.bar.write(message, file=sys.stderr)
+        if self.lines:
+            progress.say(message)
 
     def advance(self, count: int) -> None:
-        self.bar.update(count)
+        self.loop.advance(count)
 
     def due(self) -> bool:
         now = time.perf_counter()
-        if self.bar.disable or now - self.shown < 1.0:
+        if self.loop.bar is None or now - self.shown < 1.0:
             return False
         self.shown = now
         return True
 
     def show(self, epoch: int, terms: dict[str, float]) -> None:
-        self.bar.set_description(f"epoch {epoch}/{self.epochs}", refresh=False)
-        self.bar.set_postfix_str(_summary(terms), refresh=False)
+        note = _summary(terms) if self.lines else ""
+        self.loop.describe(f"epoch {epoch}/{self.epochs}", note)
 
     def end_epoch(self, row: dict[str, float]) -> None:
-        if not self.quiet:
+        self.show(int(row["epoch"]), row)
+        if self.lines and not progress.interactive():
             print(
                 f"epoch {row['epoch']:.0f}/{self.epochs}  {row['images_per_second']:,.0f} "
                 f"images/s  {_summary(row)}",

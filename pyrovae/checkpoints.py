@@ -23,6 +23,7 @@ __all__ = [
     "copied",
     "flatten",
     "from_bytes",
+    "identity_in",
     "to_bytes",
     "unflatten",
 ]
@@ -82,6 +83,19 @@ def unflatten(plain: object, tensors: Mapping[str, Tensor]) -> Any:
     if kind == "tuple":
         return tuple(unflatten(part, tensors) for part in value)
     return {k: unflatten(v, tensors) for k, v in value}
+
+
+def identity_in(notes: object) -> dict[str, str]:
+    """What the notes of a state's file say that it is a state of; empty where they say nothing.
+
+    >>> identity_in({"state": {"dict": [["identity", {"dict": [["data", "9 data"]]}]]}})
+    {'data': '9 data'}
+    """
+    try:
+        fields = dict(notes["state"]["dict"])  # type: ignore[index]
+        return {str(k): str(v) for k, v in fields["identity"]["dict"]}
+    except (LookupError, TypeError, ValueError):
+        return {}
 
 
 class Checkpoints:

@@ -22,7 +22,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from pyrovae.errors import UsageError, nearest
+from pyrovae.errors import UsageError, meant
 from pyrovae.files import DEPTH, SCALAR, VALUES, plain
 
 __all__ = [
@@ -97,7 +97,7 @@ def _importable(cls: type) -> bool:
 def unknown(what: str, name: object, choices: Iterable[str]) -> UsageError:
     """The error of a name that is none of the choices, with the nearest of them."""
     choices = list(choices)
-    hint = nearest(str(name)[:100], choices) or "."
+    hint = meant(str(name)[:100], choices) or "."
     return UsageError(f"there is no {what} {_shown(name)}{hint} Choose one of {', '.join(choices)}")
 
 
@@ -229,7 +229,7 @@ def typed(kind: Any, value: Any, where: str) -> Any:
         return _as(kind, value)
     except (ArithmeticError, ValueError) as error:
         kinds = [kind] if kind in _WORDS else [k for k in get_args(kind) if k is not NoneType]
-        words = " or ".join(_WORDS.get(k, str(k)) for k in kinds or [kind])
+        words = " or ".join(_in_words(k) for k in kinds or [kind])
         raise UsageError(f"{where} must be {words}, got {_shown(value)}") from error
 
 
@@ -324,6 +324,10 @@ _WORDS = {
     str: "text",
     list[int]: "a list of whole numbers such as [3,5]",
 }
+
+
+def _in_words(kind: Any) -> str:
+    return ", ".join(get_args(kind)) if get_origin(kind) is Literal else _WORDS.get(kind, str(kind))
 
 
 def construct(

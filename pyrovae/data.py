@@ -10,13 +10,10 @@ TensorData(5000 x [1, 28, 28] uint8 / 255, labelled, cpu)
 
 from __future__ import annotations
 
-import csv
 import functools
 import importlib.resources
 import itertools
-import math
 import os
-from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,24 +23,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.arrays import tensor
+from pyrovae.arrays import is_sparse, tensor
 from pyrovae.errors import UsageError, nearest, reason
 from pyrovae.files import home
 from pyrovae.memory import fits
+from pyrovae.pictures import Pictures
+from pyrovae.schema import Schema
 from pyrovae.sources import (
+    SCALE,
     ArrayFile,
     ImageFiles,
     ParquetFile,
     Source,
-    arranged,
     class_codes,
-    label_column,
-    not_numeric,
+    digest,
+    moved,
     open_source,
     reading,
+    table_nbytes,
 )
+from pyrovae.sparse import Annotated, SparseData, annotated, is_stored_sparse, read_sparse
 from pyrovae.streams import MOST, FileData, StreamedData, as_data
-from pyrovae.tensors import Data, TensorData, tensor_data
+from pyrovae.tables import Names, table
+from pyrovae.tensors import Data, TensorData
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,21 +59,24 @@ __all__ = [
     "ImageFiles",
     "ParquetFile",
     "Source",
+    "SparseData",
     "Splits",
     "StreamedData",
     "TensorData",
     "UsageError",
     "as_data",
+    "digest",
     "fits",
     "load",
     "nearest",
+    "table",
 ]
 
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set: its training and test parts, what its labels mean, and the names of the columns
-    of x where a table gives them."""
+    """A data set: its training and test parts, what its labels mean, and what the columns of x are
+    where it is a table."""
 
     name: str
     train: Data
@@ -79,6 +84,7 @@ class Splits:
     classes: tuple[str, ...] | None
     description: str
     columns: tuple[str, ...] | None = None
+    schema: Schema | None = None
 
 
 # torchvision's class, and the arguments of its training and its test part
@@ -103,17 +109,32 @@ _DECODED: dict[str, Callable[[Image], np.ndarray]] = {
 }
 _DIGITS = tuple("0123456789")
 NAMES = ("mnist5k", "digits", *_TORCHVISION)
-SUFFIXES = (".npy", ".npz", ".pt", ".csv", ".parquet")
+ARRAYS = (".npy", ".npz", ".pt")
+TABLES = (".csv", ".tsv", ".parquet", ".xlsx")
+SUFFIXES = (*ARRAYS, *TABLES)
 
 
 def load(
-    name: str | Path,
+    name: str | Path | Annotated,
     data_dir: str | Path | None = None,
     *,
     download: bool = True,
     label: str | None = None,
     seed: int = 0,
     stream: bool | str = "auto",
+    resize: tuple[int, int] | int | str | None = None,
+    layout: str = "auto",
+    scale: float | None = None,
+    columns: Names | None = None,
+    drop: Names | None = None,
+    target: str | None = None,
+    kinds: str | Mapping[str, str] | None = None,
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    encoding: str | None = None,
+    header: bool | None = None,
+    schema: Schema | None = None,
+    hold_out: bool = True,
 ) -> Splits:
     """A data set by its name, or from a file or a folder of images.
 
@@ -121,13 +142,24 @@ def load(
     kmnist, emnist, omniglot, cifar10, svhn and celeba, which are read from `data_dir` (default
     $PYROVAE_DATA or ~/.cache/pyrovae) or downloaded to it. Images are uint8 [N, C, H, W].
 
-    Paths: .npy; .npz or .pt with x or x_train and x_test, and labels y or y_train and y_test; .csv
-    and .parquet tables, whose column `label` holds class labels; a folder of images, subfolders
-    being classes, `train` and `test` folders the parts. uint8 arrays [N, H, W], [N, C, H, W] or
-    [N, H, W, C] are images where their values are (:func:`pyrovae.arrays.divisor`). Where there is
-    no test part, a tenth is held out at random (`seed`).
+    Paths: .npy; .npz or .pt with x or x_train and x_test, and labels y or y_train and y_test;
+    .csv, .tsv, .parquet and .xlsx tables, read as :func:`pyrovae.tables.table` does with `label`,
+    `columns` and the options that follow it; a folder of images, subfolders being classes, `train`
+    and `test` folders the parts. Where there is no test part, a tenth is held out at random
+    (`seed`), or without `hold_out` both parts are all.
 
-    .npy, .parquet and folders that do not fit in memory are streamed: `train` is a
+    Pictures are RGB where one of them has colours, else grey; laid on white where they are
+    transparent; scaled to cover `resize` = (H, W), H or "HxW", their middle cut out. Arrays
+    [N, H, W, C] become [N, C, H, W] where their shape tells (C is 1, 3 or 4, H and W are more), or
+    by `layout` "channels_last"; "channels_first" leaves them. Stored values are divided by `scale`,
+    the value of white; 1 takes them as they are. Without it uint8 with three axes or more is told
+    by its values (:func:`pyrovae.arrays.divisor`), and refused where they may be pixels or not.
+    What was done stands in the description.
+
+    Counts: .npz files of `scipy.sparse.save_npz`, and an AnnData, whose column `label` of obs holds
+    class labels; they stay sparse, and batches are made dense (:class:`SparseData`).
+
+    .npy, .parquet (of numbers) and folders that do not fit in memory are streamed: `train` is a
     :class:`FileData`, `test` a TensorData of at most 10,000 data. `stream` True or False has it
     either way.
 
@@ -137,26 +169,111 @@ def load(
     >>> splits.test, splits.test.maximum, splits.classes[:3]
     (TensorData(360 x [1, 8, 8] float32, labelled, cpu), 16.0, ('0', '1', '2'))
     """
-    if stream not in ("auto", True, False):
-        raise UsageError(f'stream must be "auto", True or False, got {stream!r}')
+    _check_stream(stream)
+    pictures = Pictures.of(resize, layout, scale)
+    asked = _asked(
+        columns=columns,
+        drop=drop,
+        label=label,
+        target=target,
+        kinds=kinds,
+        delimiter=delimiter,
+        decimal=decimal,
+        encoding=encoding,
+        header=header,
+        schema=schema,
+    )
+    if isinstance(name, Annotated):
+        _no_table(asked, but="label")
+        return _from_annotated(name, label, seed, hold_out)
     if isinstance(name, str) and name in NAMES:
-        if stream is True:
-            raise UsageError(f"{name} fits in memory and is not streamed")
-        if label is not None:
-            raise UsageError(f"label={label!r} names a column of a .csv or .parquet file")
-        return _named(name, data_dir, download, seed)
+        _no_table(asked)
+        _check_asked(pictures, name)
+        return _scaled(_named(name, data_dir, download, seed, stream), pictures)
     path = home(name)
     _check_path(name, path)
+    _check_asked(pictures, str(path), path)
     with reading(path):
+        if stream is not True and _is_table(path, stream):
+            return _from_table(path, asked, seed, hold_out)
+        _no_table(asked, but="label" if path.suffix.lower() == ".parquet" else "")
         if stream is True or path.is_dir() or path.suffix.lower() in (".npy", ".parquet"):
-            return _from_sources(path, label, seed, stream)
-        if path.suffix.lower() == ".csv":
-            arrays, columns = _read_csv(path, label)
-            return replace(_from_arrays(path, arrays, seed), columns=columns)
-        return _from_arrays(path, _read(path, label), seed)
+            return _from_sources(path, label, seed, stream, pictures, hold_out)
+        return _from_arrays(path, _read(path), seed, pictures, hold_out)
 
 
-def _named(name: str, data_dir: str | Path | None, download: bool, seed: int) -> Splits:
+def _check_stream(stream: object) -> None:
+    if stream not in ("auto", True, False):
+        raise UsageError(f'stream must be "auto", True or False, got {stream!r}')
+
+
+def _check_asked(pictures: Pictures, name: str, path: Path | None = None) -> None:
+    """Refuse what is asked for of data that do not have it."""
+    if pictures.resize is not None and not (path and path.is_dir()):
+        raise UsageError(f"resize (--resize) is of folders of pictures, and {name} is none")
+    if pictures.layout != "auto" and not (path and path.suffix.lower() in ARRAYS):
+        raise UsageError(
+            f"layout (--layout) is of arrays in {', '.join(ARRAYS)} files, and {name} is none"
+        )
+    if pictures.scale not in (None, 1) and path and path.suffix.lower() in TABLES:
+        raise UsageError(
+            f"scale (--scale) is of pictures and arrays, and {name} is a table, whose columns stay "
+            f"in their own units: leave it out"
+        )
+
+
+def _scaled(splits: Splits, pictures: Pictures) -> Splits:
+    """A named set, divided by the white that was asked for."""
+    if pictures.scale is None:
+        return splits
+    parts = [
+        pictures.data(x, part.labels, pictures.divisor(x))
+        for part in (cast(TensorData, splits.train), splits.test)
+        for x in part.tensors[:1]
+    ]
+    return replace(splits, train=parts[0], test=parts[1])
+
+
+def _from_annotated(given: Annotated, label: str | None, seed: int, hold_out: bool) -> Splits:
+    data, classes = annotated(given, label)
+    splits = _splits(Path(type(given).__name__), [data], classes, seed, hold_out=hold_out)
+    return replace(splits, columns=tuple(map(str, given.var_names)), schema=data.schema)
+
+
+def _asked(**options: object) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _no_table(asked: Mapping[str, object], but: str = "") -> None:
+    """Refuse what is asked of the columns of a table where there is none in memory."""
+    for key in {*asked} - {but}:
+        raise UsageError(
+            f"{key}={asked[key]!r} is about the columns of a table in memory, a "
+            f"{' '.join(TABLES)} file"
+        )
+
+
+def _is_table(path: Path, stream: bool | str) -> bool:
+    """Whether a path is a table that is read into memory."""
+    if path.is_dir() or path.suffix.lower() not in TABLES:
+        return False
+    large = path.suffix.lower() == ".parquet" and stream == "auto"
+    return not (large and not fits(2 * table_nbytes(path), "cpu"))
+
+
+def _from_table(path: Path, asked: Mapping[str, Any], seed: int, hold_out: bool) -> Splits:
+    data = table(path, **asked)
+    schema = data.schema
+    assert schema is not None
+    splits = _splits(path, [data], schema.classes or None, seed, hold_out=hold_out)
+    return replace(splits, columns=schema.names, schema=schema)
+
+
+def _named(
+    name: str, data_dir: str | Path | None, download: bool, seed: int, stream: bool | str
+) -> Splits:
+    if stream is True:
+        raise UsageError(f"{name} fits in memory and is not streamed")
     if name == "mnist5k":
         return _load_mnist5k()
     return _load_digits(seed) if name == "digits" else _load_torchvision(name, data_dir, download)
@@ -171,6 +288,12 @@ def _check_path(name: str | Path, path: Path) -> None:
         return
     if not path.is_file():
         raise UsageError(f"{str(path)!r} is no file or folder; a pipe or a device may never end")
+    if path.suffix.lower() == ".h5ad":
+        raise UsageError(
+            f"{str(path)!r} is read by anndata, in Python: "
+            f"pv.data.load(anndata.read_h5ad({path.name!r}), label=...), or keep its counts for "
+            f"the command line: scipy.sparse.save_npz('counts.npz', adata.X)"
+        )
     if not known:
         raise UsageError(
             f"the format of {str(path)!r} is not known by its suffix; convert it to one of "
@@ -282,37 +405,66 @@ def _from_torchvision(source: Any, name: str) -> tuple[TensorData, tuple[str, ..
 
 def _images(x: object, labels: Any = None) -> TensorData:
     """8-bit images in any layout as [N, C, H, W]."""
-    return TensorData(arranged(tensor(x)), labels=labels, divisor=255, maximum=1.0)
+    images = Pictures().arranged(tensor(x), pixels=True)
+    return TensorData(images, labels=labels, divisor=255, maximum=1.0)
 
 
-def _from_file(x: object, labels: Any = None) -> TensorData:
-    """TensorData of what a file holds: uint8 arrays in any layout as [N, C, H, W]."""
-    return tensor_data(arranged(tensor(x)), labels=labels)
+def _from_file(
+    x: object,
+    labels: Any = None,
+    pictures: Pictures = Pictures(),  # noqa: B008
+) -> tuple[Data, tuple[str, ...]]:
+    """What a file holds as data, images as [N, C, H, W]; what was done to it, in words."""
+    if is_sparse(x):
+        return SparseData(x, labels=labels), ()
+    stored = tensor(x)
+    by = pictures.divisor(stored, SCALE)
+    images = pictures.arranged(stored, pixels=by is not None)
+    return pictures.data(images, labels, by), moved(stored.shape[1:], images)
 
 
-def _from_sources(path: Path, label: str | None, seed: int, stream: bool | str) -> Splits:
-    sources = _opened(path, label)
+def _from_sources(
+    path: Path, label: str | None, seed: int, stream: bool | str, pictures: Pictures, hold_out: bool
+) -> Splits:
+    sources = _opened(path, label, pictures)
     classes = _shared_classes(sources)
     columns = sources[0].columns
     files = [FileData(each) for each in sources]
     large = not fits(2 * sum(data.nbytes for data in files), "cpu")  # a copy is split
     if stream is not True and not (stream == "auto" and large):
-        return replace(
-            _splits(path, [each.all() for each in sources], classes, seed), columns=columns
-        )
-    train, *rest = files
-    if rest:
-        whole = fits(2 * rest[0].nbytes, "cpu")
-        test = rest[0].source.all() if whole else rest[0].sample(MOST)
-        return _splits(path, [train, test], classes, seed, ", streamed")
-    return replace(_splits(path, [train], classes, seed, ", streamed"), columns=columns)
+        parts = [each.all() for each in sources]
+        splits = _splits(path, parts, classes, seed, hold_out=hold_out)
+    else:
+        splits = _splits(path, _streamed(*files), classes, seed, ", streamed", hold_out=hold_out)
+    notes = itertools.chain.from_iterable(each.notes for each in sources)
+    return _noted(replace(splits, columns=columns), notes)
 
 
-def _opened(path: Path, label: str | None) -> list[Source]:
+def _streamed(train: FileData, *rest: FileData) -> list[Data]:
+    """The training part in its file, the test part, if there is one, in memory."""
+    whole = [fits(2 * each.nbytes, "cpu") for each in rest]
+    tests = zip(rest, whole, strict=True)
+    return [
+        train,
+        *(each.source.all() if fitting else each.sample(MOST) for each, fitting in tests),
+    ]
+
+
+def _noted(splits: Splits, notes: Iterable[str]) -> Splits:
+    """With what was done to the data in their description."""
+    about = "; ".join([splits.description, *dict.fromkeys(notes)])
+    return replace(splits, description=about)
+
+
+def _opened(path: Path, label: str | None, pictures: Pictures) -> list[Source]:
     """What the parts are read from, or the one that is to be parted."""
     if path.is_dir() and (path / "train").is_dir() and (path / "test").is_dir():
-        return [open_source(path / "train", label), open_source(path / "test")]
-    return [open_source(path, label)]
+        named = (open_source(path / part, label, pictures) for part in ("train", "test"))
+        both = [cast(ImageFiles, each) for each in named]
+        for each in both:  # one of them may be grey
+            each.channels = max(other.channels for other in both)
+        return [*both]
+    return [open_source(path, label, pictures)]
 
 
 def _shared_classes(sources: list[Source]) -> tuple[str, ...] | None:
@@ -326,14 +478,21 @@ def _shared_classes(sources: list[Source]) -> tuple[str, ...] | None:
     return classes
 
 
-def _from_arrays(path: Path, arrays: Mapping[str, object], seed: int) -> Splits:
+def _from_arrays(
+    path: Path,
+    arrays: Mapping[str, object],
+    seed: int,
+    pictures: Pictures = Pictures(),  # noqa: B008
+    hold_out: bool = True,
+) -> Splits:
     if len(arrays) == 1:
         arrays = {"x": next(iter(arrays.values()))}
     keys = _parts_of(arrays)
     ys = {key: arrays[y] for key in keys if (y := key.replace("x", "y")) in arrays}
     classes, labels = class_codes(ys) if ys else (None, {})
-    parts = [_from_file(arrays[key], labels.get(key)) for key in keys]
-    return _splits(path, parts, classes, seed)
+    read = [_from_file(arrays[key], labels.get(key), pictures) for key in keys]
+    splits = _splits(path, [data for data, _ in read], classes, seed, hold_out=hold_out)
+    return _noted(splits, (note for _, notes in read for note in notes))
 
 
 def _parts_of(arrays: Mapping[str, object]) -> list[str]:
@@ -348,13 +507,22 @@ def _parts_of(arrays: Mapping[str, object]) -> list[str]:
 
 
 def _splits(
-    path: Path, parts: Sequence[Any], classes: tuple[str, ...] | None, seed: int, how: str = ""
+    path: Path,
+    parts: Sequence[Any],
+    classes: tuple[str, ...] | None,
+    seed: int,
+    how: str = "",
+    *,
+    hold_out: bool = True,
 ) -> Splits:
     """The training part, and the test part if there is none, of one or both."""
     train, *rest = parts
     if rest and rest[0].event_shape != train.event_shape:
         shapes = f"{list(train.event_shape)} and {list(rest[0].event_shape)}"
         raise UsageError(f"the training and test data must have one shape, not {shapes}")
+    if not rest and not hold_out:
+        test = _looked_at(train)
+        return Splits(path.stem, train, test, classes, f"{len(test):,} data{how} from {path}")
     if not rest and len(train) < 2:
         raise UsageError(
             "it holds 1 datum; at least 2 are needed, to hold one out as the test part"
@@ -365,64 +533,19 @@ def _splits(
     return Splits(path.stem, train, test, classes, about)
 
 
-def _read(path: Path, label: str | None) -> dict[str, object]:
-    if label is not None:
-        raise UsageError(f"label={label!r} names a column of a .csv or .parquet file")
+def _looked_at(data: Data) -> TensorData:
+    """All of the data, or those of them that can be in memory."""
+    if isinstance(data, SparseData) and data.fits_dense():
+        return data.dense(slice(None))
+    return data if isinstance(data, TensorData) else data.sample(MOST)
+
+
+def _read(path: Path) -> dict[str, object]:
     if path.suffix.lower() == ".pt":
         held = torch.load(path, map_location="cpu", weights_only=True)
         return held if isinstance(held, dict) else {"x": held}
     with path.open("rb") as file:  # np.load(path) leaves a damaged .npz open
         loaded = np.load(file, allow_pickle=False)
-        return {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-
-
-def _read_csv(path: Path, label: str | None) -> tuple[dict[str, object], tuple[str, ...] | None]:
-    """x, and y where a label is named; the columns of x where the table has a header."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = csv.reader(file)
-        rows = filter(None, lines)
-        first = next(rows, [])
-        header = label in first or not any(map(_is_number, first))
-        names = first if header else [f"column {i}" for i in range(1, len(first) + 1)]
-        at = label_column(names, label)
-        kept = [n for i, n in enumerate(names) if i != at]
-        cells = rows if header else itertools.chain([first], rows)
-        values, labels = _columns(cells, names, at, lambda: lines.line_num)
-    width = len(kept)
-    x = np.frombuffer(values).reshape(-1, width) if values else np.empty((0, width))
-    columns = tuple(kept) if header else None
-    return {"x": x} if at is None else {"x": x, "y": labels}, columns
-
-
-def _columns(
-    rows: Iterable[list[str]], names: Sequence[str], at: int | None, line: Callable[[], int]
-) -> tuple[array[float], list[str]]:
-    """The numbers of a table, row by row, and its column of labels."""
-    values, labels = array("d"), []
-    kept = [n for i, n in enumerate(names) if i != at]
-    for row in rows:
-        if len(row) != len(names):
-            raise UsageError(
-                f"line {line()} has {len(row)} cells where there are {len(names)} columns"
-            )
-        if at is not None:
-            labels.append(row.pop(at))
-        values.extend(_numbers(row, kept, line()))
-    return values, labels
-
-
-def _numbers(row: list[str], names: Sequence[str], line: int) -> list[float]:
-    """The cells of a row as numbers, NaN where they are empty."""
-    try:
-        return [float(cell) if cell.strip() else math.nan for cell in row]
-    except ValueError:
-        column = next(i for i, c in enumerate(row) if c.strip() and not _is_number(c))
-        raise not_numeric(names[column], f"{row[column]!r} in line {line}") from None
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+        if isinstance(loaded, np.ndarray):
+            return {"x": loaded}
+        return {"x": read_sparse(path)} if is_stored_sparse(loaded.files) else dict(loaded)

@@ -7,7 +7,7 @@ import math
 import numbers
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import cast
 
 import numpy as np
@@ -26,6 +26,111 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     by_lower = {choice.lower(): choice for choice in choices}
     found = difflib.get_close_matches(word.lower(), list(by_lower), n=1)
     return f"; did you mean {by_lower[found[0]]!r}?" if found else ""
+
+
+# What others call it, in lower case and without dashes -> what it is here, the first that a command
+# or function has. After a dot a part's own option; after "=" a class to choose, and its argument.
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    # training
+    **dict.fromkeys(("optim", "optimiser"), ("optimizer",)),
+    **dict.fromkeys(("learningrate", "stepsize", "eta"), ("lr",)),
+    **dict.fromkeys(("scheduler", "lrscheduler"), ("lr_schedule",)),
+    **dict.fromkeys(("numepochs", "nepochs", "maxepochs", "maxiter"), ("epochs",)),
+    **dict.fromkeys(("batch", "bs", "minibatch", "minibatchsize"), ("batch_size",)),
+    **dict.fromkeys(("clip", "gradclip", "gradientclipping", "maxgradnorm"), ("clip_norm",)),
+    **dict.fromkeys(("val", "valsplit", "validationsplit", "testsize"), ("validation",)),
+    **dict.fromkeys(("randomstate", "randomseed"), ("seed",)),
+    **dict.fromkeys(("cuda", "gpu", "accelerator"), ("device",)),
+    **dict.fromkeys(("objective", "criterion", "lossfn"), ("loss",)),
+    **dict.fromkeys(("amp", "mixedprecision", "dtype"), ("precision",)),
+    **dict.fromkeys(("outdir", "output", "outputdir", "logdir", "savedir"), ("out",)),
+    **dict.fromkeys(("earlystopping", "earlystop"), ("patience", "callbacks")),
+    **dict.fromkeys(("checkpoint", "ckpt", "resumefrom"), ("resume",)),
+    **dict.fromkeys(("verbose", "progress", "silent"), ("quiet", "progress")),
+    "overwrite": ("force",),
+    "jit": ("compile",),
+    **dict.fromkeys(("beta", "klweight", "kldweight"), ("loss=objectives.BetaELBO(beta)",)),
+    **dict.fromkeys(("warmup", "annealing", "klwarmup"), ("loss=objectives.BetaELBO(schedule)",)),
+    "freebits": ("FreeBits", "loss=objectives.FreeBits(nats)"),
+    # the model, the data, what is drawn
+    **dict.fromkeys(("units", "latent", "latents", "latentsize"), ("latent_dim", "dims")),
+    **dict.fromkeys(("zdim", "zsize", "latentdims", "ncomponents"), ("latent_dim", "dims")),
+    **dict.fromkeys(("encoder", "posterior"), ("guide",)),
+    "decoder": ("likelihood",),
+    **dict.fromkeys(("hidden", "hiddendim", "hiddensize"), ("guide.network.hidden",)),
+    **dict.fromkeys(("model", "architecture"), ("program",)),
+    **dict.fromkeys(("dataset", "input", "file"), ("data",)),
+    **dict.fromkeys(("root", "dataroot", "datapath"), ("data_dir",)),
+    **dict.fromkeys(("samples", "numsamples", "nsamples", "count"), ("n", "num_particles")),
+    **dict.fromkeys(("particles", "iwsamples", "k"), ("num_particles",)),
+    # classes
+    **dict.fromkeys(("gaussian", "diagonal"), ("StandardNormal", "MeanField", "Normal")),
+    **dict.fromkeys(("mse", "l2"), ("Normal",)),
+    "l1": ("Laplace",),
+    "bce": ("Bernoulli",),
+    **dict.fromkeys(("crossentropy", "softmax"), ("Categorical",)),
+    "vamp": ("VampPrior",),
+    "gmm": ("mixture", "Mixture", "GaussianMixture"),
+    **dict.fromkeys(("iaf", "maf", "realnvp", "nsf"), ("Flow",)),
+    **dict.fromkeys(("vmf", "vonmisesfisher"), ("Sphere", "PowerSpherical")),
+    **dict.fromkeys(("cnn", "conv"), ("ConvNet",)),
+    **dict.fromkeys(("linear", "dense", "fc"), ("MLP",)),
+    **dict.fromkeys(("elbo", "traceelbo"), ("trace",)),
+    "tracemeanfieldelbo": ("analytic",),
+    "traceenumelbo": ("enum",),
+    "betavae": ("BetaELBO",),
+    **dict.fromkeys(("tcvae", "betatcvae"), ("TotalCorrelation",)),
+    **dict.fromkeys(("wae", "infovae"), ("MMD",)),
+    "cvae": ("Conditional",),
+    "lda": ("ProdLDA",),
+    "dmm": ("DeepMarkov",),
+    "ae": ("Autoencoder",),
+    # commands
+    "train": ("fit",),
+    **dict.fromkeys(("eval", "test"), ("evaluate",)),
+    **dict.fromkeys(("generate", "draw"), ("sample",)),
+    **dict.fromkeys(("show", "describe", "summary"), ("info",)),
+}
+
+
+def meant(word: str, choices: Collection[str]) -> str:
+    """A hint at the choice that a word means elsewhere, or else at the :func:`nearest`.
+
+    >>> meant("--z-dim", ["--lr", "--latent-dim"]), meant("optm", ["optimizer"])
+    ("; did you mean '--latent-dim'?", "; did you mean 'optimizer'?")
+    """
+    found = synonym(word, choices)
+    return f"; did you mean {found!r}?" if found else nearest(word, choices)
+
+
+def synonym(word: str, choices: Collection[str]) -> str:
+    """The choice that a word means elsewhere, as it is written; "" where that is not known.
+
+    >>> synonym("--beta", ["--loss", "--lr"]), synonym("beta", ["loss", "lr"])
+    ('--loss BetaELBO --loss.beta', 'loss=pv.objectives.BetaELBO(beta=...)')
+    """
+    known = {_bare(choice): choice for choice in reversed([*choices])}
+    if own := known.get(_bare(word)):
+        return own
+    for target in SYNONYMS.get(_bare(word), ()):
+        name, mark, rest = re.split(r"([.=]|$)", target, maxsplit=1)
+        if choice := known.get(_bare(name)):
+            return _spelled(choice, mark, rest)
+    return ""
+
+
+def _bare(word: str) -> str:
+    return re.sub("[-_]", "", word).lower()
+
+
+def _spelled(choice: str, mark: str, rest: str) -> str:
+    """A synonym's target as one writes it: on a command line, or in Python."""
+    if mark != "=":
+        return choice + mark + rest
+    room, cls, argument = re.split(r"[.(]", rest.removesuffix(")"))
+    if choice.startswith("-"):
+        return f"{choice} {cls} {choice}.{argument}"
+    return f"{choice}=pv.{room}.{cls}({argument}=...)"
 
 
 def in_short(text: object, most: int = 300) -> str:

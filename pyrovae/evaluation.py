@@ -14,6 +14,8 @@ from torch import Tensor
 from pyrovae import traces
 from pyrovae.annealing import Annealed, Annealing, Sandwich, annealed, annealed_batch, certified
 from pyrovae.errors import UsageError, nearest
+from pyrovae.framing import framed
+from pyrovae.progress import count, shown
 from pyrovae.tensors import log_mean_exp
 from pyrovae.traces import Args, Problem, Structure, Traces
 
@@ -129,6 +131,8 @@ class Evaluation:
         """Collapse in a sentence."""
         if not self.units:
             return "no continuous latent"
+        if len(self.elbo) < 2:
+            return "one datum alone does not show which units vary with the data"
         collapsed = self.bound and float(self.kl.mean()) < COLLAPSED
         if collapsed or not self.active_units:
             return "collapsed: the guide ignores the data and the latent carries nothing"
@@ -223,6 +227,7 @@ def _standard_error(value: Tensor) -> float:
     return float(value.double().std() / math.sqrt(len(value))) if len(value) > 1 else math.nan
 
 
+@shown("evaluate")
 def evaluate(
     pair: object,
     x: object,
@@ -237,6 +242,7 @@ def evaluate(
     plate: str | None = None,
     chunk_bytes: int = CHUNK,
     seed: int = 0,
+    progress: bool = True,
 ) -> Evaluation:
     """Measure a pair on data; changes neither weights, buffers, modes nor random states.
 
@@ -259,6 +265,7 @@ def evaluate(
         plate: name of the plate over the data, where several follow the batch's size.
         chunk_bytes: most memory for the particles of a chunk, 128 MB by default.
         seed: of the particles and the binarisation.
+        progress: a bar on a terminal or in a notebook, once it takes more than a second.
 
     Raises:
         UsageError: whatever :func:`pyrovae.traces.structure` raises; with "ais", whatever
@@ -447,6 +454,8 @@ def clustering(found: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
+@shown("elbo")
+@framed
 def elbo(
     pair: object,
     x: object,
@@ -455,6 +464,7 @@ def elbo(
     plate: str | None = None,
     chunk_bytes: int = CHUNK,
     seed: int = 0,
+    progress: bool = True,
 ) -> Tensor:
     """E_q[log p(x, z) - log q(z|x)] per datum, ``[N]``, nats, by Monte Carlo.
 
@@ -473,6 +483,8 @@ def elbo(
     return found.tensors()["elbo"]
 
 
+@shown("log evidence")
+@framed
 def log_evidence(
     pair: object,
     x: object,
@@ -486,6 +498,7 @@ def log_evidence(
     plate: str | None = None,
     chunk_bytes: int = CHUNK,
     seed: int = 0,
+    progress: bool = True,
 ) -> Tensor:
     """log p(x) per datum, ``[N]``, nats, a lower bound in expectation.
 
@@ -601,6 +614,7 @@ class Gap:
     __repr__ = __str__
 
 
+@shown("gap")
 def gap(
     pair: object,
     x: object,
@@ -610,6 +624,7 @@ def gap(
     steps: int = 60,
     plate: str | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> Gap:
     """Split log p(x) - ELBO into what amortisation and what the guide's family costs.
 
@@ -628,6 +643,7 @@ def gap(
         steps: of L-BFGS.
         plate: name of the plate over the data, where several follow the batch's size.
         seed: of the particles.
+        progress: a bar on a terminal or in a notebook, once it takes more than a second.
 
     Raises:
         UsageError: a global latent, a site without a pathwise gradient, a flow.
@@ -740,9 +756,11 @@ def _climb(refined: Problem, batch: Args, refinement: traces.Refinement, steps: 
         # not backward(): the networks' own gradients stay as they are
         for shift, grad in zip(shifts, torch.autograd.grad(loss, shifts), strict=True):
             shift.grad = grad
+        climb.advance(1)
         return loss
 
-    optimizer.step(closure)
+    with count(steps) as climb:
+        optimizer.step(closure)
 
 
 def pareto_khat(log_weights: Tensor) -> Tensor:

@@ -14,8 +14,10 @@ from torch import Tensor
 from pyrovae import traces
 from pyrovae.errors import UsageError, got, nearest, whole_number
 from pyrovae.evaluation import CHUNK, evaluate
+from pyrovae.framing import framed
 from pyrovae.memory import fits
 from pyrovae.posteriors import Sampler, check_method, sampled
+from pyrovae.progress import shown, steps
 from pyrovae.supports import entries, voted
 from pyrovae.traces import Args, Problem, as_pair, filling
 
@@ -37,6 +39,7 @@ CHAINS = 4  # of Hamiltonian Monte Carlo, per datum
 ROWS = 8192  # data times particles that are decoded at once
 
 
+@shown("sample")
 def sample(
     pair: object, n: int = 64, *, like: object = None, mean: bool = False, seed: int = 0
 ) -> Values:
@@ -73,6 +76,7 @@ def _check_room(n: int, given: Args) -> None:
         )
 
 
+@shown("decode")
 def decode(pair: object, latents: object, *, like: object = None) -> Values:
     """E[x|z] at given latents, ``[n, *event_shape]``.
 
@@ -174,7 +178,8 @@ class _Given:
         size = problem.at_once(BATCH)
         with problem.pair.evaluating():
             torch.manual_seed(seed)
-            for start in range(0, n, size):
+            starts = range(0, n, size)
+            for start in steps(starts, len(starts)):
                 stop = min(start + size, n)
                 last = start + size if problem.whole else stop
                 known = self._native(latents, slice(start, stop), last - start)
@@ -212,6 +217,7 @@ def _taken(rows: Args, start: int, stop: int) -> Args:
     return tuple(a[index.to(a.device)] for a in rows)
 
 
+@framed
 def encode(pair: object, x: object, *, seed: int = 0) -> Values:
     """Posterior mean of every local continuous latent, ``[N, ...]``, by the guide.
 
@@ -225,6 +231,7 @@ def encode(pair: object, x: object, *, seed: int = 0) -> Values:
     return _unwrap(codes_of(Problem.of(pair, x, seed), seed))
 
 
+@shown("encode")
 def codes_of(problem: Problem, seed: int = 0) -> dict[str, Tensor]:
     """The codes of all data by site, as :func:`encode` gives them."""
     parts = []
@@ -237,6 +244,8 @@ def codes_of(problem: Problem, seed: int = 0) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
+@shown("reconstruct")
+@framed
 def reconstruct(
     pair: object,
     x: object,
@@ -321,6 +330,7 @@ def _by_hmc(problem: Problem, batch: Args, count: int) -> dict[str, Tensor]:
     return {n: problem.beside(n, v.to(problem.pair.device)) for n, v in flat.items()}
 
 
+@shown("interpolate")
 def interpolate(
     pair: object, a: object, b: object, steps: int = 8, *, method: str = "linear"
 ) -> Values:
@@ -380,6 +390,7 @@ def _ends(pair: object, a: Any, b: Any) -> tuple[bool, Problem, Problem]:
     return single, one, other
 
 
+@shown("traverse")
 def traverse(
     pair: object,
     x: object,
@@ -441,6 +452,8 @@ def _informative(information: Tensor, active: Tensor) -> list[int]:
     return [d for d in order if bool(active[d])] or order[:1]
 
 
+@shown("impute")
+@framed
 def impute(
     pair: object,
     x: object,
@@ -449,6 +462,7 @@ def impute(
     num_particles: int = 1000,
     method: str = "importance",
     seed: int = 0,
+    progress: bool = True,
 ) -> Tensor | tuple[Tensor, ...]:
     """Fill the missing entries (NaN) of x by conditioning on the observed ones.
 
@@ -467,6 +481,7 @@ def impute(
         num_particles: particles per datum.
         method: "importance" or "hmc".
         seed: of the particles.
+        progress: a bar on a terminal or in a notebook, once it takes more than a second.
 
     Returns:
         ``[N, ...]``, or ``[draws, N, ...]``; observed entries are as they were given. A tuple of
@@ -490,7 +505,8 @@ def impute(
     parts = []
     with problem.pair.evaluating():
         torch.manual_seed(seed)
-        for start in range(0, len(broken), size):
+        starts = range(0, len(broken), size)
+        for start in steps(starts, len(starts), f"{num_particles:,} particles"):
             batch = tuple(a[start : start + size] for a in rows)
             weighed = _weighed(problem, batch, num_particles, method)
             parts.append(_filled(problem, batch, wires, draws, weighed))
@@ -619,6 +635,7 @@ def _classes(k: int, given: Tensor, wires: Sequence[traces.Wire], votes: Votes) 
     return marks[0].bool()
 
 
+@shown("neighbours")
 def neighbours(pair: object, x: object, among: object, k: int = 5) -> tuple[Tensor, Tensor]:
     """The ``k`` data of ``among`` whose codes lie nearest to those of ``x``.
 

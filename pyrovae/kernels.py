@@ -47,20 +47,16 @@ def folded(graph: GraphModule) -> tuple[GraphModule, list[Tensor]]:
     which is worked out once: a graph of the inputs and these tensors, and the tensors."""
     known = _known(graph)
     nodes = [node for node in graph.graph.nodes if node not in known]
-    made, new, tensors = Graph(), dict[Node, Any](), list[Tensor]()
-    for node in nodes:
-        if node.op == "placeholder":
-            new[node] = made.node_copy(node)
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    made, tensors = Graph(), list[Tensor]()
+    new: dict[Node, Any] = known | {node: made.node_copy(node) for node in inputs}
     for node, value in known.items():  # their places come first, as those of all inputs do
-        used = any(user not in known for user in node.users)
-        new[node] = value
-        if used and isinstance(value, Tensor):
+        if isinstance(value, Tensor) and not known.keys() >= node.users.keys():
             new[node] = made.placeholder(f"known_{len(tensors)}")
             new[node].meta["val"] = value
             tensors.append(value)
-    for node in nodes:
-        if node.op != "placeholder":
-            new[node] = made.node_copy(node, new.__getitem__)
+    for node in nodes[len(inputs) :]:
+        new[node] = made.node_copy(node, new.__getitem__)
     made.eliminate_dead_code()
     return GraphModule(torch.nn.Module(), made), tensors
 

@@ -5,10 +5,11 @@ over one datum; the network gives its parameters.
 from __future__ import annotations
 
 import inspect
-import itertools
+import math
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, cast
 
 import pyro.distributions as dist
 import torch
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 from pyrovae import distributions
 from pyrovae.errors import UsageError, nearest, whole_number
 from pyrovae.networks import MLP, Conditional, Network, Shapes
+from pyrovae.schema import Column, Schema
 from pyrovae.summaries import Summary
+from pyrovae.units import Units, average, largest
 
 __all__ = [
     "Bernoulli",
@@ -39,16 +42,123 @@ __all__ = [
 ]
 
 
-class Likelihood(Conditional):
-    """p(x|z). Two abstract methods: ``parameter_shapes`` and ``distribution``."""
+UNITS = ("auto", "none")
 
-    def __init__(self, network: Network | nn.Module = MLP([400])) -> None:  # noqa: B008
+
+class Likelihood(Conditional):
+    """p(x|z). Two abstract methods: ``parameter_shapes`` and ``distribution``.
+
+    Data stay in their own units. With ``units="auto"`` what a network needs in their place is
+    learned by :meth:`measure` from the data to train on, and kept with the weights: guides see
+    :meth:`features` of x, and the network's outputs are in the same units. Arrays of values in
+    [0, 1], such as images, are seen as they are.
+
+    Args:
+        network: gives the parameters.
+        units: ``"auto"`` or ``"none"``, which takes x as it is.
+
+    Attributes:
+        whole: whether x are counts or classes, whole numbers that are taken as they are stored.
+    """
+
+    whole: ClassVar[bool] = False
+    base: Tensor
+    unit_interval = False  # whether x is in [0, 1] always, so that arrays of it have no unit
+    of_columns = False  # whether entries are columns of a table
+
+    def __init__(
+        self,
+        network: Network | nn.Module = MLP([400]),  # noqa: B008
+        units: str = "auto",
+    ) -> None:
         super().__init__(network)
+        if units not in UNITS:
+            raise UsageError(f"units is auto or none, got {units!r}{nearest(str(units), UNITS)}")
+        self.units = units
+        self.scale_of: Units | None = None
+
+    def together(self) -> Likelihood:
+        """A likelihood of several columns of this kind, what is learned learned for each."""
+        given = {n: "per_dimension" if v == "shared" else v for n, v in self.arguments().items()}
+        made = type(self)(**given)  # type: ignore[arg-type]
+        made.of_columns = True
+        return made
+
+    def link(self, x: Tensor) -> Tensor:
+        """x where its entries spread most evenly: log x, say, of what varies by factors."""
+        return x
+
+    def origin(self, x: Tensor) -> Tensor | None:
+        """What the first parameter is where the network gives 0, of the shape of that parameter:
+        its best value for all data ``[N, *event]`` alike; None where it has none."""
+        return None
+
+    def allocate(self, event_shape: tuple[int, ...]) -> None:
+        super().allocate(event_shape)
+        if self.units == "none" or (self.unit_interval and not self.of_columns):
+            return
+        self.scale_of = Units(self.event_shape, own=self.of_columns)
+        if type(self).origin is not Likelihood.origin:
+            first = next(iter(self.parameter_shapes(self.event_shape).values()))
+            self.register_buffer("base", torch.zeros(first))
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """The shape of :meth:`features` of one datum."""
+        return self.event_shape
+
+    def features(self, x: Tensor) -> Tensor:
+        """What a network is shown of x ``[*batch, *event_shape]``: ``[*batch, *feature_shape]``,
+        of the order of 1, missing entries (NaN) like the mean."""
+        return x if self.scale_of is None else self.scale_of(self.link(x))
+
+    def marks(self, entries: Tensor) -> Tensor:
+        """For every feature that of ``[*batch, *event_shape]`` which belongs to its entry."""
+        return entries
+
+    @property
+    def measured(self) -> bool:
+        """Whether units were learned, or there are none to learn."""
+        return self.scale_of is None or bool(self.scale_of.known)
+
+    @torch.no_grad()
+    def measure(self, x: Tensor) -> None:
+        """Learn units from the data to train on, ``[N, *event_shape]`` with NaN where missing, at
+        the first call. What never was observed stays as it is."""
+        if self.scale_of is not None and self.scale_of.measure(self.link(x)):
+            self.begin(x)
+
+    def unmeasured(self) -> dict[str, Tensor]:
+        """The buffers of units by name, as they are where x is taken as it is: for weights that
+        were trained before units were learned."""
+        fresh = type(self)(**self.arguments())  # type: ignore[arg-type]
+        fresh.of_columns = self.of_columns
+        fresh.allocate(self.event_shape)
+        if fresh.scale_of is None:
+            return {}
+        fresh.scale_of.known.fill_(True)
+        kept = ("scale_of", "base", "top")
+        return {n: b for n, b in fresh.named_buffers() if n.partition(".")[0] in kept}
+
+    def begin(self, x: Tensor) -> None:
+        """Let the parameters of the family itself start from what is best for all data alike."""
+        base = self.origin(x)
+        if base is not None:
+            self.base.copy_(base)
+
+    def from_base(self, parameter: Tensor) -> Tensor:
+        """The first parameter, seen from its origin."""
+        return parameter if self.scale_of is None else parameter + self.base
 
     @classmethod
     def suits(cls, seen: Summary) -> str:
         """Why this likelihood suits data of such values; "" where it does not."""
         return ""
+
+    @classmethod
+    def decided_by(cls, seen: Summary, schema: Schema | None = None) -> dict[str, Any]:
+        """The constructor's arguments that data to train on decide where they are not given."""
+        return {}
 
 
 def advice(seen: Summary) -> dict[str, str]:
@@ -82,10 +192,29 @@ def _soft_bounds(raw: Tensor, low: float, high: float) -> Tensor:
     return low + F.softplus(high - F.softplus(high - raw) - low)
 
 
+def _below(raw: Tensor, top: Tensor | float) -> Tensor:
+    """``raw`` below a top, close to itself from there downwards and never without a slope."""
+    return raw - F.softplus(raw - top)
+
+
+FAR = 1e4  # above all that is ever given
+HIGHEST = 16.0  # of a logarithm: float32 counts in twos from 2^24 ~ exp(16.6) on
+
+
 def _log_link(raw: Tensor) -> Tensor:
-    """The logarithm of a positive parameter, below that of 2^24 ~ exp(16.6), where float32 counts
-    in twos."""
-    return 16 - F.softplus(16 - raw)
+    """The logarithm of a positive parameter."""
+    return _below(raw, HIGHEST)
+
+
+def _log_odds(share: Tensor) -> Tensor:
+    """The log odds of the average of shares ``[N, *event]``, never without bound."""
+    few = 0.5 / (len(share) + 1)
+    return average(share).clamp(few, 1 - few).logit()
+
+
+def _log_average(x: Tensor) -> Tensor:
+    """The logarithm of the average of counts ``[N, *event]``, never without bound."""
+    return average(x).clamp_min(0.5 / len(x)).log()
 
 
 class Bernoulli(Likelihood):
@@ -100,12 +229,17 @@ class Bernoulli(Likelihood):
     torch.Size([5])
     """
 
+    unit_interval = True
+
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
         return {"logits": event_shape}
 
     def distribution(self, logits: Tensor) -> dist.TorchDistribution:
-        base = dist.Bernoulli(logits=logits)
+        base = dist.Bernoulli(logits=self.from_base(logits))
         return distributions.IndependentBernoulli(base, len(self.event_shape))
+
+    def origin(self, x: Tensor) -> Tensor:
+        return _log_odds(x)
 
     @classmethod
     def suits(cls, seen: Summary) -> str:
@@ -128,6 +262,8 @@ class ContinuousBernoulli(Likelihood):
     torch.Size([5])
     """
 
+    unit_interval = True
+
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
         return {"logits": event_shape}
 
@@ -149,9 +285,11 @@ class LocationScale(Likelihood):
 
     Args:
         network: gives loc, and with ``scale="network"`` also the scale.
-        scale: ``"shared"`` one learned number, ``"per_dimension"`` one learned number per pixel,
+        scale: ``"shared"`` one learned number of units, ``"per_dimension"`` one per pixel,
             ``"network"`` a function of z, ``"optimal"`` while training the one that fits the
-            batch best and later their running average, or a positive number, fixed.
+            batch best and later their running average, or a positive number, fixed, in the data's
+            own unit.
+        units: ``"auto"`` learned, see :class:`Likelihood`, or ``"none"``.
     """
 
     fixed_scale: Tensor
@@ -164,8 +302,9 @@ class LocationScale(Likelihood):
         self,
         network: Network | nn.Module = MLP([400]),  # noqa: B008
         scale: float | str = "shared",
+        units: str = "auto",
     ) -> None:
-        super().__init__(network)
+        super().__init__(network, units)
         self.scale = _choice("scale", scale, self.CHOICES)
 
     @abstractmethod
@@ -190,21 +329,31 @@ class LocationScale(Likelihood):
         elif not isinstance(self.scale, str):
             self.register_buffer("fixed_scale", torch.tensor(float(self.scale)), persistent=False)
 
+    def location(self, raw: Tensor) -> Tensor:
+        """loc, from what a network gives for it."""
+        return raw if self.scale_of is None else self.scale_of.centre + self.unit * raw
+
     def distribution(self, loc: Tensor, *raw: Tensor) -> dist.TorchDistribution:
+        loc = self.location(loc)
         if self.scale == "optimal":
-            scale = torch.where(self.running_scale > 0, self.running_scale, 1.0)
+            scale = torch.where(self.running_scale > 0, self.running_scale, 1.0) * self.unit
             if self.training:
                 base = distributions.OptimalScale(loc, scale, self.family, self.optimal)
                 return base.to_event(len(self.event_shape))
         elif isinstance(self.scale, str):
-            scale = F.softplus(raw[0] if raw else self.raw_scale) + self.MINIMUM
+            scale = self.unit * (F.softplus(raw[0] if raw else self.raw_scale) + self.MINIMUM)
         else:
             scale = self.fixed_scale
         return self.family(loc, scale).to_event(len(self.event_shape))
 
+    @property
+    def unit(self) -> Tensor | float:
+        """What scales are multiples of."""
+        return 1.0 if self.scale_of is None else self.scale_of.unit
+
     def _keep(self, deviation: Tensor, observed: Tensor | None, power: int) -> Tensor:
-        """(mean of deviation^power)^(1/power), and its running average."""
-        powered = deviation.abs() ** power
+        """(mean of deviation^power)^(1/power) in units, and its running average."""
+        powered = (deviation / self.unit).abs() ** power
         if observed is None:
             mean = powered.mean()
         else:
@@ -215,7 +364,7 @@ class LocationScale(Likelihood):
             running, now = self.running_scale, scale.detach().to(self.running_scale)
             moved = running + self.MOMENTUM * (now - running)
             running.copy_(torch.where(running > 0, moved, now))
-        return scale
+        return scale * self.unit
 
 
 def _choice(name: str, value: float | str, choices: tuple[str, ...]) -> float | str:
@@ -239,9 +388,11 @@ class Normal(LocationScale):
 
     Args:
         network: gives loc, and with ``scale="network"`` also the scale.
-        scale: ``"shared"`` one learned number, ``"per_dimension"`` one learned number per pixel,
+        scale: ``"shared"`` one learned number of units, ``"per_dimension"`` one per pixel,
             ``"network"`` a function of z, ``"optimal"`` while training the one that fits the
-            batch best and later their running average, or a positive number, fixed.
+            batch best and later their running average, or a positive number, fixed, in the data's
+            own unit.
+        units: ``"auto"`` learned, see :class:`Likelihood`, or ``"none"``.
 
     >>> likelihood = Normal(MLP([16]), scale="per_dimension")
     >>> likelihood.build((2,), (3,))
@@ -311,6 +462,26 @@ class LogNormal(LocationScale):
     def family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         return distributions.LogNormal(loc=loc, scale=scale)
 
+    top: Tensor
+
+    def allocate(self, event_shape: tuple[int, ...]) -> None:
+        super().allocate(event_shape)
+        if self.scale_of is not None:
+            self.register_buffer("top", torch.full(self.event_shape, FAR))
+
+    def link(self, x: Tensor) -> Tensor:
+        return x.log()
+
+    def begin(self, x: Tensor) -> None:
+        super().begin(x)
+        assert self.scale_of is not None
+        self.top.copy_(largest((x.log() - self.scale_of.centre) / self.scale_of.unit) + 1)
+
+    def location(self, raw: Tensor) -> Tensor:
+        """As a decoder that is asked far from what it has seen must not answer by factors, loc
+        stays below a standard deviation above the largest datum to train on."""
+        return raw if self.scale_of is None else super().location(_below(raw, self.top))
+
     def optimal(self, loc: Tensor, value: Tensor, observed: Tensor | None) -> Tensor:
         return self._keep(value.log() - loc, observed, 2)
 
@@ -348,8 +519,9 @@ class StudentT(LocationScale):
         network: Network | nn.Module = MLP([400]),  # noqa: B008
         scale: float | str = "shared",
         df: float | str = "shared",
+        units: str = "auto",
     ) -> None:
-        super().__init__(network, scale)
+        super().__init__(network, scale, units)
         self.df = _choice("df", df, ("shared", "per_dimension"))
 
     def allocate(self, event_shape: tuple[int, ...]) -> None:
@@ -385,12 +557,15 @@ class Categorical(Likelihood):
     torch.Size([5])
     """
 
+    whole = True
+
     def __init__(
         self,
         classes: int,
         network: Network | nn.Module = MLP([400]),  # noqa: B008
+        units: str = "auto",
     ) -> None:
-        super().__init__(network)
+        super().__init__(network, units)
         self.classes = whole_number("classes", classes, least=2)
 
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
@@ -398,7 +573,45 @@ class Categorical(Likelihood):
 
     def distribution(self, logits: Tensor) -> dist.TorchDistribution:
         depth = len(self.event_shape)
-        return distributions.Categorical(logits=logits.movedim(-1 - depth, -1)).to_event(depth)
+        logits = self.from_base(logits).movedim(-1 - depth, -1)
+        return distributions.Categorical(logits=logits).to_event(depth)
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """One number per class; those of images are among their channels."""
+        if self.units == "none":
+            return self.event_shape
+        if len(self.event_shape) < 3:
+            return (self.classes, *self.event_shape)
+        return (self.classes * self.event_shape[0], *self.event_shape[1:])
+
+    def features(self, x: Tensor) -> Tensor:
+        """One-hot codes, all 0 where x is missing."""
+        if self.units == "none":
+            return x
+        depth = len(self.event_shape)
+        codes = torch.arange(self.classes, device=x.device)
+        hot = (x[..., None] == codes).to(self.base).movedim(-1, -1 - depth)
+        return hot.reshape(*x.shape[: x.dim() - depth], *self.feature_shape)
+
+    def marks(self, entries: Tensor) -> Tensor:
+        if self.units == "none":
+            return entries
+        lead = entries.shape[: entries.dim() - len(self.event_shape)]
+        each = entries.unsqueeze(len(lead)).expand(*lead, self.classes, *self.event_shape)
+        return each.reshape(*lead, *self.feature_shape)
+
+    def origin(self, x: Tensor) -> Tensor:
+        codes = torch.arange(self.classes, device=x.device)
+        known = torch.where(x.isnan(), x, 1.0) if x.is_floating_point() else torch.ones_like(x)
+        hot = torch.stack([(x == code) * known.double() for code in codes], 1)  # missing stays so
+        shares = torch.stack([average(each) for each in hot.unbind(1)])
+        few = 0.5 / (len(x) + 1)
+        return (shares + few).log()
+
+    @classmethod
+    def decided_by(cls, seen: Summary, schema: Schema | None = None) -> dict[str, Any]:
+        return {"classes": max(2, int(seen.high) + 1)} if _counts(seen) or seen.binary else {}
 
     @classmethod
     def suits(cls, seen: Summary) -> str:
@@ -425,20 +638,30 @@ class Binomial(Likelihood):
     torch.Size([5, 3])
     """
 
+    whole = True
+
     def __init__(
         self,
         total_count: int,
         network: Network | nn.Module = MLP([400]),  # noqa: B008
+        units: str = "auto",
     ) -> None:
-        super().__init__(network)
+        super().__init__(network, units)
         self.total_count = whole_number("total_count", total_count)
 
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
         return {"logits": event_shape}
 
     def distribution(self, logits: Tensor) -> dist.TorchDistribution:
-        base = distributions.Binomial(logits=logits, total_count=self.total_count)
+        base = distributions.Binomial(logits=self.from_base(logits), total_count=self.total_count)
         return base.to_event(len(self.event_shape))
+
+    def origin(self, x: Tensor) -> Tensor:
+        return _log_odds(x / self.total_count)
+
+    @classmethod
+    def decided_by(cls, seen: Summary, schema: Schema | None = None) -> dict[str, Any]:
+        return {"total_count": max(1, int(seen.high))} if _counts(seen) or seen.binary else {}
 
     @classmethod
     def suits(cls, seen: Summary) -> str:
@@ -465,25 +688,36 @@ class BetaBinomial(Likelihood):
     torch.Size([5, 3])
     """
 
+    whole = True
+
     MINIMUM = 1e-4  # of a and b
 
     def __init__(
         self,
         total_count: int,
         network: Network | nn.Module = MLP([400]),  # noqa: B008
+        units: str = "auto",
     ) -> None:
-        super().__init__(network)
+        super().__init__(network, units)
         self.total_count = whole_number("total_count", total_count)
 
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
         return {"log_concentration1": event_shape, "log_concentration0": event_shape}
 
+    def origin(self, x: Tensor) -> Tensor:
+        return _log_odds(x / self.total_count)
+
     def distribution(self, *raw: Tensor) -> dist.TorchDistribution:
+        raw = (self.from_base(raw[0]), raw[1])
         a, b = (_log_link(t).exp() + self.MINIMUM for t in raw)
         base = distributions.BetaBinomial(
             concentration1=a, concentration0=b, total_count=self.total_count
         )
         return base.to_event(len(self.event_shape))
+
+    @classmethod
+    def decided_by(cls, seen: Summary, schema: Schema | None = None) -> dict[str, Any]:
+        return {"total_count": max(1, int(seen.high))} if _counts(seen) or seen.binary else {}
 
     @classmethod
     def suits(cls, seen: Summary) -> str:
@@ -492,7 +726,35 @@ class BetaBinomial(Likelihood):
         return f"as Binomial, but more spread than one (variance/mean {seen.dispersion:.2g})"
 
 
-class Poisson(Likelihood):
+class Counted(Likelihood):
+    """Counts, whose first parameter is the logarithm of their mean given z. A decoder that is asked
+    far from what it has seen must not answer by factors: means stay below e times the largest
+    count of the data to train on."""
+
+    whole = True
+    top: Tensor
+
+    def allocate(self, event_shape: tuple[int, ...]) -> None:
+        super().allocate(event_shape)
+        if self.scale_of is not None:
+            self.register_buffer("top", torch.full(self.event_shape, HIGHEST))
+
+    def link(self, x: Tensor) -> Tensor:
+        return x.log1p()
+
+    def origin(self, x: Tensor) -> Tensor:
+        return _log_average(x)
+
+    def begin(self, x: Tensor) -> None:
+        super().begin(x)
+        self.top.copy_((largest(x).clamp_min(1).log() + 1).clamp_max(HIGHEST))
+
+    def log_mean(self, raw: Tensor) -> Tensor:
+        """The logarithm of the mean, from what a network gives for it."""
+        return _below(self.from_base(raw), HIGHEST if self.scale_of is None else self.top)
+
+
+class Poisson(Counted):
     """p(x|z) = prod_d rate_d^x_d exp(-rate_d) / x_d!, log rate = log rate(z), x in {0, 1, ...}.
 
     For counts whose variance, once z is known, is their mean.
@@ -510,7 +772,7 @@ class Poisson(Likelihood):
         return {"log_rate": event_shape}
 
     def distribution(self, log_rate: Tensor) -> dist.TorchDistribution:
-        base = distributions.Poisson(log_rate=_log_link(log_rate))
+        base = distributions.Poisson(log_rate=self.log_mean(log_rate))
         return base.to_event(len(self.event_shape))
 
     @classmethod
@@ -520,7 +782,7 @@ class Poisson(Likelihood):
         return f"counts, if z explains why variance/mean is {seen.dispersion:.2g}, not 1"
 
 
-class Dispersed(Likelihood):
+class Dispersed(Counted):
     """Counts of a mean given z and an inverse dispersion r, variance mean + mean^2 / r.
 
     Args:
@@ -534,9 +796,21 @@ class Dispersed(Likelihood):
         self,
         network: Network | nn.Module = MLP([400]),  # noqa: B008
         dispersion: float | str = "per_dimension",
+        units: str = "auto",
     ) -> None:
-        super().__init__(network)
+        super().__init__(network, units)
         self.dispersion = _choice("dispersion", dispersion, self.CHOICES)
+
+    def begin(self, x: Tensor) -> None:
+        """From the mean, and the inverse dispersion that the variance of all data tells."""
+        super().begin(x)
+        if self.dispersion in ("shared", "per_dimension"):
+            mean = average(x)
+            more = (average((x.double() - mean).square()) - mean).clamp_min(1e-3 * mean + 1e-12)
+            inverse = (mean.square() / more).clamp(1e-2, 1e4).log()
+            self.log_inverse.copy_(
+                inverse if self.dispersion == "per_dimension" else inverse.mean()
+            )
 
     def allocate(self, event_shape: tuple[int, ...]) -> None:
         super().allocate(event_shape)
@@ -551,7 +825,7 @@ class Dispersed(Likelihood):
         else:
             inverse = torch.full_like(log_mean, self.dispersion)
         return distributions.NegativeBinomial(
-            log_mean=_log_link(log_mean), inverse_dispersion=inverse
+            log_mean=self.log_mean(log_mean), inverse_dispersion=inverse
         )
 
 
@@ -642,13 +916,15 @@ class LogisticMixture(Likelihood):
     """
 
     start: Tensor
+    unit_interval = True
 
     def __init__(
         self,
         components: int = 5,
         network: Network | nn.Module = MLP([400]),  # noqa: B008
+        units: str = "auto",
     ) -> None:
-        super().__init__(network)
+        super().__init__(network, units)
         self.components = whole_number("components", components)
 
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
@@ -703,15 +979,17 @@ class Mixed(Likelihood):
         _check_columns(columns)
         self.columns = nn.ModuleList(columns)
 
-    def _columns(self) -> list[Likelihood]:
-        return [cast(Likelihood, column) for column in self.columns]
+    gaps: Tensor
 
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
-        return {
-            f"{i}.{name}": shape
-            for i, column in enumerate(self._columns())
-            for name, shape in column.parameter_shapes(()).items()
-        }
+        """All parameters of the first column, of the second one, ..., laid end to end."""
+        return {"parameters": (sum(math.prod(shape) for _, _, shape in self._layout()),)}
+
+    def _layout(self) -> Iterator[tuple[int, str, tuple[int, ...]]]:
+        """The parameters in their order: column, name, shape."""
+        for i, column in enumerate(self.columns):
+            for name, shape in cast(Likelihood, column).parameter_shapes(()).items():
+                yield i, name, shape
 
     def allocate(self, event_shape: tuple[int, ...]) -> None:
         if event_shape != (len(self.columns),):
@@ -719,21 +997,106 @@ class Mixed(Likelihood):
                 f"Mixed has {len(self.columns)} likelihoods, one per column of a table, but one "
                 f"datum has shape {tuple(event_shape)}; give as many as there are columns"
             )
-        super().allocate(event_shape)
-        for column in self._columns():
-            column.allocate(())
+        Conditional.allocate(self, event_shape)
+        columns = [cast(Likelihood, column) for column in self.columns]
+        self.places = _alike(columns)
+        self.groups = nn.ModuleList(columns[places[0]].together() for places in self.places)
+        starts, at = {}, 0
+        for i, name, shape in self._layout():
+            starts[i, name], at = at, at + math.prod(shape)
+        for g, (group, places) in enumerate(zip(self._groups(), self.places, strict=True)):
+            group.allocate((len(places),))
+            self.register_buffer(f"places{g}", torch.tensor(places), persistent=False)
+            for k, (name, shape) in enumerate(columns[places[0]].parameter_shapes(()).items()):
+                first = torch.tensor([starts[i, name] for i in places])
+                each = torch.arange(math.prod(shape)).reshape(*shape, 1) + first
+                self.register_buffer(f"parameters{g}_{k}", each, persistent=False)
+        if self._encoded():
+            self.register_buffer("gaps", torch.zeros(event_shape))
 
-    def distribution(self, *raw: Tensor) -> dist.TorchDistribution:
-        parameters, parts = iter(raw), []
-        for column in self._columns():
-            count = len(column.parameter_shapes(()))
-            parts.append(column.distribution(*itertools.islice(parameters, count)))
-        return distributions.Columns(parts).to_event(1)
+    def _groups(self) -> list[Likelihood]:
+        return [cast(Likelihood, group) for group in self.groups]
+
+    def columns_of_old(self) -> Iterator[tuple[str, Tensor, list[str]]]:
+        """What is learned of columns together: name, tensor, and the names that the parts had in
+        files of version 1, which kept every column's apart."""
+        for g, (group, places) in enumerate(zip(self._groups(), self.places, strict=True)):
+            for name, own in group.state_dict().items():
+                yield f"groups.{g}.{name}", own, [f"columns.{i}.{name}" for i in places]
+
+    def _encoded(self) -> bool:
+        return any(group.units != "none" for group in self._groups())
+
+    def _parted(self, x: Tensor) -> Iterator[tuple[Likelihood, Tensor]]:
+        """Every group with its columns of x."""
+        for g, group in enumerate(self._groups()):
+            yield group, x.index_select(-1, getattr(self, f"places{g}"))
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """The features of every group of columns of one kind, and as many marks of what is missing
+        as there are columns."""
+        if not self._encoded():
+            return self.event_shape
+        widths = [math.prod(group.feature_shape) for group in self._groups()]
+        return (sum(widths) + len(self.columns),)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Every group's features, then 1 for each missing entry of a column that had such while
+        units were learned."""
+        if not self._encoded():
+            return x
+        seen = [group.features(part) for group, part in self._parted(x)]
+        flat = [part.reshape(*x.shape[:-1], -1).to(self.gaps) for part in seen]
+        return torch.cat([*flat, x.isnan() * self.gaps], -1)
+
+    def marks(self, entries: Tensor) -> Tensor:
+        if not self._encoded():
+            return entries
+        seen = [group.marks(part) for group, part in self._parted(entries)]
+        return torch.cat([*(m.reshape(*entries.shape[:-1], -1) for m in seen), entries], -1)
+
+    @property
+    def measured(self) -> bool:
+        return all(group.measured for group in self._groups())
+
+    @torch.no_grad()
+    def measure(self, x: Tensor) -> None:
+        for group, part in self._parted(x):
+            group.measure(part)
+        if self._encoded() and x.is_floating_point():
+            self.gaps.copy_(x.isnan().any(0))
+
+    def distribution(self, parameters: Tensor) -> dist.TorchDistribution:
+        parts = []
+        for g, group in enumerate(self._groups()):
+            raw = []
+            for k in range(len(group.parameter_shapes(group.event_shape))):
+                at = getattr(self, f"parameters{g}_{k}")
+                raw.append(parameters.index_select(-1, at.flatten()).unflatten(-1, at.shape))
+            parts.append(group.distribution(*raw))
+        return distributions.Columns(parts, self.places).to_event(1)
+
+    @classmethod
+    def decided_by(cls, seen: Summary, schema: Schema | None = None) -> dict[str, Any]:
+        if schema is not None:
+            return {"columns": _of_schema(seen, schema)}
+        return {"columns": column_likelihoods(seen)} if seen.columns else {}
 
     @classmethod
     def suits(cls, seen: Summary) -> str:
         kinds = {type(column).__name__ for column in column_likelihoods(seen)}
         return f"columns of several kinds ({', '.join(sorted(kinds))})" if len(kinds) > 1 else ""
+
+
+def _alike(columns: Sequence[Likelihood]) -> list[list[int]]:
+    """The columns of one kind together; an optimal scale is that of a column alone."""
+    found: dict[object, list[int]] = {}
+    for i, column in enumerate(columns):
+        given = {n: v for n, v in column.arguments().items() if n != "network"}
+        alone = i if "optimal" in given.values() else None
+        found.setdefault((type(column), repr(given), alone), []).append(i)
+    return list(found.values())
 
 
 def _check_columns(columns: Sequence[object]) -> None:
@@ -754,6 +1117,56 @@ def _check_columns(columns: Sequence[object]) -> None:
             "Mixed needs one likelihood per column, each an object of its own: write "
             "[Normal(), Normal()] or [Normal() for _ in range(2)], not [Normal()] * 2"
         )
+
+
+_KINDS: dict[str, Callable[[], Likelihood]] = {
+    "real": lambda: Normal(),
+    "date": lambda: Normal(),
+    "positive": lambda: LogNormal(),
+    "boolean": lambda: Bernoulli(),
+}
+
+
+def suited(seen: Summary, schema: Schema | None = None) -> Likelihood:
+    """A likelihood that suits data of such values, or the columns of a table, where none is chosen.
+
+    >>> suited(Summary.of(torch.tensor([[0.5], [-2.0]]))).arguments()["scale"]
+    'shared'
+    >>> suited(Summary.of(torch.tensor([[0.0], [40.0]])))
+    NegativeBinomial()
+    """
+    if schema is None:
+        return _of_values(seen)
+    if not schema.vector:
+        return Mixed(_of_schema(seen, schema))
+    if schema.columns[0].kind == "real":
+        return Normal(scale="per_dimension")
+    return _of_values(replace(seen, columns=()))
+
+
+def _of_values(seen: Summary) -> Likelihood:
+    if seen.binary:
+        return Bernoulli()
+    if _counts(seen):
+        return NegativeBinomial() if seen.dispersion > 1.2 else Poisson()
+    if seen.low >= 0 and seen.high <= 1:
+        return ContinuousBernoulli()
+    kinds = {type(column) for column in column_likelihoods(seen)}
+    return Mixed(column_likelihoods(seen)) if len(kinds) > 1 else Normal()
+
+
+def _of_schema(seen: Summary, schema: Schema) -> list[Likelihood]:
+    """A likelihood for every column of a table, by its kind."""
+    each = seen.columns or [seen] * len(schema.columns)  # of very many columns there are none
+    return [_of_kind(column, one) for column, one in zip(schema.columns, each, strict=True)]
+
+
+def _of_kind(column: Column, seen: Summary) -> Likelihood:
+    if column.kind == "category":
+        return Categorical(max(2, len(column.levels)))
+    if column.kind == "count":
+        return NegativeBinomial() if seen.dispersion > 1.2 else Poisson()
+    return _KINDS[column.kind]()
 
 
 def column_likelihoods(seen: Summary) -> list[Likelihood]:

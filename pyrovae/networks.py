@@ -164,7 +164,8 @@ class ConvNet(Network):
             return self._decoder(inputs, outputs, images.pop())
         raise UsageError(
             f"ConvNet maps an image (channels, height, width) to a vector or a vector to images, "
-            f"got inputs of shape {inputs} and outputs of shapes {dict(outputs)}; use MLP here"
+            f"got inputs of shape {inputs} and outputs of shapes {dict(outputs)}; use MLP here, or "
+            f"give grey images their channel (x.unsqueeze(1), --layout channels_first)"
         )
 
     def _sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
@@ -256,14 +257,22 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+LAZY = (nn.LazyConv1d, nn.LazyConv2d, nn.LazyConv3d)  # as many channels as come
+
+
+def _check_lazy(network: nn.Module, shape: tuple[int, ...]) -> None:
+    if any(isinstance(module, LAZY) for module in network.modules()):
+        _check_channels(shape)
+
+
 def _check_channels(shape: tuple[int, ...]) -> None:
     """Refuse what looks like an image whose channels are last."""
     if len(shape) >= 3 and shape[-1] <= 4 < min(shape[-3:-1]):
         *_, height, width, last = shape
         raise UsageError(
-            f"ConvNet takes images as (channels, height, width), and one of shape "
+            f"convolutions take images as (channels, height, width), and one of shape "
             f"{(height, width, last)} would be {height} channels of {width} x {last}: if "
-            f"it is channels last, give x.permute(0, 3, 1, 2) and the shape "
+            f"it is channels last, give x.permute(0, 3, 1, 2) (or --layout) and the shape "
             f"{(last, height, width)}; if it is that narrow, use MLP or an nn.Module"
         )
 
@@ -331,6 +340,7 @@ class Conditional(nn.Module, Component, ABC):
         if isinstance(self.network, Network):
             self.body = self.network.build(self.context_shape, self.shapes)
         else:
+            _check_lazy(self.network, self.context_shape)
             self._check(self.network)
 
     def outputs(self, *contexts: Tensor) -> tuple[Tensor, ...]:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from pyrovae.errors import UsageError
 from pyrovae.evaluation import CHUNK
+from pyrovae.progress import shown
 from pyrovae.traces import Args, Problem, to_reals
 
 __all__ = ["exact_log_evidence"]
@@ -24,6 +25,7 @@ T = TypeVar("T")
 FAR = 60.0  # nats below the largest value that quadrature may leave out
 
 
+@shown("exact log evidence")
 def exact_log_evidence(
     pair: object, x: object, *, points: int = 120, plate: str | None = None
 ) -> Tensor:

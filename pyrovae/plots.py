@@ -1,18 +1,21 @@
 """Pictures of data, training, latents and checks: the only room that uses matplotlib.
 
-Every function draws on the axes it is given, or else on new ones, and returns them. Nothing is
-shown and no setting is changed: a notebook shows what is returned, `save` writes it to a file.
+Every function draws on the axes it is given, or else on new ones, and returns them; columns of
+tables and series have a panel each, in the place of the axes given, and all are returned. Nothing
+is shown and no setting is changed: a notebook shows what is returned, `save` writes it to a file.
 Arguments are tensors, arrays or nested lists, and a shape that cannot be drawn is a `UsageError`.
 Log-probabilities are natural: their unit is nats.
 """
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import matplotlib
 import numpy as np
 import torch
 from cycler import cycler
@@ -23,12 +26,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrovae.annealing import Sandwich
+from pyrovae.arrays import channels_last
 from pyrovae.data import UsageError
+from pyrovae.schema import Column, Schema, face
 from pyrovae.traces import Sketch, SketchedSite
 
 Values = Tensor | NDArray[np.generic] | Sequence[object] | float
 Floats = NDArray[np.float64]
 Panels = NDArray[np.object_]  # of Axes
+Drawn = Axes | Panels
 
 # safe for the colour-blind: Okabe and Ito's colours, then Tol's muted ones with black for pale grey
 INK, BLUE, ORANGE, GREEN, GREY = "#222222", "#0072B2", "#D55E00", "#009E73", "#A8A8A8"
@@ -93,9 +99,10 @@ def _dress(ax: Axes, title: str, x: str, y: str, legend_above: int = 0) -> Axes:
     return ax
 
 
-def _is_image(event: tuple[int, ...]) -> bool:
-    """[C, H, W] with 1 or 3 channels, or [H, W] from 4 by 4 on: narrower ones are series."""
-    return (len(event) == 3 and event[0] in (1, 3)) or (len(event) == 2 and min(event) >= 4)
+def _upright(images: Floats) -> Floats:
+    """[N, C, H, W] of images whose channels are last, by their shape; others as they are."""
+    last = images.ndim == 4 and channels_last(images.shape[1:])
+    return np.moveaxis(images, 3, 1) if last else images
 
 
 def _extremes(x: Floats) -> tuple[float, float]:
@@ -119,14 +126,15 @@ def image_grid(
 ) -> Axes:
     """Images, `nrow` to a row with `padding` pixels around each, as torchvision's make_grid lays.
 
-    They are [N, C, H, W] with C 1 (drawn as ink on paper: larger is darker) or 3, or [N, H, W].
+    They are [N, C, H, W] with C 1 (drawn as ink on paper: larger is darker) or 3, [N, H, W, C]
+    where the shape tells (:func:`pyrovae.arrays.channels_last`), or [N, H, W].
     The ends of `value_range` are drawn as the extremes; None means (0, 1) where the images lie in
     it, otherwise their own extremes.
 
     >>> image_grid(torch.rand(10, 1, 28, 28), nrow=5).images[0].get_array().shape
     (62, 152)
     """
-    x = _array(images, "images", "N C H W", "N H W")
+    x = _upright(_array(images, "images", "N C H W", "N H W"))
     x = x[:, None] if x.ndim == 3 else x
     n, channels, height, width = x.shape
     if channels not in (1, 3):
@@ -173,20 +181,37 @@ def data_grid(
     nrow: int = 8,
     ax: Axes | None = None,
     value_range: tuple[float, float] | None = None,
-) -> Axes:
+    schema: Schema | None = None,
+    data: Values | None = None,
+) -> Drawn:
     """Data x [N, *event] of any kind.
 
-    Images ([N, C, H, W] with C 1 or 3, or [N, H, W] from 4 by 4 pixels on) as an `image_grid`; one
-    number per datum as a histogram; all else flattened to a heat map with a row per datum.
+    Images ([N, C, H, W] with C 1 or 3, or [N, H, W] from 4 by 4 pixels on) as an `image_grid`;
+    tables [N, D] as a panel per column, which `schema` names: shares of numbers in a histogram, of
+    categories as bars; series [N, T, D] as a panel per column over time; all else flattened to a
+    heat map with a row per datum. At most 24 panels are drawn, in the place of `ax`.
+
+    `data` [M, *event] are drawn beside tables and series: what x are samples of.
+
+    >>> [panel.get_title() for panel in data_grid(torch.rand(50, 2))]
+    ['column 1', 'column 2']
     """
     array = _array(x, "x", "N ...")
-    if _is_image(array.shape[1:]):
+    other = array[:0] if data is None else _array(data, "data", "M ...")
+    _same("data", other.shape[1:], array.shape[1:], "x (after the first axis)")
+    if array.ndim == 1:  # a number is a row of one
+        array, other = array[:, None], other[:, None]
+    kind = face(array.shape[1:], schema)
+    if kind == "image":
         return image_grid(array, nrow=nrow, value_range=value_range, ax=ax)
+    if kind in ("table", "series"):
+        named = _schema(schema, array)
+        groups = [("data", BLUE, array if data is None else other)]
+        groups += [] if data is None else [("samples", ORANGE, array)]
+        draw = _distributions if kind == "table" else _bundles
+        return draw(groups, named, ax)
     flat = array.reshape(len(array), -1)
     ax = _axes(ax, 6, 3.5)
-    if flat.shape[1] == 1:
-        _histogram(ax, flat[:, 0], range=value_range)
-        return _dress(ax, f"{len(flat)} data", "value", "number of data")
     low, high = value_range or _extremes(flat)
     heat = ax.imshow(flat, "viridis", aspect="auto", vmin=low, vmax=high, interpolation="nearest")
     ax.figure.colorbar(heat, ax=ax, label="value")
@@ -200,24 +225,57 @@ def strips(
     rows: Sequence[str] = (),
     columns: Sequence[str] = (),
     *,
+    title: str = "",
+    schema: Schema | None = None,
     ax: Axes | None = None,
-) -> Axes:
-    """`cells` [R, S, *event] as R rows of S images; vectors become coloured barcodes.
+) -> Drawn:
+    """`cells` [R, S, *event] as R rows of S images.
 
-    `rows` and `columns` are their labels, as many as there are or none.
+    Of tables (*event is [D]) a panel per column, which `schema` names, with S places and a colour
+    per row; of series ([T, D]) a row of panels per row, with S lines in each; all else becomes
+    coloured barcodes. `rows` and `columns` are labels of R and S, as many as there are or none.
     """
-    cells = _array(cells, "cells", "rows columns ...")
+    array = _array(cells, "cells", "rows columns ...")
+    drawn = _strips(array, rows, columns, schema, ax, "o")
+    if title and isinstance(drawn, Axes):
+        drawn.set_title(title)
+    elif title:
+        np.asarray(drawn, dtype=object)[0].figure.suptitle(title, size=10)
+    return drawn
+
+
+def _strips(
+    cells: Floats,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    schema: Schema | None,
+    ax: Axes | None,
+    mark: str,
+) -> Drawn:
     count, steps, *event = cells.shape
     for name, labels, size in (("rows", rows, count), ("columns", columns, steps)):
         _same(name, [len(labels)], [size if len(labels) else 0], "cells")
+    kind = face(event, schema)
+    if kind == "table":
+        cells = cells if event else cells[..., None]  # a number is a row of one
+        return _tracks(cells, rows, columns, _schema(schema, cells), ax, mark)
+    if kind == "series":
+        return _ribbons(cells, rows, columns, _schema(schema, cells), ax)
+    return _pictures(cells, rows, columns, ax)
+
+
+def _pictures(cells: Floats, rows: Sequence[str], columns: Sequence[str], ax: Axes | None) -> Axes:
+    """Rows of images, or of barcodes where the event is none."""
+    count, steps, *event = cells.shape
     flat = cells.reshape(count * steps, *event)
-    if _is_image(tuple(event)):
+    if face(event) == "image":
+        flat = _upright(flat)
         ax = image_grid(flat, nrow=steps, ax=ax)
     else:
         flat = flat.reshape(len(flat), -1, 1)
         thick = -(-16 // flat.shape[1])  # the gaps between are 2: barcodes must be much larger
         flat = flat.repeat(thick, axis=1).repeat(16, axis=2)
-        ax = _axes(ax, max(3, 0.75 * steps + 1), max(1.8, 1.3 * count))
+        ax = _axes(ax, max(3, min(9, 0.75 * steps + 1)), max(1.8, 1.3 * count))
         ax = image_grid(flat, nrow=steps, value_range=_extremes(flat), ax=ax)
         ax.images[-1].set_cmap("viridis")
         ax.set_aspect("auto")
@@ -235,49 +293,71 @@ def reconstructions(
     draws: Values | None = None,
     *,
     n: int = 10,
+    schema: Schema | None = None,
     ax: Axes | None = None,
-) -> Axes:
-    """The first `n` data x [N, *event] above their reconstructions, of the same shape.
+) -> Drawn:
+    """Data x [N, *event] and their reconstructions, of the same shape.
 
-    `draws` [K, N, *event] add K rows. Data other than images are drawn side by side, as many of
-    them as show (about 250 features in all): dots for x, lines for reconstruction and draws.
+    Images: the first `n` data above their reconstructions, and `draws` [K, N, *event] as K rows
+    more. Tables [N, D]: a panel per column, which `schema` names, of all the data: what is
+    reconstructed against what is there, categories as shares of both. Series [N, T, D]: a panel
+    per series and column, the data as dots, reconstruction and draws as lines; 6 series and 4
+    columns at most.
     """
     data = _array(x, "x", "N ...")
     mean = _array(reconstruction, "reconstruction", "N ...")
-    _same("reconstruction", mean.shape, data.shape, "x")
     extra = np.empty((0, *data.shape)) if draws is None else _array(draws, "draws", "K N ...")
+    if data.shape[1:] in ((), (1,)):
+        data, mean, extra = _rows(data, 1), _rows(mean, 1), _rows(extra, 2)
+    _same("reconstruction", mean.shape, data.shape, "x")
     _same("draws", extra.shape[1:], data.shape, "x (after the first axis)")
-    rows = np.concatenate([data[None], mean[None], extra])[:, : max(1, n)]
-    if _is_image(data.shape[1:]):
-        names = ["data", "reconstruction", *(f"draw {k + 1}" for k in range(len(extra)))]
-        return strips(rows, names, ax=ax)
-    size = math.prod(data.shape[1:])
-    rows = rows[:, : max(1, 250 // size)].reshape(len(rows), -1, size)
-    shown, step = rows.shape[1], size + 1
-    # a nan after each datum breaks the lines between data
-    series = np.pad(rows, ((0, 0), (0, 0), (0, 1)), constant_values=np.nan).reshape(len(rows), -1)
-    ax = _axes(ax, 9, 3)
-    line = "_" if size == 1 else "-"
-    for k, draw in enumerate(series[2:]):
-        ax.plot(draw, line, color=GREY, lw=0.8, label=None if k else "draws")
-    ax.plot(series[1], line, color=ORANGE, lw=1.5, ms=12, label="reconstruction")
-    ax.plot(series[0], "o", color=BLUE, ms=4 if step * shown < 200 else 2.5, label="data")
-    ax.set_xticks(np.arange(shown) * step + (size - 1) / 2, [str(i) for i in range(shown)])
-    for edge in range(1, shown):
-        ax.axvline(edge * step - 1, color=str(PAPER), lw=1, zorder=0)
-    return _dress(ax, "", f"datum (features of each: {size})", "value", legend_above=3)
+    kind = face(data.shape[1:], schema)
+    if kind == "table":
+        return _agreement(data, mean, extra, _schema(schema, data), ax)
+    if kind == "series":
+        return _followed(data[:n], mean[:n], extra[:, :n], _schema(schema, data), ax)
+    cells = np.concatenate([data[None], mean[None], extra])[:, : max(1, n)]
+    return _pictures(cells, ["data", "reconstruction", *_numbered("draw", len(extra))], (), ax)
 
 
-def interpolation(images: Values, *, ax: Axes | None = None) -> Axes:
+def _rows(values: Floats, lead: int) -> Floats:
+    """A single number after the leading axes as a row of one."""
+    return values[..., None] if values.ndim == lead else values
+
+
+def _numbered(word: str, count: int) -> list[str]:
+    return [f"{word} {k + 1}" for k in range(count)]
+
+
+def interpolation(
+    images: Values,
+    *,
+    event_dim: int | None = None,
+    schema: Schema | None = None,
+    ax: Axes | None = None,
+) -> Drawn:
     """A path from A to B: [steps, *event] in one row, or [rows, steps, *event].
 
-    [n, 1 or 3, H, W] are steps with channels, and [n, H, W] from 4 by 4 on steps without.
+    `event_dim` is how many axes one x has. Without it, or a `schema` of columns, [n, 1 or 3, H, W]
+    are steps with channels, and [n, H, W] from 4 by 4 on steps without. Of tables each column has
+    a panel, of series each path a row of them.
     """
     cells = _array(images, "images", "steps ...")
-    if cells.ndim <= 2 or _is_image(cells.shape[1:]):
-        cells = cells[None]
+    if event_dim is None:
+        event_dim = cells.ndim - 1 if cells.ndim <= 2 or _is_path(cells, schema) else cells.ndim - 2
+    cells = cells[None] if cells.ndim == event_dim + 1 else cells
     ends = ["A", *[""] * (cells.shape[1] - 2), "B"][: cells.shape[1]]
-    return strips(cells, columns=ends, ax=ax)
+    rows = _numbered("path", len(cells)) if len(cells) > 1 else ()
+    if face(cells.shape[2:], schema) == "image":
+        rows = ()
+    return _strips(cells, rows, ends, schema, ax, "o-")
+
+
+def _is_path(cells: Floats, schema: Schema | None) -> bool:
+    """Whether the first axis is that of the steps: what follows is an image, its channels first, as
+    the two axes before an image [H, W] may be."""
+    event = cells.shape[1:]
+    return schema is None and face(event) == "image" and not channels_last(event)
 
 
 def traversal(
@@ -285,12 +365,14 @@ def traversal(
     dims: Values | None = None,
     values: Values | None = None,
     *,
+    schema: Schema | None = None,
     ax: Axes | None = None,
-) -> Axes:
+) -> Drawn:
     """One latent coordinate varied per row: decoded images [rows, steps, *event].
 
     `dims` [rows] are the coordinates varied, 0, 1, ... when None; `values` [steps] what they are
-    set to.
+    set to. Of tables each column, which `schema` names, has a panel with a line per coordinate; of
+    series each coordinate a row of panels.
     """
     cells = _array(images, "images", "rows steps ...")
     which = np.arange(len(cells)) if dims is None else _array(dims, "dims", "rows")
@@ -300,7 +382,400 @@ def traversal(
         settings = _array(values, "values", "steps").round(1) + 0.0  # + 0.0: no "-0.0"
         _same("values", settings.shape, cells.shape[1:2], "the steps of images")
     units = [f"z{int(k)}" for k in which]
-    return strips(cells, units, [f"{v:.1f}" for v in settings], ax=ax)
+    drawn = _strips(cells, units, [f"{v:.1f}" for v in settings], schema, ax, "o-")
+    if len(settings) and face(cells.shape[2:], schema) == "table":
+        for panel in np.asarray(drawn, dtype=object):
+            panel.set_xlabel("latent coordinate", size=8)
+    return drawn
+
+
+# columns of tables and series: each has a panel of its own, since their units are unlike
+
+MOST_PANELS = 24
+MOST_ROWS, MOST_FEATURES = 6, 4  # of panels of series
+MOST_LEVELS = 8  # bars in a panel
+MOST_LINES = 10  # in a panel
+Groups = list[tuple[str, str, Floats]]  # what they are called, their colour, the values
+
+
+def _schema(schema: Schema | None, values: Floats) -> Schema:
+    """What the last axis of values is, named by its places where nothing else is known."""
+    size = values.shape[-1]
+    if schema is None:
+        return Schema.unnamed(size)
+    _same("schema", [len(schema.columns)], [size], "the columns of x")
+    return schema
+
+
+def _panels(ax: Axes | None, count: int, across: int, tall: float) -> tuple[Panels, Any]:
+    """`count` panels, `across` to a row, in the place of `ax` or in a figure of their own, and the
+    figure that they fill; None where they do not fill one."""
+    import matplotlib.pyplot as plt
+    from matplotlib.gridspec import GridSpec, GridSpecFromSubplotSpec
+
+    figure: Any
+    grid: Any
+    if ax is None:
+        rows = -(-count // across)
+        size = min(9.0, 1.0 + 2.7 * across), 0.6 + tall * rows
+        figure = plt.figure(figsize=size, layout="constrained")
+        grid = GridSpec(rows, across, figure)
+    else:
+        figure, place = ax.get_figure(), ax.get_subplotspec()
+        ax.axis("off")
+        inches = ax.get_window_extent().width / figure.get_dpi()
+        across = min(across, max(1, int(inches / 1.8)))
+        rows = -(-count // across)
+        laid = figure.get_layout_engine() is not None
+        space = {} if laid else {"wspace": 0.6, "hspace": 0.9}
+        if place is None:
+            box = ax.get_position()
+            sides = {"left": box.x0, "right": box.x1, "bottom": box.y0, "top": box.y1}
+            grid = GridSpec(rows, across, figure, **sides, **space)
+        else:
+            grid = GridSpecFromSubplotSpec(rows, across, place, **space)
+    panels = np.empty(count, dtype=object)
+    for k in range(count):
+        panels[k] = figure.add_subplot(grid[divmod(k, across)])
+        panels[k].tick_params(labelsize=8)
+    return panels, figure if ax is None else None
+
+
+def _columns(schema: Schema, ax: Axes | None) -> tuple[Panels, Any, tuple[Column, ...]]:
+    """A panel for each column that has one, named, the figure they fill, and these columns."""
+    shown = schema.columns[:MOST_PANELS]
+    across = len(shown) if len(shown) <= 4 else 3 if len(shown) in (5, 6, 9) else 4
+    panels, figure = _panels(ax, len(shown), across, 2.7 if len(shown) < 3 else 1.75)
+    for panel, column in zip(panels, shown, strict=True):
+        _dress(panel, _short(column.name, 30), "", "")
+        panel.title.set_size(9)
+    return panels, figure, shown
+
+
+def _legend(panels: Panels, figure: Any, *remarks: str) -> Panels:
+    """One legend above all panels (in one it would push the others apart), and below them what is
+    not drawn; in the first panel where they are part of another figure."""
+    found: dict[str, Any] = {}
+    for panel in panels:
+        for handle, word in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(word, handle)
+    words, handles = list(found), list(found.values())
+    columns = 1 if figure is None else min(len(words), 6)
+    style: dict[str, Any] = {"frameon": False, "fontsize": 8, "ncols": max(1, columns)}
+    if figure is None and len(words) > 1:
+        panels[0].legend(handles, words, **style)
+    elif len(words) > 1:
+        figure.legend(handles, words, loc="outside upper left", **style)
+    if figure is not None and any(remarks):
+        figure.supxlabel("; ".join(filter(None, remarks)), size=8)
+    return panels
+
+
+def _rest(shown: int, count: int, what: str) -> str:
+    return f"the first {shown} of {count} {what}" if shown < count else ""
+
+
+def _short(words: str, most: int) -> str:
+    return words if len(words) <= most else words[: most - 1] + "…"
+
+
+def _discrete(column: Column) -> bool:
+    return column.kind in ("category", "boolean")
+
+
+def _levels(column: Column) -> list[str]:
+    return [_short(str(level), 12) for level in column.levels or ("0", "1")]
+
+
+def _placed(column: Column, values: Floats) -> Floats:
+    """Numbers as they are drawn: dates as days since matplotlib's epoch."""
+    if column.kind != "date" or not column.origin:
+        return values
+    from matplotlib.dates import date2num
+
+    bounds = datetime.date(1000, 1, 1), datetime.date(9000, 1, 1)  # an axis bears years 1 to 9999
+    unit = cast(Any, column.unit)
+    days = values * (np.timedelta64(1, unit) / np.timedelta64(1, "D"))
+    return np.clip(days + date2num(np.datetime64(column.origin)), *date2num(bounds))
+
+
+def _units(axis: Any, column: Column, spread: bool = False) -> None:
+    """Ticks as the column's values are written, and the unit; logarithmic where they spread."""
+    if _discrete(column):
+        names = _levels(column)
+        axis.set_ticks(range(len(names)), labels=names)
+        return
+    if column.kind == "date" and column.origin:
+        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+        locator = AutoDateLocator(minticks=2, maxticks=4)
+        axis.set_major_locator(locator)
+        axis.set_major_formatter(ConciseDateFormatter(locator))
+        axis.get_offset_text().set_size(8)
+        return
+    axis.set_label_text(_short(column.unit, 24), size=8)
+    if spread:
+        axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    else:
+        axis.set_major_locator(MaxNLocator(4, integer=column.kind == "count", min_n_ticks=2))
+
+
+def _distributions(groups: Groups, schema: Schema, ax: Axes | None) -> Panels:
+    """A panel per column: how often each value is in each of the groups [N, D]."""
+    panels, figure, shown = _columns(schema, ax)
+    for k, (panel, column) in enumerate(zip(panels, shown, strict=True)):
+        own = [
+            (name, colour, values[np.isfinite(values)])
+            for name, colour, values in ((n, c, table[:, k]) for n, c, table in groups)
+        ]
+        (_bars if _discrete(column) else _shares)(panel, column, own)
+    return _legend(panels, figure, _rest(len(shown), len(schema.columns), "columns"))
+
+
+def _bars(panel: Axes, column: Column, groups: Groups) -> None:
+    """The shares of a category's levels, the frequent ones where there are many."""
+    names = _levels(column)
+    shares = np.stack([
+        np.bincount(v.round().clip(0, len(names) - 1).astype(int), minlength=len(names))
+        / max(1, len(v))
+        for _, _, v in groups
+    ])  # fmt: skip
+    shown = np.arange(len(names))
+    if len(names) > MOST_LEVELS:
+        shown = np.argsort(-shares[0], kind="stable")[:MOST_LEVELS]
+        panel.set_title(f"{panel.get_title()}: {MOST_LEVELS} of {len(names)}", size=9)
+    at, thick = np.arange(len(shown)), 0.8 / len(groups)
+    for g, ((name, colour, _), share) in enumerate(zip(groups, shares, strict=True)):
+        place = at + thick * (g - (len(groups) - 1) / 2)
+        panel.barh(place, share[shown], thick, color=colour, label=name)
+    panel.set_yticks(at, [names[k] for k in shown], size=8 if len(shown) <= 6 else 7)
+    panel.set_ylim(len(shown) - 0.4, -0.6)
+    panel.tick_params(axis="y", length=0)
+    panel.xaxis.set_major_locator(MaxNLocator(3))
+    panel.set_xlabel("share", size=8)
+
+
+def _shares(panel: Axes, column: Column, groups: Groups) -> None:
+    """Histograms of a column's numbers, on a logarithmic axis where they are of many sizes."""
+    spread = _spread(column, np.concatenate([values for _, _, values in groups]))
+    edges = _edges(column, groups, spread)
+    for g, (name, colour, values) in enumerate(groups):
+        weights = np.full(len(values), 1 / max(1, len(values)))
+        inside = _placed(column, values).clip(edges[0], edges[-1])
+        last = g and g == len(groups) - 1
+        style: dict[str, Any] = {"color": colour, "edgecolor": "white", "lw": 0.3}
+        if last:
+            style = {"edgecolor": colour, "histtype": "step", "lw": 1.6}
+        panel.hist(inside, list(edges), weights=weights, label=name, **style)
+    _units(panel.xaxis, column, spread)
+    panel.yaxis.set_major_locator(MaxNLocator(3))
+    panel.set_ylabel("share", size=8)
+    panel.margins(x=0.02)
+
+
+def _spread(column: Column, values: Floats) -> bool:
+    """Whether the values of a positive column are of many sizes: its axis is logarithmic."""
+    values = values[np.isfinite(values)]
+    if column.kind != "positive" or not len(values) or values.min() <= 0:
+        return False
+    low, high = np.quantile(values, [0.01, 0.99])
+    return bool(high > 100 * low)
+
+
+def _edges(column: Column, groups: Groups, spread: bool) -> Floats:
+    """Bins over the first group, which are the data, and over the others as far as half its range
+    beyond; what is farther out is counted in the last ones."""
+    first, *others = (_placed(column, v) for _, _, v in groups)
+    low, high = _extremes(first)
+    least, most = _extremes(np.concatenate([first, *others]))
+    beyond = 0 if spread else (high - low) / 2
+    low, high = max(least, low - beyond), min(most, high + beyond)
+    bins = int(np.clip(np.sqrt(len(first)), 5, 30))
+    if column.kind == "count":
+        low, high = np.floor(low), np.ceil(high)
+        return np.arange(low - 0.5, high + 0.5 + (step := max(1, (high - low) // bins)), step)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    return np.geomspace(low, high, bins + 1) if spread else np.linspace(low, high, bins + 1)
+
+
+def _agreement(x: Floats, mean: Floats, draws: Floats, schema: Schema, ax: Axes | None) -> Panels:
+    """A panel per column: reconstructions against the data, [N, D]; draws [K, N, D]."""
+    panels, figure, shown = _columns(schema, ax)
+    for k, (panel, column) in enumerate(zip(panels, shown, strict=True)):
+        known = np.isfinite(x[:, k]) & np.isfinite(mean[:, k])
+        truth, guess, cloud = x[known, k], mean[known, k], draws[:, known, k]
+        if _discrete(column):
+            _bars(panel, column, [("data", BLUE, truth), ("reconstruction", ORANGE, guess)])
+            right = np.mean(truth == guess.round()) if len(truth) else math.nan
+            panel.set_title(f"{panel.get_title()} ({right:.0%} right)", size=9)
+        else:
+            _against(panel, column, truth, guess, cloud)
+    for panel, column in zip(panels, shown, strict=True):
+        if not _discrete(column):
+            unit = f" ({_short(column.unit, 12)})" if column.unit and column.kind != "date" else ""
+            panel.set_xlabel(f"data{unit}", size=8)
+            panel.set_ylabel("reconstruction", size=8)
+    return _legend(panels, figure, _rest(len(shown), len(schema.columns), "columns"))
+
+
+def _against(panel: Axes, column: Column, x: Floats, mean: Floats, draws: Floats) -> None:
+    """A column's reconstructions against its values, and the diagonal on which they should be."""
+    spread = _spread(column, np.concatenate([x, mean]))
+    x, mean, draws = (_placed(column, v) for v in (x, mean, draws))
+    chosen = np.unique(np.linspace(0, max(0, len(x) - 1), min(300, len(x))).round().astype(int))
+    for k, drawn in enumerate(draws[:, chosen]):
+        panel.plot(x[chosen], drawn, ".", color=GREY, ms=2, label="" if k else "draws", zorder=1)
+    panel.plot(x[chosen], mean[chosen], "o", color=BLUE, ms=3, alpha=0.6, mew=0)
+    low, high = _extremes(np.concatenate([x, mean]))
+    panel.plot([low, high], [low, high], color=INK, lw=0.8, ls="--", zorder=3)
+    for axis in (panel.xaxis, panel.yaxis):
+        _units(axis, column, spread)
+        if column.kind == "date":
+            axis.get_offset_text().set_visible(False)
+
+
+def _tracks(
+    cells: Floats,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    schema: Schema,
+    ax: Axes | None,
+    mark: str,
+) -> Panels:
+    """A panel per column of cells [R, S, D]: S places, a colour per row."""
+    panels, figure, shown = _columns(schema, ax)
+    drawn = min(len(cells), MOST_LINES)
+    places = np.arange(cells.shape[1])
+    ticks = _few_ticks(columns, cells.shape[1])
+    for k, (panel, column) in enumerate(zip(panels, shown, strict=True)):
+        step = {"drawstyle": "steps-mid"} if _discrete(column) and "-" in mark else {}
+        for row in range(drawn):
+            label = rows[row] if len(rows) else ""
+            y = _placed(column, cells[row, :, k])
+            panel.plot(places, y, mark, color=_hue(row, drawn), ms=3, lw=1.2, label=label, **step)
+        _units(panel.yaxis, column, _spread(column, cells[:drawn, :, k].ravel()))
+        panel.set_xticks(list(ticks), list(ticks.values()))
+        if _discrete(column):
+            panel.set_ylim(len(_levels(column)) - 0.6, -0.4)
+    rest = _rest(drawn, len(cells), "rows")
+    return _legend(panels, figure, rest, _rest(len(shown), len(schema.columns), "columns"))
+
+
+def _few_ticks(names: Sequence[str], count: int) -> dict[int, str]:
+    """Some of `count` places and what stands there: the two ends where only they have names."""
+    if len(names) > 2 and not any(names[1:-1]):
+        return {0: names[0], count - 1: names[-1]}
+    return {k: names[k] if len(names) else f"{k + 1}" for k in range(0, count, -(-count // 6))}
+
+
+def _effects(ax: Axes, cells: Floats, schema: Schema) -> float:
+    """The columns [2, parts, D] as rows of a heat map: what each part does to them; the width of a
+    part."""
+    change = (cells[0] - cells[1]).reshape(cells.shape[1], -1).T[:MOST_PANELS]
+    shown = schema.columns[: len(change)]
+    steps = [_discrete(column) for column in shown]  # a level is another or it is not
+    change[steps] = change[steps] != 0
+    change = change / np.abs(change).max(1, keepdims=True).clip(1e-12)
+    extent = (0.5, len(cells[0]) + 0.5, len(change) - 0.5, -0.5)
+    heat = ax.imshow(change, "RdBu_r", vmin=-1, vmax=1, aspect="auto", extent=extent)
+    ax.figure.colorbar(heat, ax=ax, label="change")
+    ax.set_yticks(range(len(shown)), [_short(column.name, 24) for column in shown], size=8)
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    return 1.0
+
+
+def _hue(k: int, count: int) -> str:
+    return [BLUE, ORANGE, GREEN][k] if count <= 3 else CLASSES[k % len(CLASSES)]
+
+
+def _bundles(groups: Groups, schema: Schema, ax: Axes | None) -> Panels:
+    """A panel per column of series [N, T, D], ten of each group as lines over time."""
+    panels, figure, shown = _columns(schema, ax)
+    for k, (panel, column) in enumerate(zip(panels, shown, strict=True)):
+        for name, colour, x in groups:
+            for i, line in enumerate(_placed(column, x[:MOST_LINES, :, k])):
+                label = "" if i else name
+                panel.plot(_time(x), line, color=colour, lw=0.9, alpha=0.8, label=label)
+        _units(panel.yaxis, column)
+        _steps(panel)
+    lines = _rest(MOST_LINES, max(len(x) for _, _, x in groups), "series")
+    return _legend(panels, figure, lines, _rest(len(shown), len(schema.columns), "columns"))
+
+
+def _time(x: Floats) -> Floats:
+    return np.arange(1.0, x.shape[-2] + 1)
+
+
+def _steps(panel: Axes, last: bool = True) -> None:
+    """An axis of time; its name only where nothing is below."""
+    panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    panel.set_xlabel("step" if last else "", size=8)
+
+
+def _series_panels(
+    rows: Sequence[str], schema: Schema, ax: Axes | None
+) -> tuple[Panels, Any, list[tuple[int, int]]]:
+    """A panel for each of some rows and of the columns, the figure they fill, and the row and the
+    column of each."""
+    count, features = min(len(rows), MOST_ROWS), min(len(schema.columns), MOST_FEATURES)
+    across = features if features > 1 else min(3, count)
+    panels, figure = _panels(ax, count * features, across, 1.5)
+    places = [(i, d) for i in range(count) for d in range(features)]
+    for panel, (i, d) in zip(panels, places, strict=True):
+        column = schema.columns[d]
+        title = f"{_short(column.name, 22)}, {rows[i]}" if rows[i] else column.name
+        _dress(panel, title, "", "")
+        panel.title.set_size(9)
+    return panels, figure, places
+
+
+def _series_rest(rows: int, schema: Schema, what: str) -> list[str]:
+    size = len(schema.columns)
+    return [
+        _rest(min(rows, MOST_ROWS), rows, what),
+        _rest(min(size, MOST_FEATURES), size, "columns"),
+    ]
+
+
+def _followed(x: Floats, mean: Floats, draws: Floats, schema: Schema, ax: Axes | None) -> Panels:
+    """A panel per series and column: the data, their reconstruction and draws over time."""
+    panels, figure, places = _series_panels(_numbered("series", len(x)), schema, ax)
+    for panel, (i, d) in zip(panels, places, strict=True):
+        column = schema.columns[d]
+        for k, draw in enumerate(draws):
+            line = _placed(column, draw[i, :, d])
+            panel.plot(_time(x), line, color=GREY, lw=0.8, label="" if k else "draws")
+        line = _placed(column, mean[i, :, d])
+        panel.plot(_time(x), line, color=ORANGE, lw=1.4, label="reconstruction")
+        panel.plot(_time(x), _placed(column, x[i, :, d]), "o", color=BLUE, ms=2.5, label="data")
+        _units(panel.yaxis, column)
+        _steps(panel, i == places[-1][0])
+    return _legend(panels, figure, *_series_rest(len(x), schema, "series"))
+
+
+def _ribbons(
+    cells: Floats,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    schema: Schema,
+    ax: Axes | None,
+) -> Panels:
+    """A panel per row and column of series [R, S, T, D]: S lines over time, from blue to yellow."""
+    labels = list(rows) if len(rows) else [""] * len(cells)
+    panels, figure, places = _series_panels(labels, schema, ax)
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, cells.shape[1]))
+    named = [name for name in columns if name]
+    for panel, (i, d) in zip(panels, places, strict=True):
+        column = schema.columns[d]
+        for s, shade in enumerate(shades):
+            label = columns[s] if len(columns) and (len(named) < 7 or not s % 2) else ""
+            line = _placed(column, cells[i, s, :, d])
+            panel.plot(_time(cells), line, color=shade, lw=1.1, label=label)
+        _units(panel.yaxis, column)
+        _steps(panel, i == places[-1][0])
+    return _legend(panels, figure, *_series_rest(len(cells), schema, "rows"))
 
 
 def training_curves(
@@ -369,15 +844,10 @@ def latent_map(
     spread over the height. `labels` are [N]: up to 10 distinct ones have a legend, in which
     `classes` [i] names label i, more a colour bar. `names` [d] are those of the coordinates.
     """
-    rows = np.asarray(codes)
-    points = _array(
-        rows.reshape(len(rows), -1) if rows.ndim and rows.size else rows, "codes", "N d"
-    )
+    points = _vectors(codes)
     n, d = points.shape
     names = [f"z{k}" for k in range(d)] if names is None else list(names)
     _same("names", [len(names)], [d], "codes")
-    if not np.isfinite(points).all():
-        raise UsageError("codes hold nan or infinite values and cannot be placed: leave those out")
     _check_dims(dims, d)
     ax = _axes(ax, 6.2, 5)
     if dims is not None or d == 2:
@@ -389,6 +859,16 @@ def latent_map(
     if d > 1:
         ax.set_aspect("equal", adjustable="datalim")
     return _dress(ax, "", names[0], names[1])
+
+
+def _vectors(codes: Values) -> Floats:
+    """Codes of any shape as [N, d]."""
+    rows = np.asarray(codes)
+    flat = rows.reshape(len(rows), -1) if rows.ndim and rows.size else rows
+    points = _array(flat, "codes", "N d")
+    if not np.isfinite(points).all():
+        raise UsageError("codes hold nan or infinite values and cannot be placed: leave those out")
+    return points
 
 
 def _check_dims(dims: tuple[int, int] | None, count: int) -> None:
@@ -474,7 +954,7 @@ def kl_bars(kl: Values, *, active: Values | None = None, ax: Axes | None = None)
     d, order = len(heights), np.argsort(-heights)
     on = np.ones(d, bool) if active is None else _array(active, "active", "d").astype(bool)
     _same("active", on.shape, (d,), "kl")
-    ax = _axes(ax, float(np.clip(0.2 * d + 1.5, 4.5, 12)), 3.2)
+    ax = _axes(ax, float(np.clip(0.2 * d + 1.5, 4.5, 9.5)), 3.2)
     for mask, colour, label in ((on, BLUE, "active"), (~on, GREY, "inactive")):
         at = np.flatnonzero(mask[order])
         if at.size:
@@ -737,12 +1217,15 @@ def parts(
     rows: Sequence[str] = (),
     *,
     title: str = "units",
+    schema: Schema | None = None,
     axes: Panels | Sequence[Axes] | None = None,
 ) -> Panels:
     """What each part of a latent adds, and which data use it: pictures above a heat map.
 
     `pictures` [2, parts, *event] are decoded with the part alone, either way; `use` [rows, parts]
-    are chances in [0, 1] that a part is in a datum, by row, which `rows` names (`axes`: two).
+    are chances in [0, 1] that a part is in a datum, by row, which `rows` names (`axes`: two). Of
+    tables, whose columns `schema` names, the difference of the two pictures stands above, each
+    column's as a share of its largest.
 
     >>> parts(torch.rand(2, 5, 1, 8, 8), torch.rand(3, 5), ["a", "b", "c"]).shape
     (2,)
@@ -755,18 +1238,23 @@ def parts(
         import matplotlib.pyplot as plt
 
         cell = float(np.clip(12 / count, 0.35, 0.9))
-        tall = cell * (event[-2] / event[-1] if _is_image(tuple(event)) else 1.5) * ways
+        tall = cell * (event[-2] / event[-1] if face(event) == "image" else 1.5) * ways
+        if face(event, schema) == "table":
+            tall = max(1.2, 0.2 * min(MOST_PANELS, cells[0, 0].size))
         heat = max(0.3 * kinds, 0.5)
-        size = (cell * count + 1.6, tall + heat + 1.1)
+        size = (min(9.5, cell * count + 1.6), tall + heat + 1.1)
         ratio = {"height_ratios": [tall, heat]}
         axes = plt.subplots(2, 1, figsize=size, layout="constrained", gridspec_kw=ratio)[1]
     panels: Panels = np.asarray(axes, dtype=object)
     _same("axes", panels.shape, (2,), "two panels")
     above, below = panels
-    strips(cells, ["+", "\u2212"][:ways], ax=above)
-    above.set_aspect("auto")
-    above.set_ylabel("decoded alone")
-    width = (above.get_xlim()[1] - above.get_xlim()[0] - 2) / count
+    if face(event, schema) == "table":
+        width = _effects(above, cells, _schema(schema, cells))
+    else:
+        _pictures(cells, ["+", "\u2212"][:ways], (), above)
+        above.set_aspect("auto")
+        above.set_ylabel("decoded alone")
+        width = (above.get_xlim()[1] - above.get_xlim()[0] - 2) / count
     extent = (0.5, count * width + 0.5, kinds - 0.5, -0.5)
     heat = below.imshow(table, "viridis", vmin=0, vmax=1, aspect="auto", extent=extent)
     below.set_xlim(above.get_xlim())
@@ -985,7 +1473,7 @@ def _box(ax: Axes, x: float, y: float, size: int, name: str, colour: str, hatch:
     ax.text(x + 0.5, y + 0.2, name, size=7, **paint)
 
 
-def save(axes: Axes | Panels, path: str | Path) -> Path:
+def save(axes: Drawn, path: str | Path) -> Path:
     """Write the figure of `axes` (one, or an array) as a PNG, 120 dots per inch, and close it.
 
     Missing folders are made.

@@ -51,6 +51,10 @@ class Prior(nn.Module, Component, ABC):
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("ones", torch.ones(latent_dim), persistent=False)
 
+    def meet(self, features: Tensor) -> None:
+        """Refuse what the guide will see of the data, ``[N, *feature_shape]``, where this prior is
+        not for it."""
+
     @abstractmethod
     def forward(self, *labels: Tensor) -> dist.TorchDistribution:
         """p(z), batch shape ``[]``, event shape ``[latent_dim]``."""
@@ -189,6 +193,13 @@ class VampPrior(Prior):
         self.space = guide.space  # type: ignore[assignment]
         noise = 0.01 * torch.randn(self.components, *guide.context_shape)
         self.pseudo = nn.Parameter(noise + 0.05 if self.unit else noise * 100)
+
+    def meet(self, features: Tensor) -> None:
+        if self.unit and bool((features < 0).any() | (features > 1).any()):
+            raise UsageError(
+                "VampPrior keeps its pseudo-data within [0, 1], as pixels are, and the guide sees "
+                "these data standardised: give VampPrior(unit=False), --prior.unit false"
+            )
 
     def forward(self, *labels: Tensor) -> dist.TorchDistribution:
         (guide,) = self.owner

@@ -8,7 +8,7 @@ import itertools
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict, cast
 
 import pyro
 import torch
@@ -17,12 +17,20 @@ from torch import Tensor, nn
 from pyrovae.components import Component
 from pyrovae.errors import UsageError
 from pyrovae.guides import Guide, MeanField
-from pyrovae.likelihoods import Bernoulli, Likelihood
-from pyrovae.priors import Prior, StandardNormal
+from pyrovae.likelihoods import Bernoulli, Likelihood, suited
+from pyrovae.priors import Flow, Prior, StandardNormal
+from pyrovae.schema import Schema, is_frame
+from pyrovae.streams import as_data
+from pyrovae.summaries import Summary
+from pyrovae.tables import table
 from pyrovae.tensors import Data, TensorData
 
 __all__ = ["Parts", "Program"]
 
+
+LATENTS = 20  # at most, of a table
+LOOKED, LEARNED = 2**22, 2**25  # entries that a likelihood is chosen by, and units learned from
+ROWS = 2**16  # data that units are learned from
 
 _NAMES: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 _NUMBERS: dict[str, itertools.count[int]] = {}
@@ -38,6 +46,12 @@ def _registered(owner: nn.Module) -> None:
     for name, parameter in owner.named_parameters():
         if parameter.requires_grad:
             pyro.param(f"{_NAMES[owner]}$$${name}", parameter)
+
+
+def _some(data: Data, entries: int) -> TensorData:
+    """So many data that they have about as many entries; all of a table."""
+    rows = len(data) if data.schema is not None else ROWS
+    return data.sample(max(1000, min(rows, entries // max(1, data.event_shape.numel()))))
 
 
 class Parts(TypedDict):
@@ -99,6 +113,7 @@ class Program(nn.Module, Component, ABC):
     """
 
     named = "classes"  # what the names are that figure takes: or "columns"
+    schema: Schema | None = None  # of the tables that it was made for
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
@@ -129,11 +144,47 @@ class Program(nn.Module, Component, ABC):
         return {"prior": StandardNormal(), "likelihood": Bernoulli(), "guide": MeanField()}
 
     @classmethod
-    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, object]:
+    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, Any]:
         """The constructor's arguments that data and the number of their classes decide."""
         known = {"event_shape": tuple(data.event_shape), "classes": classes}
         names = inspect.signature(cls).parameters
+        if data.binarise is None:
+            known |= cls.suited(_some(data, LOOKED).summary(), data.schema)
         return {n: v for n, v in known.items() if n in names and v is not None}
+
+    @classmethod
+    def suited(cls, seen: Summary, schema: Schema | None) -> dict[str, Any]:
+        """Parts for data of such values and columns, where the usual ones are not for them: a
+        likelihood that holds them; of tables, whose columns are skewed and in groups (those of
+        a vector with names are not), a prior that follows the codes, and about half as many
+        latents as columns."""
+        likelihood = cls.usual()["likelihood"]
+        if schema is not None and not schema.vector:
+            found: dict[str, Any] = {"likelihood": suited(seen, schema)}
+            if isinstance(cls.usual()["prior"], StandardNormal):
+                found["prior"] = Flow()
+            return found | {"latent_dim": min(LATENTS, 1 + len(schema.columns) // 2)}
+        holds = not isinstance(likelihood, Bernoulli) or seen.binary or seen.missing == seen.entries
+        return {} if holds else {"likelihood": suited(seen, schema)}
+
+    @classmethod
+    def of(cls, x: object, **given: Any) -> Self:
+        """The program for data: its shapes, and parts that suit them where none are given.
+
+        Args:
+            x: data to train on, as :func:`pyrovae.fit` takes them, or a DataFrame, which is read
+                by :func:`pyrovae.tables.table`.
+            given: the constructor's arguments, in the place of what data decide.
+
+        >>> from pyrovae.vae import VAE
+        >>> VAE.of(torch.tensor([[0.5, -1.0], [2.0, 7.0]])).likelihood.arguments()["scale"]
+        'shared'
+        """
+        data = _some(table(x) if is_frame(x) else as_data(x), LEARNED)
+        classes = None if data.labels is None else int(data.labels.max()) + 1
+        made = cls(**(cls.decided_by(data, classes) | given))
+        made.schema = data.schema
+        return made
 
     def serve(self, data: TensorData, training: bool = False) -> TensorData:
         """The data as the programs take them, to train on or to measure."""
@@ -141,6 +192,25 @@ class Program(nn.Module, Component, ABC):
 
     def initialise(self, data: TensorData, seed: int = 0) -> None:
         """What precedes training, on data as :meth:`serve` gives them."""
+        self.measure_units(data)
+
+    def features(self, x: Tensor) -> Tensor:
+        """x as a network sees it: see :meth:`pyrovae.likelihoods.Likelihood.features`."""
+        return cast(Likelihood, self.likelihood).features(x)
+
+    def marks(self, entries: Tensor) -> Tensor:
+        """For every feature the mark of its entry of x."""
+        return cast(Likelihood, self.likelihood).marks(entries)
+
+    def measure_units(self, data: Data) -> None:
+        """Learn the units of x from the data to train on, at the first call: see
+        :class:`~pyrovae.likelihoods.Likelihood`."""
+        likelihood, prior = (getattr(self, name, None) for name in ("likelihood", "prior"))
+        if isinstance(likelihood, Likelihood) and not likelihood.measured:
+            x = _some(data, LEARNED).x
+            likelihood.measure(x.reshape(-1, *likelihood.event_shape))
+            if isinstance(prior, Prior):
+                prior.meet(likelihood.features(x))
 
     def scores(self, data: TensorData) -> dict[str, float]:
         """Numbers besides those of every pair, on data as :meth:`serve` gives them to measure."""
@@ -166,11 +236,11 @@ class Program(nn.Module, Component, ABC):
         return {n: getattr(self, "posterior" if n == "guide" else n) for n in names}
 
     def _in_memory(self, data: Data) -> None:
-        """Refuse data that are streamed."""
-        if not data.in_memory:
+        """Refuse data that are streamed or sparse."""
+        if not isinstance(data, TensorData):
             raise UsageError(
-                f"{type(self).__name__} needs its data in memory, to hide or to repeat some of "
-                f"them: give fewer, or --stream false"
+                f"{type(self).__name__} needs its data dense and in memory, to hide or to repeat "
+                f"some of them: give fewer, --stream false, or x.toarray() of a sparse matrix"
             )
 
     def _fits(self, x: Tensor) -> None:

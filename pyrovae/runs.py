@@ -18,21 +18,23 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.checkpoints import BEFORE, LAST, Checkpoints
 from pyrovae.components import Bounded, construct, describe
 from pyrovae.errors import UsageError, got, in_short
 from pyrovae.files import inside, read_notes, read_tensors, write_tensors, writing
-from pyrovae.traces import as_pair
+from pyrovae.likelihoods import Likelihood, Mixed
+from pyrovae.schema import Schema
+from pyrovae.traces import Pair, as_pair
 
-__all__ = ["Folder", "environment", "load", "save"]
+__all__ = ["Folder", "before_units", "environment", "load", "of_own_code", "save"]
 
-WEIGHTS, BEST = "model.safetensors", "checkpoints/best.safetensors"
+WEIGHTS, BEST, DATA = "model.safetensors", "checkpoints/best.safetensors", "data.json"
 FIGURES = ("training", "reconstructions", "samples", "interpolation", "latent_map", "kl", "program")
 OWN = (
     *("config.yaml", "metrics.csv", WEIGHTS, "environment.json", "evaluation.json"),
-    *(LAST, BEFORE, BEST),
+    *(DATA, LAST, BEFORE, BEST),
     *(f"figures/{name}.png" for name in (*FIGURES, "traversal")),
 )
 
@@ -53,7 +55,7 @@ def save(pair: object, path: str | Path) -> Path:
     path = Path(path)
     file = path if path.suffix == ".safetensors" else inside(path, WEIGHTS)
     program = as_pair(pair)
-    write_tensors(file, program.tensors(), _notes(program.owner))
+    write_tensors(file, program.tensors(), _notes(program))
     return file
 
 
@@ -79,8 +81,11 @@ def load(path: str | Path, into: object = None, allow: Sequence[str] = ()) -> An
     if not file.exists():
         raise UsageError(f"there is no saved model at {file}; give a run folder or its {WEIGHTS}")
     pair = _build(file, allow) if into is None else into
-    tensors, _ = read_tensors(file)
+    tensors, notes = read_tensors(file)
     program = as_pair(pair)
+    tensors = _as_now(_current(notes, file), tensors, program)
+    if notes.get("schema") is not None:
+        program.keep(Schema.from_dict(notes["schema"]))
     for name, own in program.tensors().items():
         kind = tensors[name].dtype if name in tensors else own.dtype
         if kind.is_complex or kind.is_floating_point != own.dtype.is_floating_point:
@@ -89,9 +94,21 @@ def load(path: str | Path, into: object = None, allow: Sequence[str] = ()) -> An
     return pair
 
 
+def of_own_code(path: str | Path) -> bool:
+    """Whether a file, or that of a run's folder, holds the parameters of a pair that no file can
+    describe."""
+    file = Path(path)
+    file = file / WEIGHTS if file.is_dir() else file
+    if not file.exists():
+        return False
+    _, notes = read_notes(file)
+    return "state" not in notes and notes.get("model") is None
+
+
 def _build(file: Path, allow: Sequence[str]) -> Any:
     """The pair that a file describes, if its tensors are those of the file."""
     shapes, notes = read_notes(file)
+    notes = _current(notes, file)
     if "state" in notes:
         raise UsageError(
             f"{file} is a checkpoint, which fit(resume=True) goes on from; the weights of the best "
@@ -109,8 +126,10 @@ def _build(file: Path, allow: Sequence[str]) -> Any:
         with Bounded(elements, operations, f"{file} describes a larger model than it holds"):
             pair = construct(notes["model"], "program", f"{file}: model", allow=allow)
             program = as_pair(pair)
-            if shapes != {name: tuple(t.shape) for name, t in program.tensors().items()}:
-                held = {n: torch.empty(s, device="meta") for n, s in shapes.items()}
+            held = {n: torch.empty(s, device="meta") for n, s in shapes.items()}
+            held = _as_now(notes, held, program)
+            own = {name: tuple(t.shape) for name, t in program.tensors().items()}
+            if own != {name: tuple(t.shape) for name, t in held.items()}:
                 program.fill(held, str(file))  # raises, and says what differs
     except UsageError:
         raise
@@ -137,13 +156,82 @@ def _usable(path: str | Path) -> Path:
     return found
 
 
-def _notes(owner: object) -> dict[str, object]:
-    """What a file says of its tensors: how to build what they are of, where that can be said."""
+def _notes(program: Pair) -> dict[str, object]:
+    """What a file says of its tensors: how to build what they are of, where that can be said, and
+    what the columns of its data are."""
     try:
-        model = describe(owner)
+        model = describe(program.owner)
     except TypeError:
         model = None
-    return {"version": 1, "model": model}
+    schema = {} if program.schema is None else {"schema": program.schema.to_dict()}
+    return {"version": VERSION, "model": model, **schema}
+
+
+def _current(notes: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """What a file says, as this version would write it."""
+    version = notes.get("version", 1)
+    if not isinstance(version, int) or not 0 < version <= VERSION:
+        raise UsageError(
+            f"{file} is of version {got(version)}, and this pyrovae reads those up to {VERSION}: "
+            f"install the pyrovae that wrote it, or a newer one"
+        )
+    found = {**notes, "version": VERSION, "was": version}
+    for step in STEPS[version - 1 :]:
+        found = step(found)
+    return found
+
+
+def _without_units(notes: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 knew no units: its likelihoods take data as they are."""
+
+    def apart(part: Any) -> Any:
+        if isinstance(part, list):
+            return [apart(each) for each in part]
+        if not isinstance(part, Mapping):
+            return part
+        found = {name: apart(value) for name, value in part.items()}
+        path = str(found.get("class_path", ""))
+        if path.startswith("pyrovae.likelihoods.") and not path.endswith(".Mixed"):
+            found["init_args"] = {"units": "none"} | (found.get("init_args") or {})
+        return found
+
+    return {**notes, "model": apart(notes.get("model"))}
+
+
+VERSION = 2
+STEPS = (_without_units,)  # from each version to the next
+
+
+def _as_now(
+    notes: Mapping[str, Any], tensors: Mapping[str, Tensor], program: Pair
+) -> dict[str, Tensor]:
+    """Tensors under the names that this version gives them. In version 1 every column of a
+    ``Mixed`` had its own; those of one kind are together now."""
+    found = dict(tensors)
+    if notes.get("was", VERSION) > 1:
+        return found
+    if not isinstance(program.owner, nn.Module):
+        return before_units(program, found)
+    for path, module in program.owner.named_modules():
+        if isinstance(module, Mixed):
+            for name, own, olds in module.columns_of_old():
+                each = [found.pop(f"{path}.{old}") for old in olds if f"{path}.{old}" in found]
+                if each:
+                    found[f"{path}.{name}"] = torch.stack(each, -1) if own.dim() else each[0]
+    return before_units(program, found)
+
+
+def before_units(program: Pair, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that may have been saved before units were learned: those that a likelihood lacks
+    are such that it takes x as it is, to the bit as it did."""
+    names = {id(tensor): name for name, tensor in program.tensors().items()}
+    found: dict[str, Tensor] = {}
+    for top in program.reach().modules.values():
+        for part in top.modules():
+            if isinstance(part, Likelihood):
+                own = dict(part.named_buffers())
+                found |= {names[id(own[n])]: v for n, v in part.unmeasured().items()}
+    return found | dict(tensors)
 
 
 def environment(device: str = "cpu") -> dict[str, object]:
@@ -178,6 +266,7 @@ class Folder:
     config: Mapping[str, object] | None = None
     heading: str = ""  # said on stderr when the folder is made
     figures: Sequence[str] = ()  # names of pictures that are removed besides
+    about: Mapping[str, object] | None = None  # the data, in data.json
 
     @classmethod
     def prepare(
@@ -189,6 +278,7 @@ class Folder:
         config: Mapping[str, object] | None = None,
         heading: str = "",
         figures: Sequence[str] = (),
+        about: Mapping[str, object] | None = None,
     ) -> Folder:
         """Check that the folder can be made, and leave no trace of having checked.
 
@@ -197,7 +287,7 @@ class Folder:
                 written, or is a run without a checkpoint to resume from.
         """
         path = _usable(path)
-        made = cls(path, config, heading, figures)
+        made = cls(path, config, heading, figures, about)
         made._refuse(wanted=force or resume, unfinished=resume and not force)
         ancestor = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
         try:
@@ -241,10 +331,12 @@ class Folder:
         self.introduce()
 
     def introduce(self) -> None:
-        """Write the config, and say what is about to be done."""
+        """Write the config and what the data are, and say what is about to be done."""
         if self.config is not None:
             with writing(inside(self.path, "config.yaml")) as temporary:
                 temporary.write_text(yaml.safe_dump(self.config, sort_keys=False))
+        if self.about is not None:
+            self.write_json(DATA, self.about)
         if self.heading:
             print(self.heading, file=sys.stderr)
 
@@ -266,7 +358,7 @@ class Folder:
 
     def save_best(self, pair: object, tensors: Mapping[str, Tensor]) -> None:
         """The weights of the best epoch, as :func:`load` reads them."""
-        write_tensors(inside(self.path, BEST), tensors, _notes(as_pair(pair).owner))
+        write_tensors(inside(self.path, BEST), tensors, _notes(as_pair(pair)))
 
     def save(self, pair: object, device: str) -> None:
         """The weights, and the environment that made them."""

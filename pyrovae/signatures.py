@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from pyrovae.errors import UsageError, meant
+
 __all__ = ["Option", "checked", "options"]
 
 P = ParamSpec("P")
@@ -118,11 +120,15 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     >>> train("pair", rate=-1)
     Traceback (most recent call last):
     ValueError: rate must be positive, got -1
+    >>> train("pair", rat=1)
+    Traceback (most recent call last):
+    pyrovae.errors.UsageError: train has no argument 'rat'; did you mean 'rate'?
     """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        _refuse_unknown(function.__name__, kwargs, signature.parameters)
         given = signature.bind(*args, **kwargs)
         for name, option in options(function).items():
             if name in given.arguments:
@@ -130,3 +136,15 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         return function(*given.args, **given.kwargs)
 
     return call
+
+
+def _refuse_unknown(
+    name: str, given: Mapping[str, object], known: Mapping[str, inspect.Parameter]
+) -> None:
+    """Refuse an argument that a function has not, with the one that it seems to mean."""
+    if any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        return
+    for word in given:
+        if word not in known:
+            hint = meant(word, known) or f": it has {', '.join(known)}"
+            raise UsageError(f"{name} has no argument {word!r}{hint}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import mmap
 import os
@@ -15,14 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.arrays import divisor, may_be_image, tensor
+from pyrovae.arrays import may_be_image, tensor
 from pyrovae.errors import UsageError, nearest, reason
 from pyrovae.files import home
+from pyrovae.pictures import Picture, Pictures, decoded, has_colour
 from pyrovae.tensors import TensorData
 
-__all__ = ["ArrayFile", "ImageFiles", "ParquetFile", "Source", "open_source"]
+__all__ = ["ArrayFile", "ImageFiles", "ParquetFile", "Source", "digest", "open_source"]
 
 BLOCK, ROWS = 2**20, 2**11  # bytes and rows that are read at once
+SCALE = (
+    "give scale=255 for pixels, scale=1 for the values as they are (--scale on the command line)"
+)
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
@@ -36,6 +41,8 @@ class Source(ABC):
         classes: what the labels mean; None without labels.
         columns: the names of a table's columns of x.
         divisor: stored x / divisor = value, as of 8-bit images; None where values are as they are.
+        pictures: what is asked for of arrays and files that are images.
+        notes: what was done to what is stored, in words.
         workers: how many processes are worth while to read it.
     """
 
@@ -43,7 +50,9 @@ class Source(ABC):
     bounds: np.ndarray
     classes: tuple[str, ...] | None = None
     columns: tuple[str, ...] | None = None
-    divisor: int | None = None
+    divisor: float | None = None
+    pictures: Pictures = Pictures()
+    notes: tuple[str, ...] = ()
     workers: int = 0
 
     @abstractmethod
@@ -64,17 +73,16 @@ class Source(ABC):
 
     def data(self, x: Tensor, labels: Tensor | None) -> TensorData:
         """Rows that were read, as data."""
-        maximum = 1.0 if self.divisor else None
-        return TensorData(x, labels=labels, divisor=self.divisor, maximum=maximum)
+        return self.pictures.data(x, labels, self.divisor)
 
 
 class ArrayFile(Source):
     """The rows of a .npy file or of a memory-mapped array, read and never mapped.
 
-    uint8 rows [H, W], [C, H, W] or [H, W, C] are images [C, H, W], and single numbers a column,
-    unless ``images`` is False. Whether their values are pixels, to be divided by 255, is told
-    from 64 blocks of the file as :func:`pyrovae.arrays.divisor` does; rows read later that
-    contradict it are refused.
+    Rows [H, W] of pixels, [C, H, W] and [H, W, C] are images [C, H, W], single numbers a column,
+    unless ``images`` is False (:meth:`pyrovae.pictures.Pictures.arranged`). Whether uint8 values
+    are pixels, to be divided by 255, is told from 64 blocks of the file as
+    :func:`pyrovae.arrays.divisor` does; rows read later that contradict it are refused.
 
     Raises UsageError for a file that is cut short, of another format or not of real numbers.
 
@@ -86,7 +94,13 @@ class ArrayFile(Source):
             [4, 5]]), None)
     """
 
-    def __init__(self, array: np.memmap[Any, Any] | str | Path, *, images: bool = True) -> None:
+    def __init__(
+        self,
+        array: np.memmap[Any, Any] | str | Path,
+        *,
+        images: bool = True,
+        pictures: Pictures = Pictures(),  # noqa: B008
+    ) -> None:
         if not isinstance(array, np.memmap):
             with reading(Path(array)):
                 array = np.lib.format.open_memmap(Path(array), mode="r")
@@ -94,7 +108,8 @@ class ArrayFile(Source):
             raise UsageError("the array has no first axis, the number of data")
         tensor(np.empty((0, *array.shape[1:]), array.dtype))  # complains about what is no number
         self.name = str(array.filename or "a memory-mapped array")
-        self.images, self.shape, self.dtype = images, array.shape[1:], array.dtype
+        self.images, self.pictures = images, pictures
+        self.shape, self.dtype = array.shape[1:], array.dtype
         row = max(1, math.prod(self.shape) * array.dtype.itemsize)
         rows = max(1, min(BLOCK // row, ROWS))
         self.bounds = np.append(np.arange(0, len(array), rows), len(array))
@@ -107,26 +122,33 @@ class ArrayFile(Source):
         plain = array.flags.c_contiguous and root.mode != "c" and array.filename is not None
         self._map = None if plain else (array, root)
         self.divisor = self._divisor()
+        if images:
+            self.notes = moved(self.shape, self._arranged(torch.empty(0, *self.shape)))
 
     def read(self, start: int, stop: int) -> tuple[Tensor, None]:
         with reading(Path(self.name)):
             stored = self._stored(start, stop)
         x = tensor(stored)
-        if may_be_image(x) and self.divisor is None and len(x) and x.max() > 1:
-            raise UsageError(f"{self.name}: values of 0 and 1 alone are followed by {int(x.max())}")
-        return arranged(x) if self.images else x, None
+        told = may_be_image(x) and self.pictures.scale is None
+        if told and self.divisor is None and len(x) and x.max() > 1:
+            raise UsageError(
+                f"{self.name}: values of 0 and 1 alone are followed by {int(x.max())}; {SCALE}"
+            )
+        return self._arranged(x) if self.images else x, None
 
-    def _divisor(self) -> int | None:
+    def _arranged(self, x: Tensor) -> Tensor:
+        with reading(Path(self.name)):
+            return self.pictures.arranged(x, pixels=self.divisor is not None)
+
+    def _divisor(self) -> float | None:
+        if self.pictures.scale is not None:
+            return self.pictures.divisor(torch.empty(0))
         if self.dtype != np.uint8 or len(self.shape) < 2 or not len(self):
             return None
         blocks = np.unique(np.linspace(0, len(self.bounds) - 2, 64).astype(int))
         with reading(Path(self.name)):
             parts = [self._stored(*self.bounds[[at, at + 1]].tolist()) for at in blocks]
-            return divisor(
-                torch.from_numpy(np.concatenate(parts)),
-                "store pixels that are few or dark as float32 between 0 and 1, other numbers as "
-                "int16 or float32",
-            )
+            return self.pictures.divisor(torch.from_numpy(np.concatenate(parts)), SCALE)
 
     def _stored(self, start: int, stop: int) -> np.ndarray:
         if self._map is not None:
@@ -150,25 +172,31 @@ class ArrayFile(Source):
         return part
 
 
-def arranged(x: Tensor) -> Tensor:
-    """Images in any layout as [N, C, H, W], and numbers as a column."""
-    if (x.dtype == torch.uint8 and x.ndim == 3) or x.ndim == 1:
-        return x.unsqueeze(1)
-    if x.dtype == torch.uint8 and x.ndim == 4:
-        if x.shape[1] not in (1, 3, 4) and x.shape[3] in (1, 3, 4):
-            x = x.permute(0, 3, 1, 2)
-        return x.contiguous()
-    return x
+def moved(shape: Sequence[int], arranged: Tensor) -> tuple[str, ...]:
+    """What was done to rows of this shape, in words, where their axes were put in another order."""
+    found = tuple(arranged.shape[1:])
+    if len(shape) != 3 or found == tuple(shape):
+        return ()
+    return (f"images with channels last, which were put first: {list(found)}",)
+
+
+CHANGED = {
+    "grey": "{} grey pictures made RGB beside those in colour",
+    "clear": "{} pictures with transparent parts laid on white",
+}
 
 
 class ImageFiles(Source):
-    """Images of one size in a folder, uint8 [C, H, W]; subfolders are classes.
+    """Pictures in a folder, uint8 [C, H, W]; subfolders are classes.
+
+    They are RGB where one of them has colours, else grey; upright as their cameras say; of one
+    size, or made so by ``pictures.resize``. See :func:`pyrovae.pictures.decoded`.
 
     Raises UsageError for a folder without images, and for an image that is damaged or of another
     size, with its name.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, pictures: Pictures = Pictures()) -> None:  # noqa: B008
         self.root = Path(root)
         self.name = str(root)
         files = _images_below(self.root)
@@ -180,35 +208,73 @@ class ImageFiles(Source):
         # one array: millions of paths would take gigabytes, and worker processes copy them
         self._files = np.array([os.fsencode(file) for file in files])
         self.bounds = np.arange(len(files) + 1)
-        self.divisor = 255
+        self.pictures = pictures
+        self.divisor = 255 if pictures.scale is None else pictures.divisor(torch.empty(0))
         self.workers = min(4, _cores())
-        self._shape = self._decoded(0).shape
+        self.channels = 3 if any(map(self._has_colour, range(len(files)))) else 1
+        self._changed = {kind: np.zeros(len(files), bool) for kind in CHANGED}
+        self._height, self._width, _ = self._decoded(0).pixels.shape
 
     def file(self, row: int) -> Path:
         """Where a row is."""
         return self.root / os.fsdecode(self._files[row])
 
-    def _decoded(self, row: int) -> np.ndarray:
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What was done to the pictures that were read."""
+        counts = {kind: int(rows.sum()) for kind, rows in self._changed.items()}
+        done = [CHANGED[kind].format(count) for kind, count in counts.items() if count]
+        if self.pictures.resize is not None:
+            done.append(f"scaled and cut to {self._height} x {self._width}")
+        return tuple(done)
+
+    def _has_colour(self, row: int) -> bool:
+        try:
+            return has_colour(self.file(row))
+        except Exception:  # what cannot be opened is named when it is met
+            return False
+
+    def _decoded(self, row: int) -> Picture:
         with reading(self.file(row), "it is damaged or no image: replace it or take it away"):
-            return _decode(self.file(row))
+            return decoded(self.file(row), self.channels, self.pictures.resize)
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         # Channels first here: the layout of few pixels cannot be told from their number.
-        images = np.empty((stop - start, self._shape[2], *self._shape[:2]), np.uint8)
+        size = self._height, self._width
+        images = np.empty((stop - start, self.channels, *size), np.uint8)
         for row in range(start, stop):
-            image = self._decoded(row)
-            if image.shape != self._shape:
+            picture = self._decoded(row)
+            if picture.pixels.shape[:2] != size:
                 one, other = (
                     f"{self.file(at)} is {' x '.join(map(str, shape))}"
-                    for at, shape in ((0, self._shape), (row, image.shape))
+                    for at, shape in ((0, size), (row, picture.pixels.shape[:2]))
                 )
                 raise UsageError(
-                    f"images must have one size and mode (height x width x channels): {one}, "
-                    f"{other}; resize or convert them to the same"
+                    f"images must have one size (height x width): {one}, {other}; give "
+                    f"resize=(height, width), or --resize HxW, to have them scaled and cut to one"
                 )
-            images[row - start] = image.transpose(2, 0, 1)
+            images[row - start] = picture.pixels.transpose(2, 0, 1)
+            for kind in picture.changes:
+                self._changed[kind][row] = True
         labels = None if self.labels is None else torch.as_tensor(self.labels[start:stop])
         return torch.from_numpy(images), labels
+
+
+def table_nbytes(path: Path) -> int:
+    """Bytes that the cells of a Parquet file take as numbers."""
+    file = _parquet_file(path)
+    with file:
+        return 8 * file.metadata.num_rows * file.metadata.num_columns
+
+
+def _parquet_file(path: Path, **options: Any) -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UsageError(
+            f'reading it needs pyarrow ({error}); pip install "pyrovae[parquet]"'
+        ) from error
+    return pyarrow.parquet.ParquetFile(path, **options)
 
 
 class ParquetFile(Source):
@@ -235,13 +301,7 @@ class ParquetFile(Source):
                 self._codes = codes["y"]
 
     def _open(self) -> Any:
-        try:
-            import pyarrow.parquet
-        except ImportError as error:
-            raise UsageError(
-                f'reading it needs pyarrow ({error}); pip install "pyrovae[parquet]"'
-            ) from error
-        return pyarrow.parquet.ParquetFile(self.path, metadata=getattr(self, "_metadata", None))
+        return _parquet_file(self.path, metadata=getattr(self, "_metadata", None))
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         first = max(0, int(np.searchsorted(self.bounds, start, "right")) - 1)
@@ -301,7 +361,11 @@ def _label_values(column: Any) -> np.ndarray:
     return values if values.dtype.kind in "biuf" else values.astype(str)
 
 
-def open_source(path: str | Path, label: str | None = None) -> Source:
+def open_source(
+    path: str | Path,
+    label: str | None = None,
+    pictures: Pictures = Pictures(),  # noqa: B008
+) -> Source:
     """A .npy file, a .parquet table or a folder of images, to be read a few rows at a time.
 
     Raises:
@@ -309,13 +373,15 @@ def open_source(path: str | Path, label: str | None = None) -> Source:
     """
     path = home(path)
     if path.suffix.lower() == ".parquet" and not path.is_dir():
-        return ParquetFile(path, label)
+        table = ParquetFile(path, label)
+        table.pictures, table.divisor = pictures, pictures.divisor(torch.empty(0))
+        return table
     if label is not None:
         raise UsageError(f"label={label!r} names a column of a .csv or .parquet file")
     if path.is_dir():
-        return ImageFiles(path)
+        return ImageFiles(path, pictures)
     if path.suffix.lower() == ".npy":
-        return ArrayFile(path)
+        return ArrayFile(path, pictures=pictures)
     raise UsageError(
         f"{str(path)!r} cannot be streamed; convert it to .npy or .parquet, or put images in a "
         f"folder"
@@ -337,6 +403,35 @@ def reading(path: Path, remedy: str = "") -> Iterator[None]:
     except Exception as error:  # damaged files raise nearly every kind
         remedy = remedy or "it may be cut short or of another format: make it again"
         raise UsageError(f"{path} cannot be read: {reason(error)}; {remedy}") from error
+
+
+DIGESTED = 2**30  # bytes of a file that are read to know it again
+
+
+def digest(path: str | Path) -> str:
+    """What tells a file's bytes from any other's, or a folder's files by their names and sizes: 32
+    hexadecimal digits. Of files beyond 1 GiB as many bytes are read, in blocks all over them.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "x.csv").write_text("a,b")
+    ...     digest(f"{folder}/x.csv")
+    '623e2a6aee3b45a53e055cf7ae8f9493'
+    """
+    path, found = home(path), hashlib.blake2b(digest_size=16)
+    if path.is_dir():
+        for file in sorted(path.rglob("[!.]*")):
+            if file.is_file():
+                found.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
+        return found.hexdigest()
+    size = path.stat().st_size
+    found.update(str(size).encode())
+    blocks = min(-(-size // BLOCK), DIGESTED // BLOCK)
+    with path.open("rb") as stream:
+        for at in range(blocks):
+            stream.seek(at * BLOCK if size <= DIGESTED else at * (size - BLOCK) // (blocks - 1))
+            found.update(stream.read(BLOCK))
+    return found.hexdigest()
 
 
 def class_codes(ys: Mapping[str, object]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
@@ -367,19 +462,6 @@ def not_numeric(name: str, found: str) -> UsageError:
         f"column {name!r} is not numeric ({found}); leave it out, turn it into numbers, or name it "
         f"as label={name!r} if it holds class labels"
     )
-
-
-def _decode(file: Path) -> np.ndarray:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise UsageError(f"images need Pillow ({error}): pip install pillow") from error
-    with Image.open(file) as image:
-        simple = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
-        mode = simple.get(image.mode, image.mode)
-        if mode not in ("L", "RGB", "RGBA"):
-            raise UsageError(f"its mode is {mode}; convert it to 8-bit grey or colour")
-        return np.atleast_3d(np.asarray(image.convert(mode)))
 
 
 def _cores() -> int:

@@ -16,12 +16,14 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from pyrovae.arrays import divisor, may_be_image, no_data, tensor
+from pyrovae.arrays import is_sparse, may_be_image, no_data, scaled_by, tensor
 from pyrovae.errors import UsageError, got, in_short, reason
 from pyrovae.layouts import Layout, is_array
 from pyrovae.memory import fits
+from pyrovae.pictures import Pictures
 from pyrovae.serving import Serving
 from pyrovae.sources import ArrayFile, Source, open_source, reading
+from pyrovae.sparse import Annotated, SparseData, annotated
 from pyrovae.tensors import Batch, Cut, Data, TensorData, cuts, own_rows, part_of, tensor_data
 
 __all__ = ["Data", "FileData", "StreamedData", "as_data"]
@@ -395,7 +397,8 @@ class StreamedData(Data):
     :class:`pyrovae.layouts.Layout`), and keeps its own batch size and order. Tensors share their
     first axis; what is no tensor, such as a PackedSequence, a number or a list of names, is handed
     on whole. Integers x are served as floats; uint8 images as :func:`pyrovae.arrays.divisor` tells
-    from the first batch, and a later batch that contradicts it is refused.
+    from the first batch, and a later batch that contradicts it is refused, unless ``scale`` says
+    what they are divided by: the value of white, or 1.
 
     >>> stream = as_data(DataLoader(TensorDataset(torch.zeros(10, 3)), batch_size=4))
     >>> len(stream), stream.event_shape, [len(x) for (x,) in stream.batches()]
@@ -410,8 +413,9 @@ class StreamedData(Data):
         loader: DataLoader[Any],
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
+        scale: float | None = None,
     ) -> None:
-        self.loader = loader
+        self.loader, self.scale = loader, scale
         self.serving = Serving(torch.device(device), dtype)
         self._seen: dict[str, _Form] = {}  # of the first batch; copies share it
         self._seed: int | None = None
@@ -546,7 +550,7 @@ class StreamedData(Data):
             x = stored[0]
             form = self._seen.get("first")
             if form is None:
-                by = divisor(x, _SCALED) if may_be_image(x) else None
+                by = scaled_by(x, self.scale, _SCALED)
                 form = self._seen["first"] = _Form(layout, by, stored)
             if form.layout != layout or len(form.few) != len(stored):
                 raise UsageError(
@@ -554,7 +558,8 @@ class StreamedData(Data):
                     f"{_in_words(form.few)}, a later one {_in_words(stored)}: let its data set or "
                     f"collate_fn give all of them alike"
                 )
-            if may_be_image(x) and form.divisor is None and len(x) and int(x.max()) > 1:
+            told = may_be_image(x) and self.scale is None
+            if told and form.divisor is None and len(x) and int(x.max()) > 1:
                 raise UsageError(
                     f"a first batch of uint8 had values of 0 and 1 alone, a later one has "
                     f"{int(x.max())}: {_SCALED}"
@@ -570,7 +575,7 @@ class _Form:
     """What the first batch of a stream shows of all of them."""
 
     layout: Layout | None
-    divisor: int | None
+    divisor: float | None
     few: Batch
 
 
@@ -644,7 +649,11 @@ def _told(loaded: Iterator[object]) -> Iterator[object]:
 
 
 def as_data(
-    x: object, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    x: object,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    scale: float | None = None,
 ) -> Data:
     """Data from what Python has: moved to `device`, served in `dtype`, when they are given.
 
@@ -652,9 +661,11 @@ def as_data(
     or a dict or a tree of them, whose :attr:`~pyrovae.tensors.Data.layout` says how a batch
     becomes arguments; a TensorDataset; a map-style Dataset of such items, which becomes a
     TensorData where it fits; a memory-mapped array, which is read window by window where it does
-    not; or a DataLoader, which is streamed. Masked entries of NumPy arrays and missing ones of
-    pandas become NaN. Of uint8 arrays with three axes or more the values tell whether they are
-    8-bit images, x / 255 (:func:`pyrovae.arrays.divisor`). Raises UsageError for anything else.
+    not; a sparse matrix of SciPy, alone or as the first of a tuple, or an AnnData, which are made
+    dense batch by batch; or a DataLoader, which is streamed. Masked entries of NumPy arrays and
+    missing ones of pandas become NaN. Of uint8 arrays with three axes or more the values tell
+    whether they are 8-bit images, x / 255 (:func:`pyrovae.arrays.divisor`), unless `scale` says so:
+    the value of white, or 1 for the values as they are. Raises UsageError for anything else.
 
     >>> as_data((np.zeros((4, 3)), np.arange(4)))
     TensorData(4 x [3] float32, y [], cpu)
@@ -664,37 +675,47 @@ def as_data(
     >>> as_data({"x": pixels, "mask": torch.ones(4)}).layout.names
     ('x', 'mask')
     """
-    held = _sets(x, device)
-    data = _values(x) if held is None else held
+    held = _sets(x, device, scale)
+    data = _values(x, scale) if held is None else held
     return data if device is None and dtype is None else data.to(device, dtype)
 
 
-def _sets(x: object, device: torch.device | str | None) -> Data | None:
+def _sets(x: object, device: torch.device | str | None, scale: float | None) -> Data | None:
     """Data from what is a set of them already; None for values."""
     if isinstance(x, Data):
         return x
     if isinstance(x, DataLoader):
-        return StreamedData(x)
+        return StreamedData(x, scale=scale)
     if isinstance(x, TensorDataset):
-        return tensor_data(*x.tensors)
-    return _read_dataset(x, device) if isinstance(x, Dataset) else None
+        return tensor_data(*x.tensors, scale=scale)
+    return _read_dataset(x, device, scale) if isinstance(x, Dataset) else None
 
 
-def _values(x: object) -> Data:
+def _values(x: object, scale: float | None) -> Data:
     """Data from tensors, arrays and trees of them."""
     if isinstance(x, np.memmap) and x.ndim and not fits(2 * x.nbytes, "cpu"):
-        return FileData(ArrayFile(x, images=False))
+        return FileData(ArrayFile(x, images=False, pictures=Pictures(scale=scale)))
     if isinstance(x, str | Path):
         name = got(str(x))
         raise UsageError(f"{name} is a name, not data; pv.data.load({name}) reads it")
     if isinstance(x, tuple | dict) or (isinstance(x, list) and any(map(is_array, x))):
-        layout, leaves = Layout.of(x, tensor)
-        return tensor_data(*leaves)._with(layout=layout)
-    return tensor_data(tensor(x))
+        return _tree(x, scale)
+    if isinstance(x, Annotated):
+        return annotated(x)[0]
+    return SparseData(x) if is_sparse(x) else tensor_data(tensor(x), scale=scale)
+
+
+def _tree(x: object, scale: float | None) -> Data:
+    """Data from several tensors or arrays, the first of which may be sparse."""
+    layout, leaves = Layout.of(x, lambda leaf: leaf if is_sparse(leaf) else tensor(leaf))
+    others = map(tensor, leaves[1:])  # refuses those that are sparse
+    if leaves and is_sparse(leaves[0]):
+        return SparseData(leaves[0], *others)._with(layout=layout)
+    return tensor_data(*leaves[:1], *others, scale=scale)._with(layout=layout)
 
 
 def _read_dataset(
-    dataset: Dataset[Any], device: torch.device | str | None
+    dataset: Dataset[Any], device: torch.device | str | None, scale: float | None
 ) -> TensorData | StreamedData:
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         kind = type(dataset).__name__
@@ -704,8 +725,8 @@ def _read_dataset(
     parts = _first_item(dataset, n)
     nbytes = n * sum(torch.as_tensor(part).nbytes for part in parts)
     if not (fits(nbytes, "cpu") and fits(nbytes, device or "cpu")):
-        return StreamedData(DataLoader(dataset, batch_size=128, shuffle=True))
-    return _gathered(dataset, n)
+        return StreamedData(DataLoader(dataset, batch_size=128, shuffle=True), scale=scale)
+    return _gathered(dataset, n, scale)
 
 
 def _first_item(dataset: Dataset[Any], n: int) -> list[Any]:
@@ -727,7 +748,7 @@ def _first_item(dataset: Dataset[Any], n: int) -> list[Any]:
     return parts
 
 
-def _gathered(dataset: Dataset[Any], n: int) -> TensorData:
+def _gathered(dataset: Dataset[Any], n: int, scale: float | None) -> TensorData:
     """All n items of a data set, in memory."""
     try:
         # Its own generator: a DataLoader draws a seed from the global one otherwise.
@@ -739,5 +760,5 @@ def _gathered(dataset: Dataset[Any], n: int) -> TensorData:
             f"the items of {type(dataset).__name__} do not form one tensor: "
             f"{in_short(reason(error))}; give {n} of them, all of the same shape and type"
         ) from error
-    found = tensor_data(*(tensor(c.numpy()) if c.dtype == torch.float64 else c for c in columns))
-    return found._with(layout=layouts[0])
+    columns = [tensor(c.numpy()) if c.dtype == torch.float64 else c for c in columns]
+    return tensor_data(*columns, scale=scale)._with(layout=layouts[0])

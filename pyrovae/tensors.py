@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pyrovae.arrays import divisor, may_be_image, no_data
+from pyrovae.arrays import no_data, scaled_by
 from pyrovae.errors import UsageError, got
 from pyrovae.layouts import Layout
 from pyrovae.memory import fits
@@ -144,6 +144,11 @@ class Data(ABC):
     def check_finite(self) -> None:
         """Raise UsageError when an entry is infinite; NaN is a missing entry."""
 
+    def check_known(self) -> str:
+        """Raise UsageError where every entry is missing (NaN); which entries of x are missing in
+        all of the data, in words, "" where none are or where that cannot be seen."""
+        return ""
+
     def checked(self, check: Callable[[Batch], object]) -> Self:
         """The same data, every batch of which passes ``check``: before this returns where they
         are in memory, in the first pass over them where they are not."""
@@ -160,6 +165,26 @@ class Data(ABC):
                 check(batch)
             yield batch
         self._checks = ()
+
+    @property
+    def stored(self) -> tuple[Tensor, ...]:
+        """What of them is in memory, x first."""
+        return ()
+
+    def with_library_size(self) -> Self:
+        """The data (x, size, ...), size [N] the total of each x: the depth at which counts were
+        taken, as the second argument of a model(x, size). Missing entries count nothing.
+
+        Raises:
+            UsageError: values below 0; data that are not in memory.
+
+        >>> TensorData(torch.tensor([[1.0, 2.0], [0.0, 5.0]])).with_library_size()[:][1]
+        tensor([3., 5.])
+        """
+        raise UsageError(
+            "the totals of data that are not in memory are not known before they are read: sum "
+            "them in the programs (x.sum(-1)), or let the loader yield (x, size)"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -210,7 +235,7 @@ class Data(ABC):
                     f"the data as tensors"
                 )
             columns.append(torch.cat(parts)[:count])
-        found = TensorData(*columns)._with(layout=self.layout)
+        found = TensorData(*columns)._with(layout=self.layout, schema=self.schema)
         return found.integral() if self.serving.integral else found
 
     def integral(self) -> Self:
@@ -303,6 +328,11 @@ class TensorData(Data, Dataset[Batch]):
         if dtype not in self._exact and not self.serving.integral:
             self.serving.check_digits(self.tensors[0])
             self._exact |= {dtype}
+
+    @property
+    def stored(self) -> tuple[Tensor, ...]:
+        """The tensors."""
+        return self.tensors
 
     @property
     def x(self) -> Tensor:
@@ -461,6 +491,14 @@ class TensorData(Data, Dataset[Batch]):
             raise UsageError(f"arguments must be as many as the data, {len(self)}; got {sizes}")
         return self._with(tensors=(self.tensors[0], *others), layout=None)
 
+    def with_library_size(self) -> TensorData:
+        """The data (x, size, ...); see :meth:`Data.with_library_size`."""
+        x = self.fixed().x.flatten(1)
+        if bool((x < 0).any()):
+            raise negative(float(x.nan_to_num().min()))
+        totals = x.nansum(1, dtype=torch.float64).to(torch.get_default_dtype())
+        return self.with_arguments(totals, *self.tensors[1:])
+
     def batches(
         self,
         batch_size: int,
@@ -503,27 +541,12 @@ class TensorData(Data, Dataset[Batch]):
                 stored = [tensor.index_select(0, order[rows]) for tensor in self.tensors]
             yield self._serve(stored, generator, size, own)
 
-    @staticmethod
-    def _chunks(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """(first position, part) of a tensor that can hold NaN; a part's mask stays small."""
-        if tensor.is_floating_point():
-            rows = max(1, 2**22 // max(1, tensor[0].numel()))
-            yield from zip(range(0, len(tensor), rows), tensor.split(rows), strict=True)
-
     def incomplete(self, count: int = 64) -> Batch | None:
         """At most ``count`` data with missing entries, as they are served; None without any.
 
         Of every entry that is ever missing, the first datum without it, as far as ``count`` goes.
         """
-        found = []
-        for tensor in self.tensors:
-            first = torch.full((tensor[0].numel(),), len(self), device=tensor.device)
-            for start, chunk in self._chunks(tensor):
-                missing = chunk.isnan().reshape(len(chunk), -1)
-                at = missing.int().argmax(0) + start
-                first = torch.where(missing.any(0), torch.minimum(first, at), first)
-            found.append(first[first < len(self)])
-        rows = torch.cat(found).unique()[:count]
+        rows = torch.cat([first_missing(tensor) for tensor in self.tensors]).unique()[:count]
         return self.select(rows)[:] if len(rows) else None
 
     def check_finite(self) -> None:
@@ -533,7 +556,7 @@ class TensorData(Data, Dataset[Batch]):
         """
         for argument, tensor in enumerate(self.tensors):
             count, first = 0, None
-            for start, chunk in self._chunks(tensor):
+            for start, chunk in _chunks(tensor):
                 bad = chunk.isinf()
                 if found := int(bad.sum()):
                     count += found
@@ -541,11 +564,83 @@ class TensorData(Data, Dataset[Batch]):
             if first is not None:
                 start, (row, *position) = first
                 value = tensor[(start + row, *position)].item()
-                raise UsageError(
-                    f"{'y' if argument else 'x'} has {count} entries that are infinite; the "
-                    f"first, {value}, is in datum {start + row} at position {position}; drop or "
-                    f"fill such data, or write NaN where a value is missing"
-                )
+                place = place_of(position, None if argument else self.schema)
+                raise infinite("y" if argument else "x", count, value, start + row, place)
+
+    def check_known(self) -> str:
+        """Raise UsageError where every entry is missing (NaN); which entries of x are missing in
+        all of the data, in words, "" where none are.
+
+        >>> TensorData(torch.tensor([[0.0, math.nan], [1.0, math.nan]])).check_known()
+        'column 1 of x is missing (NaN) in all of the 2 data'
+        """
+        gone = [self._never_known(tensor) for tensor in self.tensors if tensor.is_floating_point()]
+        if gone and all(bool(each.all()) for each in gone):
+            raise UsageError(
+                f"all entries of the {len(self):,} data are missing (NaN), so there is nothing to "
+                f"learn from: look at how they were read or made"
+            )
+        of_x = gone[0] if self.tensors[0].is_floating_point() else torch.zeros(0)
+        return _named(of_x, self.schema, len(self)) if bool(of_x.any()) else ""
+
+    def _never_known(self, tensor: Tensor) -> Tensor:
+        """Which entries of one datum are NaN in all of them."""
+        gone = torch.ones(tensor.shape[1:], dtype=torch.bool, device=tensor.device)
+        for _, chunk in _chunks(tensor):
+            gone &= chunk.isnan().all(0)
+        return gone
+
+
+def _chunks(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """(first position, part) of a tensor that can hold NaN; a part's mask stays small."""
+    if tensor.is_floating_point():
+        rows = max(1, 2**22 // max(1, tensor[0].numel()))
+        yield from zip(range(0, len(tensor), rows), tensor.split(rows), strict=True)
+
+
+def first_missing(tensor: Tensor) -> Tensor:
+    """Of every entry that is ever missing, the first datum without it."""
+    first = torch.full((tensor[0].numel(),), len(tensor), device=tensor.device)
+    for start, chunk in _chunks(tensor):
+        missing = chunk.isnan().reshape(len(chunk), -1)
+        at = missing.int().argmax(0) + start
+        first = torch.where(missing.any(0), torch.minimum(first, at), first)
+    return first[first < len(tensor)]
+
+
+def place_of(position: Sequence[int], schema: Schema | None) -> str:
+    """Where in a datum an entry is, in words."""
+    if schema is None or len(position) != 1:
+        return f"at position {list(position)}"
+    return f"in column {schema.names[position[0]]!r}"
+
+
+def infinite(name: str, count: int, first: float, datum: int, place: str) -> UsageError:
+    """What is said of infinite entries."""
+    return UsageError(
+        f"{name} has {count} entries that are infinite; the first, {first}, is in datum {datum} "
+        f"{place}; drop or fill such data, or write NaN where a value is missing"
+    )
+
+
+def negative(least: float) -> UsageError:
+    """What is said of values that have no library size."""
+    return UsageError(
+        f"a library size is the total of counts, and x has values down to {least:g}: give the "
+        f"counts as they were taken, before logarithms and scales"
+    )
+
+
+def _named(gone: Tensor, schema: Schema | None, count: int) -> str:
+    """Entries of x that no datum has, in words: columns by their names or places."""
+    if gone.dim() != 1:
+        words, several = f"{int(gone.sum()):,} of {gone.numel():,} entries", True
+    else:
+        places = gone.nonzero()[:, 0].tolist()
+        names = [repr(schema.names[k]) if schema else str(k) for k in places[:10]]
+        several = len(places) > 1
+        words = f"column{'s' * several} {', '.join(names)}{', ...' * (len(places) > 10)}"
+    return f"{words} of x {'are' if several else 'is'} missing (NaN) in all of the {count:,} data"
 
 
 def _check_dense(tensors: Sequence[object]) -> None:
@@ -573,10 +668,10 @@ def _check_rows(tensors: Sequence[Tensor]) -> None:
         raise UsageError(f"there are no data: x has shape {list(x.shape)}")
 
 
-def tensor_data(*tensors: Tensor, **options: Any) -> TensorData:
-    """Tensors as data, uint8 ones with three axes or more by their values: see
-    :func:`pyrovae.arrays.divisor`."""
-    if tensors and isinstance(tensors[0], Tensor) and may_be_image(tensors[0]):
-        by = divisor(tensors[0])
+def tensor_data(*tensors: Tensor, scale: float | None = None, **options: Any) -> TensorData:
+    """Tensors as data, uint8 ones with three axes or more by their values, unless the ``scale`` is
+    given: see :func:`pyrovae.arrays.scaled_by`."""
+    if tensors and isinstance(tensors[0], Tensor):
+        by = scaled_by(tensors[0], scale)
         options |= {"divisor": by, "maximum": 1.0} if by else {}
     return TensorData(*tensors, **options)

@@ -62,7 +62,7 @@ class VAE(Program):
         # named apart from the method `guide`, which is the Pyro program
         self.posterior = _part("guide", Guide, usual["guide"] if guide is None else guide)
         self.likelihood.build((latent_dim,), self.event_shape)
-        self.posterior.build(self.event_shape, (latent_dim,))
+        self.posterior.build(self.likelihood.feature_shape, (latent_dim,))
         self.prior.build(latent_dim, self.posterior)
         if self.prior.space != self.posterior.space:
             raise UsageError(
@@ -84,9 +84,10 @@ class VAE(Program):
     def guide(self, x: Tensor, *labels: Tensor) -> Tensor:
         """z ~ q(z|x); returns z ``[batch, latent_dim]``."""
         self._fits(x)
+        seen = self.features(x)
         infer = {"enumerate": "parallel"} if self.posterior.enumerate else {}
         with pyro.plate("data", x.shape[0]):
-            z: Tensor = pyro.sample("z", self.posterior(x), infer=infer)
+            z: Tensor = pyro.sample("z", self.posterior(seen), infer=infer)
             return z
 
     def serve(self, data: TensorData, training: bool = False) -> TensorData:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 from test_components import GUIDES, LIKELIHOODS, PRIORS
 from test_objectives import OBJECTIVES
@@ -207,6 +208,27 @@ def test_a_setting_is_the_same_in_python_and_on_the_command_line() -> None:
     assert all(getattr(given, name) == settings[name].default for name in options.of_fit())
 
 
+def test_what_others_call_it_leads_to_what_there_is(run: Run) -> None:
+    """Every synonym's targets are options, arguments of pv.fit, classes or commands, and the class
+    of one has the argument; none is a synonym of what it is already."""
+    told = [run(command, "--help").out for command in cli.COMMANDS]
+    flags = {flag.replace("-", "_") for text in told for flag in re.findall(r" --([\w-]+)", text)}
+    classes = {n: c for part in pv.components.PARTS for n, c in pv.components.classes(part).items()}
+    words = {word for words in options.WORDS.values() for word in words}
+    known = {*flags, *pv.signatures.options(pv.fit), *classes, *cli.COMMANDS, *words}
+    known |= {*pv.aggregate.KINDS}
+    for word, targets in pv.errors.SYNONYMS.items():
+        assert word == re.sub("[-_]", "", word).lower() and targets
+        for target in targets:
+            name, mark, rest = re.fullmatch(r"(\w+)([.=]?)(.*)", target).groups()  # type: ignore
+            assert name in known, target
+            if mark == "=":
+                room, cls, argument = re.fullmatch(r"(\w+)\.(\w+)\((\w+)\)", rest).groups()  # type: ignore
+                assert argument in pv.components.slots(getattr(getattr(pv, room), cls)), target
+            elif mark == ".":
+                assert f"--{name}.{rest}" in run("fit", "--help").out, target
+
+
 # --- classes and their arguments ---------------------------------------------------------------
 
 
@@ -236,7 +258,7 @@ def convnet(channels: list[int]) -> dict[str, object]:
 
 
 def normal(network: object, scale: object = "shared") -> dict[str, object]:
-    return described("likelihoods.Normal", network=network, scale=scale)
+    return described("likelihoods.Normal", network=network, scale=scale, units="auto")
 
 
 @pytest.mark.parametrize(
@@ -288,7 +310,9 @@ def test_configs_by_hand_and_flags_over_them(
 
     # another likelihood keeps the configured network, and drops what is not its own
     made = parts("--config", "c.yaml", "--likelihood", "Bernoulli", "--guide.network.hidden", "[7]")
-    assert made["likelihood"] == described("likelihoods.Bernoulli", network=convnet([32, 64]))
+    assert made["likelihood"] == described(
+        "likelihoods.Bernoulli", network=convnet([32, 64]), units="auto"
+    )
     assert made["guide"] == described("guides.MeanField", network=mlp([7]))
     # another network starts from its own defaults
     made = parts("--config", "c.yaml", "--guide.network", "ConvNet")
@@ -296,7 +320,7 @@ def test_configs_by_hand_and_flags_over_them(
 
     given, _ = fit_options(cli.fit, ["--epochs", "7", "--config", "c.yaml"])
     got = (given.epochs, given.lr, given.latent_dim, given.quiet, given.batch_size)
-    assert got == (7, 0.01, 5, True, 128)
+    assert got == (7, 0.01, 5, True, None)  # of the batch: as many as there are, 128 at most
 
 
 @pytest.mark.parametrize("flag", ["latent-dim", "latent_dim"])
@@ -357,6 +381,23 @@ def test_a_new_class_appears_by_itself(
         ("fit --loss trac", "did you mean 'trace'"),
         ("fit --epochz 3", "did you mean '--epochs'"),
         ("fit --epoch 3", "did you mean '--epochs'"),
+        ("fit --beta 4", "did you mean '--loss BetaELBO --loss.beta'"),
+        ("fit --kl-weight=4", "did you mean '--loss BetaELBO --loss.beta'"),
+        ("fit --units 3", "did you mean '--latent-dim'"),
+        ("fit --latent 3", "did you mean '--latent-dim'"),
+        ("fit --z-dim 3", "did you mean '--latent-dim'"),
+        ("fit --zdim=3", "did you mean '--latent-dim'"),
+        ("fit --learning-rate 1", "did you mean '--lr'"),
+        ("fit --batch 3", "did you mean '--batch-size'"),
+        ("fit --hidden [3]", "did you mean '--guide.network.hidden'"),
+        ("fit --optim Adam", "pv.fit(pair, x, optimizer=...)"),
+        ("fit --callbacks x", "pv.fit(pair, x, callbacks=...)"),
+        ("fit --loss ELBO", "did you mean 'trace'"),
+        ("fit --likelihood Gaussian", "did you mean 'Normal'"),
+        ("fit --prior gaussian", "did you mean 'StandardNormal'"),
+        ("train", "did you mean 'fit'"),
+        ("traverse nowhere --units [3]", "did you mean '--dims'"),
+        ("sample nowhere --samples 3", "did you mean '--n'"),
         ("fit --epochs 0", "at least 1"),
         ("fit --epochs abc", "--epochs must be a whole number, got 'abc'"),
         ("fit --epochs 1.5", "--epochs must be a whole number"),
@@ -381,7 +422,7 @@ def test_a_new_class_appears_by_itself(
         ("fit --device foo", "device 'foo' is not usable"),
         ("fit --device meta", "device 'meta' is not usable"),
         ("fit --binarise foo", "no way to binarise 'foo'"),
-        ("fit --data mnist5k --binarise none", "--binarise dynamic"),
+        ("fit --data mnist5k --likelihood Bernoulli --binarise none", "--binarise dynamic"),
         ("fit --label x", "label"),
         ("evaluate nowhere", "there is no saved model"),
         ("evaluate", "required: run"),
@@ -406,11 +447,10 @@ def test_refusals(refused: Callable[..., str], arguments: str, said: str) -> Non
         ("nothing.csv", "there are no data"),
         ("no.npz", "cannot be read"),
         ("no.pt", "cannot be read"),
-        ("text.csv", "column 'b' is not numeric"),
-        ("table.csv", "'kind' is not numeric"),
+        ("text.csv", "column 'b' has 'foo' in data row 2"),
         ("names.npy", "not real numbers"),
-        ("grey.npy", "--binarise dynamic"),
-        ("bytes.npy", "--binarise dynamic"),
+        ("grey.npy --likelihood Bernoulli", "--binarise dynamic"),
+        ("bytes.npy --likelihood Bernoulli", "--binarise dynamic"),
         ("infinite.npy", "entries that are infinite"),
         ("infinite_test.npz", "entries that are infinite"),
         ("grey_test.npz", "--binarise dynamic"),
@@ -421,7 +461,8 @@ def test_refusals(refused: Callable[..., str], arguments: str, said: str) -> Non
     ],
 )
 def test_refused_data(refused: Callable[..., str], files: Path, file: str, said: str) -> None:
-    assert said in refused("fit", "--data", files / file)
+    name, *flags = file.split()
+    assert said in refused("fit", "--data", files / name, *flags)
 
 
 def test_a_download_without_a_network_ends_soon(
@@ -501,7 +542,7 @@ def test_refused_run_folders(refused: Callable[..., str], here: Path, out: str) 
         ("evaluate RUN --data FILES/infinite_test.npz", "entries that are infinite"),
         ("evaluate RUN other", "unrecognized arguments: other"),
         ("evaluate RUN --evidence aiss", "'importance' or 'ais', got 'aiss'"),
-        ("sample RUN --out x.jpg", "--out ends with .png or .npy, got x.jpg"),
+        ("sample RUN --out x.jpg", "ends with one of .png, .npy, .csv, .tsv, .parquet, got x.jpg"),
         ("sample RUN --n 0", "--n must be at least 1"),
         ("sample RUN --mean perhaps", "--mean must be true or false"),
         ("sample RUN --out FILES/one.npy/x.png", "cannot use"),
@@ -588,7 +629,7 @@ def test_a_run_is_repeated_by_its_config(run: Run, files: Path, here: Path) -> N
         *("config.yaml", "metrics.csv", "model.safetensors", "environment.json"),
         *("evaluation.json", "figures", "training.png", "reconstructions.png", "samples.png"),
         *("interpolation.png", "latent_map.png", "kl.png"),
-        *("checkpoints", "last.safetensors", "best.safetensors"),
+        *("checkpoints", "last.safetensors", "best.safetensors", "data.json"),
     }
 
 
@@ -617,7 +658,7 @@ def test_another_run_is_not_taken_up(run: Run, files: Path, here: Path) -> None:
         ("--data mnist5k", "data was 162 data"),
         ("--validation 5", "data was 162 data"),
     ):
-        flags = [*flags.split(), *("--epochs", 3, "--batch-size", 128)]
+        flags = [*flags.split(), "--epochs", 3]
         assert said in run("fit", "--out", "run", "--resume", *flags, code=2).err, flags
     assert (here / "run" / "config.yaml").read_bytes() == before
     run("fit", "--out", "run", "--resume", "--epochs", 2)
@@ -629,6 +670,41 @@ def test_default_folders_do_not_collide(run: Run, files: Path) -> None:
     outs = {run(*arguments).out.splitlines()[-1] for _ in range(2)}
     assert len(outs) == 2
     assert all(re.fullmatch(r"runs/vae-binary-[\d-]+", out) for out in outs)
+
+
+def test_ten_rows_train_and_a_size_that_was_given_is_kept_to(run: Run, here: Path) -> None:
+    np.save(here / "ten.npy", np.random.default_rng(0).normal(size=(10, 3)).astype("float32"))
+    few = ["fit", "--data", "ten.npy", "--likelihood", "Normal", *TINY, *SMALL, "--out", "run"]
+    assert "larger than the 8 training data" in run(*few, "--batch-size", 9, code=2).err
+    done = run(*few)
+    assert "one datum alone" in done.out and "collapsed" not in done.out
+    assert config(here / "run")["batch_size"] is None
+    # what an earlier version wrote goes on: a number, where there were so many data
+    run(*few, "--batch-size", 8, "--resume", "--epochs", 2)
+    assert len(metrics(here / "run")) == 2
+
+
+def test_resuming_what_is_not_there_says_that_it_begins(run: Run, files: Path) -> None:
+    few = ["fit", "--data", files / "binary.npy", "--epochs", 1, "--num-particles", 5, *SMALL]
+    said = run(*few, "--out", "new", "--resume").err
+    assert "there is no run in new to go on with: it begins anew" in said
+    said = run(*few, "--out", "new", "--resume", "--epochs", 2).err
+    assert "begins anew" not in said and "going on after step" in said
+
+
+@pytest.mark.filterwarnings("always:column 1 of x")
+def test_missing_data_are_refused_where_nothing_is_known_and_said_where_a_column_is(
+    run: Run, refused: Callable[..., str], here: Path
+) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype("float32")
+    x[:, 1] = np.nan
+    np.save(here / "column.npy", x)
+    np.save(here / "none.npy", np.full_like(x, np.nan))
+    few = ["--likelihood", "Normal", *TINY, *SMALL]
+    for name in ("VAE", "MissingData", "GaussianMixture"):
+        said = refused("fit", "--data", "none.npy", "--program", name, *few)
+        assert "all entries of the" in said and "are missing (NaN)" in said
+    assert "column 1 of x is missing (NaN) in all" in run("fit", "--data", "column.npy", *few).err
 
 
 def test_force_replaces_its_own_files_alone(run: Run, files: Path, here: Path) -> None:
@@ -688,16 +764,35 @@ def test_every_command_on_every_kind(run: Run, runs: Path, here: Path, kind: str
             assert np.asarray(image.convert("L")).std() > 0
     out = run("traverse", folder).out
     assert out == f"{folder / 'figures' / 'traversal.png'}\n" and Path(out.strip()).is_file()
-    said = run("info", folder).out
+    said = run("info", folder, "--full").out
     assert "VAE" in said and "class_path" in said and "torch" in said
+    said = run("info", folder).out
+    assert "class_path" not in said and "{" not in said and said.count("\n") < 30
+    found, ended = json.loads((folder / "evaluation.json").read_text()), metrics(folder)[-1]
+    for words in (
+        *("VAE", f"latent_dim   {units}", "1 of 1 epochs", f"{float(ended['step']):.0f} steps"),
+        *(Path(str(config(folder)["data"])).name, "to train on", f"{float(ended['elbo']):,.2f}"),
+        *(f"{found['elbo']['mean']:,.2f}", found["verdict"], "metrics.csv", "figures/samples.png"),
+    ):
+        assert words in said, words
 
 
-def test_paths_of_vectors_are_rows_of_barcodes(run: Run, runs: Path) -> None:
-    """[5, 10, 12] are five paths of vectors, not five grey images."""
+def test_paths_of_rows_have_a_panel_for_every_column(
+    run: Run, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[5, 10, 12] are five paths of rows of twelve columns, not five grey images."""
+    drawn: list[Figure] = []
+    save = Figure.savefig
+
+    def saved(figure: Figure, *args: object, **given: object) -> None:
+        drawn.append(figure)
+        save(figure, *args, **given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Figure, "savefig", saved)
     run("interpolate", runs / "table", "--out", "x.png")
-    with Image.open("x.png") as image:
-        red, _, blue = np.moveaxis(np.asarray(image.convert("RGB")).astype(int), -1, 0)
-    assert (abs(red - blue) > 60).mean() > 0.2
+    panels = [panel for panel in drawn[0].axes if panel.lines]
+    assert [panel.get_title() for panel in panels] == [f"c{i}" for i in range(12)]
+    assert all([len(line.get_xdata()) for line in panel.lines] == [10] * 5 for panel in panels)
 
 
 def test_evaluating_other_data_leaves_the_run_alone(run: Run, runs: Path, files: Path) -> None:
@@ -782,7 +877,8 @@ def test_one_interrupt_saves_the_run(run: Run, files: Path, here: Path) -> None:
     assert re.fullmatch(rf"pyrovae: training stopped in epoch {epoch}\b.*goes on.* run", last)
     names = {path.name for path in (here / "run").iterdir()}
     assert names == {
-        *("config.yaml", "metrics.csv", "model.safetensors", "environment.json", "checkpoints")
+        *("config.yaml", "metrics.csv", "model.safetensors", "environment.json", "checkpoints"),
+        "data.json",
     }
     assert all(np.isfinite(float(v)) for row in metrics(here / "run") for v in row.values())
     assert "ELBO" in run("evaluate", "run", "--num-particles", 5).out
@@ -824,10 +920,17 @@ PARTS = {
 @pytest.mark.parametrize(
     ("option", "name"), [(option, name) for option, table in PARTS.items() for name in table]
 )
-def test_every_class_is_an_option_with_its_own_arguments(option: str, name: str) -> None:
-    described = pv.components.describe(PARTS[option][name]())
-    _, parts = fit_options(cli.fit, flags(option, described))
-    assert pv.components.describe(parts[option]) == described
+def test_every_class_is_an_option_with_its_own_arguments(
+    parts: Callable[..., dict[str, object]], option: str, name: str
+) -> None:
+    part = PARTS[option][name]()
+    given = flags(option, pv.components.describe(part))
+    beside = {"prior": "guide", "guide": "prior"}.get(option)
+    if beside is not None:  # of another space they would be refused
+        others = (make() for make in PARTS[beside].values())
+        other = next(other for other in others if other.space == part.space)
+        given += flags(beside, pv.components.describe(other))
+    assert parts(*given, "--latent-dim=6")[option] == pv.components.describe(part)
 
 
 def test_labels_reach_a_prior_of_labels_and_a_density_can_be_sampled(

@@ -657,7 +657,7 @@ def test_unknown_names_are_answered_with_the_near_one(tmp_path: Path, monkeypatc
     with pytest.raises(UsageError, match=r"format of 'notes\.txt'.*\.npz"):
         load("notes.txt")
     for name in ("mnist5k", "faces.npy"):
-        with pytest.raises(UsageError, match="label='y' names a column"):
+        with pytest.raises(UsageError, match="label='y' is about the columns of a table"):
             load(name, label="y")
 
 
@@ -826,11 +826,10 @@ def test_csv_with_a_header_labels_and_gaps(tmp_path: Path, mark: str) -> None:
     x = x[x[:, 0].argsort()]
     assert x[:, 0].tolist() == [1.0, 3.0, 5.0, 7.0] and x[[0, 2, 3], 1].tolist() == [2.0, 6.0, 8.5]
     assert x[1, 1].isnan() and labels.tolist() == [0, 1, 0, 1] and splits.classes == ("cat", "dog")
-    assert splits.columns == ("a", "b")
-    with pytest.raises(
-        UsageError, match=r"column 'kind' is not numeric \('cat' in line 2\).*label="
-    ):
-        load(tmp_path / "a.csv")
+    assert splits.columns == splits.schema.names == ("a", "b") and splits.schema.label == "kind"
+    assert splits.train.schema is splits.test.schema is splits.schema
+    with_kind = load(tmp_path / "a.csv").schema.columns[1]
+    assert with_kind.kind == "category" and with_kind.levels == ("cat", "dog")
     with pytest.raises(
         UsageError, match="no column 'kinds'; did you mean 'kind'.*'a', 'kind', 'b'"
     ):
@@ -841,11 +840,11 @@ def test_csv_without_a_header(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("1,2\n3,4\n")
     splits = load(tmp_path / "a.csv")
     assert sorted([*splits.train.x.tolist(), *splits.test.x.tolist()]) == [[1.0, 2.0], [3.0, 4.0]]
+    assert splits.columns == ("column 1", "column 2")
     (tmp_path / "a.csv").write_text("1,x\n3,y\n")
-    with pytest.raises(UsageError, match="label='column 2'"):
-        load(tmp_path / "a.csv")
+    assert "'column 2' is text" in load(tmp_path / "a.csv").schema.notes[0]
     named = load(tmp_path / "a.csv", label="column 2")
-    assert named.classes == ("x", "y") and splits.columns is named.columns is None
+    assert named.classes == ("x", "y") and named.columns == ("column 1",)
 
 
 @pytest.mark.parametrize(
@@ -855,9 +854,9 @@ def test_csv_without_a_header(tmp_path: Path) -> None:
         ("a,b\n", "no data"),
         ("a,b\n1,2\n3\n", "line 3 has 1 cells where there are 2"),
         ("a,b\n1,2\n3,4,5\n", "line 3 has 3 cells"),
-        ("a,b\n1,2\n3,n/a\n", "column 'b' is not numeric \\('n/a' in line 3\\)"),
+        ("a,b\n1,2\n3,foo\n", "column 'b' has 'foo' in data row 2.*kinds="),
         ("a,b\n1,2\n", "at least 2"),
-        (b"\xff\xfe\x00,\x9d\n", "cannot be read"),
+        (b"\xff\xfe\x00,\x9d", "no text in utf-16.*encoding="),
     ],
 )
 def test_faulty_csv_is_explained(tmp_path: Path, text, said: str) -> None:
@@ -888,7 +887,8 @@ def test_parquet(tmp_path: Path) -> None:
     streamed = load(tmp_path / "a.parquet", label="kind", stream=True)
     assert splits.columns == streamed.columns == ("a", "b")
     with pytest.raises(UsageError, match="column 'kind' is not numeric"):
-        load(tmp_path / "a.parquet")
+        load(tmp_path / "a.parquet", stream=True)
+    assert load(tmp_path / "a.parquet").columns == ("a", "kind", "b")
     with pytest.raises(UsageError, match="no column 'nope'"):
         load(tmp_path / "a.parquet", label="nope")
     frame["kind"] = frame["kind"].astype("category")
@@ -945,12 +945,10 @@ def test_modes_are_made_simple(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-@pytest.mark.parametrize("shape", [(5, 7), (5, 6, 3)])
-def test_images_of_different_kinds_are_named(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_images_of_different_sizes_are_named(tmp_path: Path) -> None:
     save_images(tmp_path, images(2, shape=(5, 6)), ["a/a.png", "a/b.png"])
-    save_images(tmp_path, images(1, shape=shape), ["b/c.png"])
-    sizes = rf"a\.png is 5 x 6 x 1, .*c\.png is {shape[0]} x {shape[1]} x .*; resize"
-    with pytest.raises(UsageError, match=sizes):
+    save_images(tmp_path, images(1, shape=(5, 7)), ["b/c.png"])
+    with pytest.raises(UsageError, match=r"a\.png is 5 x 6, .*c\.png is 5 x 7; .*--resize HxW"):
         load(tmp_path)
 
 
@@ -1022,8 +1020,7 @@ def test_what_holds_no_numbers_says_so() -> None:
     from scipy import sparse
 
     for given, said in (
-        (sparse.eye(3, format="csr"), r"sparse.*x\.toarray\(\) \(72 bytes\)"),
-        (sparse.csr_array(np.eye(2)), "sparse"),
+        ((np.eye(3), sparse.eye(3)), r"sparse.*as the first of a tuple.*toarray\(\) \(72 bytes"),
         (np.array(["ann", "bob"]), "strings such as 'ann', 'bob'.*numpy.unique"),
         (np.array([1.0, None, "a"], object), r"objects \(NoneType, float, str\).*write NaN"),
         (pandas.DataFrame({"a": [1.0], "city": ["Rome"]}), "column 'city' has dtype.*factorize"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import re
@@ -24,6 +25,7 @@ from test_programs import ROWS
 
 import pyrovae as pv
 from pyrovae import explorer, guides, likelihoods, networks
+from pyrovae.schema import Column, Schema
 
 pytest.importorskip("fastapi", reason='pip install "pyrovae[explore]"')
 httpx = pytest.importorskip("httpx")
@@ -65,6 +67,72 @@ def server(view: explorer.View) -> Iterator[explorer.Server]:
 def client(server: explorer.Server) -> Iterator[Any]:
     with httpx.Client(base_url=server.url, timeout=30) as client:
         yield client
+
+
+PENGUINS = Schema(
+    (
+        Column(
+            "island", "category", "str", ("Biscoe", "Dream", "Torgersen <b>"), high=2.0, gaps=True
+        ),
+        Column("mass", "positive", "float64", unit="g", decimals=0, low=2700.0, high=6300.0),
+        Column("ringed", "boolean", "bool", (False, True)),
+        Column("eggs", "count", "int64", decimals=0, high=6.0),
+        Column("bill", "real", "float64", unit="mm", decimals=1, low=32.1, high=59.6, gaps=True),
+        Column("seen", "date", "datetime64[us]", (), "D", "2007-11-11", 0, 0.0, 800.0),
+    ),
+    label="species",
+    classes=("Adelie", "Gentoo"),
+)
+
+
+@pytest.fixture(scope="module")
+def penguins() -> pv.data.TensorData:
+    """Rows of PENGUINS, some entries missing."""
+    dice = np.random.default_rng(0)
+    n = 200
+    species = dice.integers(0, 2, n)
+    columns = [dice.choice(3, n), 3500 + 1500 * species + dice.normal(0, 300, n).round()]
+    columns += [dice.integers(0, 2, n), dice.poisson(1.5, n)]
+    columns += [(39 + 8 * species + dice.normal(0, 3, n)).round(1), dice.integers(0, 800, n)]
+    x = np.stack(columns, 1).astype("float32")
+    x[dice.random(n) < 0.1, 4] = np.nan
+    return pv.data.TensorData(torch.tensor(x), labels=species)._with(schema=PENGUINS)
+
+
+@pytest.fixture(scope="module")
+def tables(penguins: pv.data.TensorData) -> pv.programs.MissingData:
+    torch.manual_seed(0)
+    kinds = [likelihoods.Categorical(3), likelihoods.Normal(), likelihoods.Bernoulli()]
+    kinds += [likelihoods.Poisson(), likelihoods.Normal(), likelihoods.Normal()]
+    mixed = likelihoods.Mixed(kinds, networks.MLP([16]))
+    pair = pv.programs.MissingData(
+        (6,), 2, likelihood=mixed, guide=guides.MeanField(networks.MLP([16]))
+    )
+    pair.initialise(penguins)
+    pv.fit(pair, penguins, epochs=20, batch_size=50, lr=1e-2, progress=False)
+    return pair
+
+
+@pytest.fixture(scope="module")
+def rows(tables: pv.programs.MissingData, penguins: pv.data.TensorData) -> explorer.View:
+    return explorer.View(tables, penguins)
+
+
+@pytest.fixture(scope="module")
+def of_tables(rows: explorer.View) -> Iterator[explorer.Server]:
+    with explorer.serve(rows) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def series() -> explorer.View:
+    schema = Schema((Column("warmth", "real", "f4", unit="K"), Column("rain", "real", "f4")))
+    x = torch.rand(40, 12, 2, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    return explorer.View(
+        pv.VAE((12, 2), 2, likelihood=likelihoods.Normal()),
+        pv.data.TensorData(x)._with(schema=schema),
+    )
 
 
 def rounded(values: Any) -> torch.Tensor:
@@ -148,6 +216,36 @@ def test_every_program_is_explored_or_refused_in_a_sentence(name: str) -> None:
             answers.append(answer())
     assert json.dumps(answers, allow_nan=False)
     assert len(view.decode(code)["x"][0]) in {len(x), *(s.numel() for s in program.example_data())}
+
+
+class TestColumns:
+    def test_are_told_as_plain_data(self, rows: explorer.View, series: explorer.View) -> None:
+        about = json.loads(json.dumps(rows.about(), allow_nan=False))
+        assert Schema.from_dict({"columns": about["columns"]}).columns == PENGUINS.columns
+        assert (about["kind"], about["label"], about["names"]) == (
+            "table",
+            "species",
+            ["Adelie", "Gentoo"],
+        )
+        about = series.about()
+        assert about["kind"] == "series"
+        assert [column["name"] for column in about["columns"]] == ["warmth", "rain"]
+
+    def test_without_a_schema_are_numbered_and_have_the_ends_of_the_data(self) -> None:
+        x = torch.tensor([[1.0, 1e-9], [3.0, 2e-9], [2.0, 1.5e-9]])
+        view = explorer.View(pv.VAE((2,), 2, likelihood=likelihoods.Normal()), x)
+        first, second = view.about()["columns"]
+        assert (first["name"], second["name"]) == ("column 1", "column 2")
+        assert (first["low"], first["high"]) == (1.0, 3.0)
+        assert view.data_at([1])["x"] == [[3.0, pytest.approx(2e-9, rel=1e-6)]]
+
+    def test_images_have_none(self, view: explorer.View) -> None:
+        assert view.about()["columns"] is None
+
+    def test_rows_from_the_prior_are_rows(self, rows: explorer.View) -> None:
+        drawn = np.array(rows.samples(50)["x"])
+        assert set(drawn[:, 0]) <= {0, 1, 2} and set(drawn[:, 2]) == {0, 1}
+        assert (drawn[:, 3] == drawn[:, 3].round()).all()
 
 
 def test_labels_are_what_a_conditional_program_is_given() -> None:
@@ -583,3 +681,173 @@ class TestInABrowser:
         by(browser, "map").send_keys("\ue014" * 12)
         until(lambda: by(browser, "decoded").get_attribute("data-version") != version)
         assert complaints(browser, path.as_uri()) == []
+
+
+PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+
+
+class TestATableInABrowser:
+    def fill(self, browser: Any, column: str, text: str) -> None:
+        """As typing does, whatever the language in which a date is written."""
+        script = "const f = document.querySelector(`[data-column='${arguments[0]}']`); "
+        browser.execute_script(script + "f.value = arguments[1]", column, text)
+
+    def test_the_form_has_the_levels_and_gives_the_posterior(
+        self, browser: Any, of_tables: Any, tables: Any
+    ) -> None:
+        from selenium.webdriver.support.ui import Select
+
+        opened(browser, of_tables.url)
+        island = browser.find_element("css selector", "[data-column=island]")
+        assert [o.text for o in Select(island).options] == [
+            "(missing)",
+            *PENGUINS.columns[0].levels,
+        ]
+        labels = by(browser, "own-form").text
+        assert all(word in labels for word in (*PENGUINS.names, "mm", "32.1 to 59.6", "2007-11-11"))
+        Select(island).select_by_visible_text("Dream")
+        Select(browser.find_element("css selector", "[data-column=ringed]")).select_by_visible_text(
+            "True"
+        )
+        for column, text in (("mass", "4200"), ("eggs", "2"), ("seen", "2008-01-10")):
+            self.fill(browser, column, text)
+        by(browser, "own-posterior").click()
+        until(lambda: browser.find_elements("css selector", "[data-testid=elbo]"))
+        settled(browser)
+        assert browser.execute_script("return own") == [1, 4200, 1, 2, None, 60]
+        x = torch.tensor([[1.0, 4200, 1, 2, torch.nan, 60]])
+        found = pv.evaluate(tables, x, explorer.view.PARTICLES)
+        shown = float(by(browser, "elbo").get_attribute("data-value"))
+        assert shown == pytest.approx(float(found.elbo), abs=1e-3)
+        words = by(browser, "datum-sheet").text
+        for word in ("your own", "Dream", "4,200", "True", "missing", "2008-01-10"):
+            assert word in words
+        assert complaints(browser, of_tables.url) == []
+
+    def test_a_row_is_shown_with_its_values_and_its_class(
+        self, browser: Any, of_tables: Any, penguins: Any
+    ) -> None:
+        opened(browser, of_tables.url + "#datum=7")
+        words = by(browser, "datum-sheet").text
+        x = penguins.x[7].tolist()
+        assert PENGUINS.columns[0].levels[int(x[0])] in words
+        assert f"{x[1]:,.0f}" in words and f"{x[4]:.1f}" in words
+        shown = by(browser, "numbers").text
+        assert "species" in shown and PENGUINS.classes[int(penguins.labels[7])] in shown
+        assert by(browser, "neighbours").text.count("\n") >= 6
+        decoded = by(browser, "decoded-sheet").text
+        assert all(name in decoded for name in PENGUINS.names)
+        assert not by(browser, "decoded").is_displayed()
+
+    def test_what_is_missing_is_filled(
+        self, browser: Any, of_tables: Any, tables: Any, penguins: Any
+    ) -> None:
+        opened(browser, of_tables.url + "#datum=3")
+        browser.find_element("id", "own-datum").click()
+        self.fill(browser, "bill", "")
+        by(browser, "own-fill").click()
+        until(lambda: browser.execute_script("return own[4] !== null"))
+        settled(browser)
+        x = penguins.x[3:4].clone()
+        x[0, 4] = torch.nan
+        wanted = float(pv.impute(tables, x)[0, 4])
+        field = browser.find_element("css selector", "[data-column=bill]")
+        assert float(field.get_attribute("value")) == pytest.approx(wanted, abs=0.051)
+        seen = browser.find_element("css selector", "[data-column=seen]").get_attribute("value")
+        assert seen == str(np.datetime64("2007-11-11") + int(x[0, 5]))
+
+    def test_a_row_from_the_prior_is_taken_to_the_form(self, browser: Any, of_tables: Any) -> None:
+        opened(browser, of_tables.url)
+        by(browser, "samples").find_element("css selector", "button").click()
+        first = browser.execute_script("return own")
+        island = browser.find_element("css selector", "[data-column=island]")
+        assert island.get_attribute("value") == str(int(first[0]))
+
+    def test_a_mistaken_row_is_said(self, browser: Any, of_tables: Any) -> None:
+        opened(browser, of_tables.url + "#datum=3")
+        browser.find_element("id", "own-datum").click()
+        self.fill(browser, "eggs", "1.5")
+        by(browser, "own-posterior").click()
+        until(lambda: "support" in by(browser, "problem").text)
+
+    @pytest.mark.parametrize("kind", ["table", "series", "image"])
+    def test_nothing_is_wider_than_a_phone(
+        self, browser: Any, kind: str, rows: Any, series: Any, view: Any
+    ) -> None:
+        shown = {"table": rows, "series": series, "image": view}[kind]
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+        try:
+            with explorer.serve(shown) as server:
+                opened(browser, server.url + "#datum=3&a=1&b=2")
+                settled(browser)
+                wide = browser.execute_script("return document.documentElement.scrollWidth")
+                assert wide <= PHONE["width"]
+                assert complaints(browser, server.url) == []
+        finally:
+            browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+    def test_the_ellipse_and_the_rings_are_seen_whole(
+        self, browser: Any, of_tables: Any, rows: explorer.View
+    ) -> None:
+        """What the map must hold is computed here, where it is drawn is asked of the page."""
+        index = int(torch.tensor(rows.about()["points"]).norm(dim=1).argmax())
+        opened(browser, of_tables.url + f"#datum={index}")
+        for wide in (0.0, 16.0):
+            if wide:
+                script = "show({ ...found, covariance: [[arguments[0], 1], [1, 1]] })"
+                browser.execute_script(script, wide)
+            place, spread = browser.execute_script("return [found.place, found.covariance]")
+            reach = [2 * spread[k][k] ** 0.5 for k in range(2)]
+            for s, t in itertools.product((-1, 1), repeat=2):
+                ends = [[place[0] + s * reach[0], place[1] + t * reach[1]], [s * 3, t * 3]]
+                for end in ends:
+                    script = "return [...frame.to(...arguments[0]), frame.side]"
+                    x, y, side = browser.execute_script(script, end)
+                    assert 0 <= x <= side and 0 <= y <= side
+
+    def test_the_exported_page_has_names_and_values(
+        self, browser: Any, rows: explorer.View, penguins: Any, tmp_path: Path
+    ) -> None:
+        path = explorer.export(rows, tmp_path / "page.html")
+        opened(browser, path.as_uri() + "#datum=5")
+        words = by(browser, "datum-sheet").text
+        assert f"{float(penguins.x[5, 1]):,.0f}" in words and "mass g" in words
+        drawn = by(browser, "samples").text
+        assert "island" in drawn and any(level in drawn for level in PENGUINS.columns[0].levels)
+        assert not by(browser, "own-form").is_displayed()
+        assert complaints(browser, path.as_uri()) == []
+
+
+class TestSeriesInABrowser:
+    def test_axes_have_names_units_and_steps(self, browser: Any, series: explorer.View) -> None:
+        with explorer.serve(series) as server:
+            opened(browser, server.url)
+            browser.execute_script(
+                "window.said = []; const own = CanvasRenderingContext2D.prototype.fillText;"
+                "CanvasRenderingContext2D.prototype.fillText = function (text, ...at) {"
+                "said.push(text); return own.call(this, text, ...at); }"
+            )
+            by(browser, "number").send_keys("4\ue007")
+            until(lambda: browser.find_elements("css selector", "[data-testid=elbo]"))
+            settled(browser)
+            said = browser.execute_script("return said")
+            assert {"warmth (K)", "rain", "step 1", "12"} <= set(said)
+            browser.find_element("id", "own-datum").click()
+            written = by(browser, "own-text").get_attribute("value")
+            values = [[float(v) for v in line.split(",")] for line in written.split("\n")]
+            assert np.allclose(values, series.data.x[4], atol=1e-5)
+            by(browser, "own-posterior").click()
+            until(lambda: "your own" in browser.find_element("id", "datum-words").text)
+            assert complaints(browser, server.url) == []
+
+
+def test_a_collapsed_model_says_so(browser: Any, server: Any) -> None:
+    opened(browser, server.url)
+    assert not by(browser, "collapsed").text
+    pair = pv.VAE((3,), 2, likelihood=likelihoods.Normal())
+    for parameter in pair.posterior.parameters():
+        parameter.data.zero_()  # q(z|x) is the same for every x
+    with explorer.serve(explorer.View(pair, torch.rand(50, 3))) as other:
+        opened(browser, other.url)
+        assert "collapsed" in by(browser, "collapsed").text
+        assert complaints(browser, other.url) == []

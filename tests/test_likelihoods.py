@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
@@ -276,20 +277,33 @@ def mixed() -> likelihoods.Mixed:
 
 
 def test_mixed_is_its_columns() -> None:
+    """The parameters of the columns stand end to end; columns of one kind are one part."""
     torch.manual_seed(0)
-    likelihood = mixed()
-    likelihood.build((3,), (4,))
-    fn = likelihood(torch.randn(2, 5, 3))
-    assert list(likelihood.shapes) == ["0.loc", "1.log_rate", "2.logits", "3.logits"]
+    likelihood = likelihoods.Mixed([*mixed().columns, likelihoods.Normal()], SMALL)
+    likelihood.build((3,), (5,))
+    assert likelihood.shapes == {"parameters": (1 + 1 + 1 + 3 + 1,)}
+    parameters = torch.randn(2, 5, 7)
+    fn = likelihood.distribution(parameters)
+    loc, log_rate, logits, *classes, last = parameters.unbind(-1)
+    scale = math.log(2) + likelihoods.Normal.MINIMUM
+    columns = [
+        dist.Normal(loc, scale),
+        dist.Poisson(log_rate.exp()),
+        dist.Bernoulli(logits=logits),
+        dist.Categorical(logits=torch.stack(classes, -1)),
+        dist.Normal(last, scale),
+    ]
     x = fn.sample()
-    columns = fn.base_dist.columns
     apart = torch.stack([c.log_prob(x[..., i]) for i, c in enumerate(columns)], -1)
     torch.testing.assert_close(fn.base_dist.log_prob(x), apart)
     torch.testing.assert_close(fn.log_prob(x), apart.sum(-1))
     assert fn.support.check(x).all() and not fn.support.check(x + 0.5).any()
-    mean = fn.mean
-    assert mean[..., 3].isnan().all() and mean[..., :3].isfinite().all()
+    mean, expected = fn.mean, [columns[i].mean for i in (0, 1, 2, 4)]
+    torch.testing.assert_close(mean[..., [0, 1, 2, 4]], torch.stack(expected, -1))
+    assert mean[..., 3].isnan().all()
     assert torch.equal(fn.base_dist.mode[..., 3], columns[3].logits.argmax(-1).float())
+    fn = likelihood(torch.randn(2, 5, 3))
+    assert fn.batch_shape == (2, 5) and fn.event_shape == (5,)
 
 
 def test_classes_are_never_averaged() -> None:
@@ -498,4 +512,4 @@ def test_info_on_unequal_columns(tmp_path: Path, capsys: pytest.CaptureFixture[s
     x[0, 0] = math.nan
     np.save(tmp_path / "x.npy", x)
     out = said(capsys, "info", "--data", tmp_path / "x.npy")
-    assert "standardise the columns" in out and "entries are missing" in out
+    assert "units, which are learned, one scale serves all" in out and "entries are missing" in out

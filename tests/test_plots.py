@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,7 @@ from matplotlib.patches import Circle, FancyArrowPatch
 import pyrovae as pv
 from pyrovae import plots
 from pyrovae.data import UsageError
+from pyrovae.schema import Column, Schema
 
 matplotlib.use("Agg")  # no screen is needed
 pytestmark = pytest.mark.filterwarnings("error")
@@ -76,12 +78,13 @@ def sandwiches() -> list[pv.Sandwich]:
 CALLS: dict[str, Callable[..., Axes]] = {
     "image_grid": lambda ax: plots.image_grid(random(3, 1, 5, 5), ax=ax),
     "data_grid images": lambda ax: plots.data_grid(random(3, 5, 5), ax=ax),
-    "data_grid vectors": lambda ax: plots.data_grid(random(9, 3), ax=ax),
-    "data_grid numbers": lambda ax: plots.data_grid(random(9, 1), ax=ax),
+    "data_grid volumes": lambda ax: plots.data_grid(random(9, 1, 3, 3, 3), ax=ax),
     "strips": lambda ax: plots.strips(random(2, 3, 1, 5, 5), ax=ax),
-    "reconstructions": lambda ax: plots.reconstructions(random(3, 6), random(3, 6), ax=ax),
+    "strips volumes": lambda ax: plots.strips(random(2, 3, 1, 3, 3, 3), ax=ax),
+    "reconstructions": lambda ax: plots.reconstructions(
+        random(3, 1, 5, 5), random(3, 1, 5, 5), ax=ax
+    ),
     "interpolation": lambda ax: plots.interpolation(random(3, 1, 5, 5), ax=ax),
-    "interpolation vectors": lambda ax: plots.interpolation(random(3, 2), ax=ax),
     "traversal": lambda ax: plots.traversal(random(2, 3, 1, 5, 5), ax=ax),
     "latent_map": lambda ax: plots.latent_map(random(9, 2), torch.arange(9) % 3, ax=ax),
     "latent_map pca": lambda ax: plots.latent_map(random(9, 5), ax=ax),
@@ -168,14 +171,14 @@ def test_colour_images_are_rescaled_to_their_range() -> None:
 
 def test_data_grid_chooses_by_the_kind_of_data() -> None:
     assert drawn(plots.data_grid(random(3, 1, 8, 8), nrow=2)).shape == (22, 22)
-    vectors = random(7, 3)
-    np.testing.assert_allclose(drawn(plots.data_grid(vectors)), vectors)
-    assert drawn(plots.data_grid(random(7, 20, 2))).shape == (7, 40)  # series
     assert drawn(plots.data_grid(random(7, 2, 8, 8))).shape == (7, 128)  # two channels
     assert drawn(plots.data_grid(random(7, 1, 3, 3, 3))).shape == (7, 27)  # volumes
+    assert len(plots.data_grid(random(7, 3))) == 3  # a table
+    assert len(plots.data_grid(random(7, 20, 2))) == 2  # series
     far = torch.cat([random(49), torch.tensor([1e12, float("nan"), float("inf")])])
     for numbers in (random(50, 1), random(50), far):
-        assert sum(bar.get_height() for bar in bars(plots.data_grid(numbers))) == 50
+        (panel,) = plots.data_grid(numbers)
+        assert sum(bar.get_height() for bar in bars(panel)) == pytest.approx(1)
 
 
 def test_reconstructions_put_data_above_means_above_draws() -> None:
@@ -191,16 +194,6 @@ def test_reconstructions_put_data_above_means_above_draws() -> None:
             )
     assert ticks(ax.yaxis) == ["data", "reconstruction", "draw 1", "draw 2"]
     np.testing.assert_allclose(ax.get_yticks(), [4, 11, 18, 25])  # the middle of each row
-
-
-def test_reconstructions_of_vectors_break_between_data() -> None:
-    x, mean = random(6, 3), random(6, 3, seed=1)
-    ax = plots.reconstructions(x, mean, mean[None].expand(2, -1, -1), n=2)
-    lines = {line.get_label(): line for line in ax.lines}
-    for label, rows in (("data", x), ("reconstruction", mean), ("draws", mean)):
-        y = xy(lines[label])[1].reshape(2, 4)
-        np.testing.assert_allclose(y[:, :3], rows[:2], atol=1e-6)
-        assert np.isnan(y[:, 3]).all()
 
 
 def test_training_curves_draw_what_there_is() -> None:
@@ -250,12 +243,187 @@ def test_interpolation_and_traversal_label_their_cells() -> None:
     assert ticks(ax.xaxis) == ["-2.0", "0.0", "2.0"]
 
 
-def test_vectors_in_strips_keep_their_values_in_order() -> None:
-    cells = random(2, 3, 4)
-    ax = plots.traversal(cells)
-    tiles = drawn(ax)[2:, 2:].reshape(2, 18, 3, 18)[:, :16, :, :16]  # 4 features, each 4 thick
-    np.testing.assert_allclose(tiles[:, ::4, :, 0].transpose(0, 2, 1), cells)
-    assert ticks(ax.yaxis) == ["z0", "z1"]
+MIXED = Schema(
+    (
+        Column("island", "category", "str", ("Biscoe", "Dream", "Torgersen")),
+        Column("male", "boolean", "bool", (False, True)),
+        Column("mass", "positive", "float64", unit="g"),
+        Column("eggs", "count", "int64"),
+        Column("day", "date", "datetime64[us]", unit="D", origin="2007-11-11"),
+        Column("bill", "real", "float64", unit="mm"),
+    )
+)
+
+
+def table(n: int = 200, seed: int = 0) -> torch.Tensor:
+    """Rows of MIXED, some entries missing."""
+    dice = np.random.default_rng(seed)
+    columns = [dice.choice(3, n, p=[0.5, 0.3, 0.2]), dice.integers(0, 2, n)]
+    columns += [dice.normal(4200, 800, n), dice.poisson(1.5, n), dice.integers(0, 800, n)]
+    x = np.stack([*columns, dice.normal(44, 5, n)], 1)
+    x[dice.random(x.shape) < 0.03] = np.nan
+    return torch.tensor(x)
+
+
+def wording(panels: Any) -> set[str]:
+    """All that is written in the figure of some panels."""
+    figure = np.ravel(panels)[0].figure
+    figure.canvas.draw()
+    texts = figure.findobj(matplotlib.text.Text)
+    return {text.get_text() for text in texts if text.get_visible() and text.get_text()}
+
+
+SERIES = Schema((Column("warmth", "real", "float64", unit="K"), Column("rain", "real", "float64")))
+TABLES: dict[str, Callable[[], Any]] = {
+    "data": lambda: plots.data_grid(table(), schema=MIXED),
+    "samples": lambda: plots.data_grid(table(seed=1), schema=MIXED, data=table()),
+    "reconstructions": lambda: plots.reconstructions(
+        table(), table(), table()[None].repeat(2, 1, 1), schema=MIXED
+    ),
+    "interpolation": lambda: plots.interpolation(table(8), schema=MIXED),
+    "interpolations": lambda: plots.interpolation(table(24).reshape(3, 8, 6), schema=MIXED),
+    "traversal": lambda: plots.traversal(table(24).reshape(3, 8, 6), schema=MIXED),
+    "strips": lambda: plots.strips(table(24).reshape(3, 8, 6), list("abc"), schema=MIXED),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_have_a_named_panel_per_column(name: str) -> None:
+    panels = TABLES[name]()
+    written = wording(panels)
+    assert len(panels) == 6 and panels[0].figure.get_figwidth() <= 10
+    for panel, column in zip(panels, MIXED.names, strict=True):
+        assert panel.get_title().startswith(column)
+    assert {"Biscoe", "Dream", "Torgersen", "False", "True"} <= written
+    assert any("mm" in text for text in written) and any("g" in text for text in written)
+    assert any(re.search("20(07|08|09|10)", text) for text in written)  # days as dates
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_no_line_joins_unlike_columns(name: str) -> None:
+    """Each value that is drawn lies in the panel of its own column, on its own scale."""
+    ends = [(0, 2), (0, 1), (500, 8000), (0, 20), (13828, 14628), (20, 70)]
+    for panel, (low, high) in zip(TABLES[name](), ends, strict=True):
+        for line in panel.lines:
+            y = xy(line)[1]
+            y = y[np.isfinite(y)]
+            assert ((y >= low) & (y <= high)).all()
+
+
+def test_categories_are_bars_of_their_shares() -> None:
+    x, other = table(), table(seed=1)
+    island = plots.data_grid(other, schema=MIXED, data=x)[0]
+    assert not island.lines and ticks(island.yaxis) == ["Biscoe", "Dream", "Torgersen"]
+    for container, values in zip(island.containers, (x, other), strict=True):
+        known = values[:, 0][~values[:, 0].isnan()]
+        shares = [(known == level).double().mean() for level in range(3)]
+        np.testing.assert_allclose([bar.get_width() for bar in container], shares)
+    assert {"data", "samples"} <= wording([island])
+    places = [str(k) for k in range(40)]
+    codes = torch.arange(40).repeat_interleave(torch.arange(40))[:, None]  # the last one most often
+    column = Column("town", "category", "str", tuple(places))
+    (many,) = plots.data_grid(codes, schema=Schema((column,)))
+    assert many.get_title() == "town: 8 of 40" and ticks(many.yaxis) == places[:31:-1]
+
+
+def test_reconstructed_categories_say_how_many_are_right() -> None:
+    x = torch.tensor([[0.0], [1.0], [2.0], [1.0], [torch.nan]])
+    schema = Schema(MIXED.columns[:1])
+    (panel,) = plots.reconstructions(x, torch.tensor([[0.0], [1], [1], [1], [2]]), schema=schema)
+    assert panel.get_title() == "island (75% right)"
+
+
+def test_reconstructed_numbers_stand_over_their_values() -> None:
+    x, mean = table(), table(seed=1)
+    panel = plots.reconstructions(x, mean, schema=MIXED)[2]
+    dots, diagonal = panel.lines
+    known = ~(x[:, 2] + mean[:, 2]).isnan()
+    np.testing.assert_allclose(xy(dots)[0], x[known, 2])
+    np.testing.assert_allclose(xy(dots)[1], mean[known, 2])
+    np.testing.assert_array_equal(*xy(diagonal))
+
+
+def test_bars_of_numbers_are_shares_of_both() -> None:
+    x, other = table(), table(seed=1)
+    other[0, 2] = 1e9  # one far out neither empties the view nor is lost
+    mass, eggs = plots.data_grid(other, schema=MIXED, data=x)[2:4]
+    assert mass.get_xlim()[1] < 20_000
+    assert sum(bar.get_height() for bar in mass.containers[0]) == pytest.approx(1)
+    heights = mass.patches[-1].get_path().vertices[:, 1]  # the outline's; each level is there twice
+    assert heights[1:-1:2].sum() == pytest.approx(1)
+    middles = [bar.get_x() + bar.get_width() / 2 for bar in eggs.containers[0]]
+    np.testing.assert_allclose(middles, np.arange(len(middles)))  # whole numbers
+    rain = Schema((Column("rain", "positive", "float64"),))
+    sizes = 10 ** torch.linspace(-2, 4, 50)[:, None]
+    assert plots.data_grid(sizes, schema=rain)[0].get_xscale() == "log"
+    assert plots.data_grid(sizes + 1e4, schema=rain)[0].get_xscale() == "linear"
+
+
+def test_dates_far_from_any_calendar_are_still_drawn() -> None:
+    x = torch.tensor([[0.0], [1e12], [-1e12]])
+    wording(plots.data_grid(x, schema=Schema(MIXED.columns[4:5])))
+    seconds = Column("at", "date", "datetime64[us]", unit="s", origin="2026-01-01T00:00:00")
+    (panel,) = plots.data_grid(86_400.0 * torch.arange(90)[:, None], schema=Schema((seconds,)))
+    assert any(month in " ".join(wording([panel])) for month in ("Feb", "2026-02"))
+
+
+def test_many_columns_are_said_not_drawn() -> None:
+    panels = plots.data_grid(random(9, 30))
+    assert len(panels) == 24 and panels[23].get_title() == "column 24"
+    assert "the first 24 of 30 columns" in wording(panels)
+    lines = plots.traversal(random(12, 3, 2))
+    assert len(lines[0].lines) == 10 and "the first 10 of 12 rows" in wording(lines)
+
+
+def test_panels_stand_in_the_place_of_axes_given() -> None:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 6), layout="constrained")
+    panels = plots.data_grid(table(), schema=MIXED, ax=left)
+    figure.canvas.draw()
+    edge = right.get_position().x0
+    assert all(panel.figure is figure for panel in panels) and len(plt.get_fignums()) == 1
+    assert all(panel.get_position().x1 < edge for panel in panels) and not left.axison
+
+
+def test_series_are_drawn_over_time_a_panel_per_column() -> None:
+    x, mean = random(9, 20, 2), random(9, 20, 2, seed=1)
+    warmth, rain = plots.data_grid(mean, schema=SERIES, data=x)
+    assert (warmth.get_title(), warmth.get_xlabel(), warmth.get_ylabel()) == ("warmth", "step", "K")
+    np.testing.assert_allclose(xy(rain.lines[0]), [np.arange(1, 21), x[0, :, 1]])
+    panels = plots.reconstructions(x, mean, mean[None], n=4, schema=SERIES)
+    assert [panel.get_title() for panel in panels[:3]] == [
+        "warmth, series 1",
+        "rain, series 1",
+        "warmth, series 2",
+    ]
+    lines = {line.get_label(): line for line in panels[3].lines}
+    np.testing.assert_allclose(xy(lines["data"])[1], x[1, :, 1])
+    np.testing.assert_allclose(xy(lines["reconstruction"])[1], mean[1, :, 1])
+    paths = plots.traversal(random(3, 5, 20, 2), [4, 0, 2], np.linspace(-2, 2, 5), schema=SERIES)
+    assert paths.shape == (6,) and paths[2].get_title() == "warmth, z0"
+    assert {"-2.0", "2.0"} <= wording(paths)
+
+
+def test_series_of_many_named_columns_are_no_images() -> None:
+    schema = Schema.unnamed(5)
+    assert len(plots.data_grid(random(7, 20, 5), schema=schema)) == 5
+    assert plots.data_grid(random(7, 20, 5)).images
+
+
+def test_rows_of_a_table_are_no_steps_of_images() -> None:
+    paths = random(2, 8, 5)  # [rows, steps, columns], and it could be [steps, height, width]
+    assert plots.interpolation(paths).images
+    assert len(plots.interpolation(paths, event_dim=1)) == 5
+    (line, _) = plots.interpolation(paths, event_dim=1)[3].lines
+    np.testing.assert_allclose(xy(line)[1], paths[0, :, 3])
+
+
+def test_the_parts_of_a_table_change_named_columns() -> None:
+    pictures = torch.zeros(2, 3, 6)
+    pictures[0, 1, 2], pictures[0, 2, 2], pictures[1, 0, 0] = 500.0, -250.0, 2.0
+    above, below = plots.parts(pictures, random(4, 3), list("abcd"), schema=MIXED)
+    assert ticks(above.yaxis) == list(MIXED.names) and above.get_xlim() == below.get_xlim()
+    np.testing.assert_allclose(drawn(above)[2], [0, 1, -0.5])
+    np.testing.assert_allclose(drawn(above)[0], [1, 0, 0])  # another level
 
 
 def points(ax: Axes) -> list[PathCollection]:
@@ -436,6 +604,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "observed": (lambda: plots.predictive_check(random(2), random(9)), r"observed.*\[2\].*\[\]"),
     "nan statistic": (lambda: plots.predictive_check(float("nan"), random(9)), "is nan.*leave"),
     "distortion": (lambda: plots.rate_distortion([1.0], [1.0, 2.0]), r"distortion.*\[2\].*rate"),
+    "schema": (
+        lambda: plots.data_grid(random(4, 3), schema=MIXED),
+        r"schema has shape \[6\].*the columns of x.*\[3\]",
+    ),
+    "beside": (lambda: plots.data_grid(random(4, 3), data=random(4, 2)), r"data.*\[2\].*\[3\]"),
     "models": (lambda: plots.rate_distortion([1.0], [1.0], labels=["a", "b"]), r"labels.*\[2\]"),
 }
 

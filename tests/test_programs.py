@@ -78,6 +78,15 @@ def normal(*sizes: int, out: int) -> Callable[..., dist.TorchDistribution]:
     return forward
 
 
+def as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+def plain(**attributes: object) -> SimpleNamespace:
+    """What a program's model and guide need of it, of torch and pyro alone."""
+    return SimpleNamespace(features=as_it_is, marks=as_it_is, **attributes)
+
+
 def parts() -> dict[str, object]:
     """A likelihood and a guide of small networks."""
     return {"likelihood": likelihoods.Bernoulli(SMALL), "guide": guides.MeanField(SMALL)}
@@ -141,7 +150,7 @@ ROWS: dict[str, Row] = {
     "VAE": Row(
         lambda: pv.VAE(EVENT, 2, **parts()),
         images,
-        lambda: SimpleNamespace(
+        lambda: plain(
             prior=prior(2),
             likelihood=bernoulli(2),
             posterior=normal(16, out=2),
@@ -151,7 +160,7 @@ ROWS: dict[str, Row] = {
     "Conditional": Row(
         lambda: programs.Conditional(EVENT, CLASSES, 2, **parts()),
         images,
-        lambda: SimpleNamespace(
+        lambda: plain(
             one_hot=lambda y: F.one_hot(y, CLASSES).float(),
             prior=prior(2),
             likelihood=bernoulli(2, CLASSES),
@@ -163,7 +172,7 @@ ROWS: dict[str, Row] = {
             EVENT, CLASSES, 2, classifier=SMALL, labels=6, share=0.2, **parts()
         ),
         images,
-        lambda: SimpleNamespace(
+        lambda: plain(
             one_hot=lambda y: F.one_hot(y, CLASSES).float(),
             training=True,
             alpha=1.0,
@@ -177,7 +186,7 @@ ROWS: dict[str, Row] = {
     "GaussianMixture": Row(
         lambda: programs.GaussianMixture(EVENT, 4, 2, pretraining=2, **parts()),
         images,
-        lambda: SimpleNamespace(
+        lambda: plain(
             logits=torch.zeros(4),
             loc=torch.randn(4, 2),
             scale_tril=lambda: torch.eye(2).expand(4, 2, 2),
@@ -190,7 +199,7 @@ ROWS: dict[str, Row] = {
             EVENT, [3, 2], likelihood=likelihoods.Bernoulli(SMALL), network=SMALL, skip=True
         ),
         images,
-        lambda: SimpleNamespace(
+        lambda: plain(
             names=["z1", "z2"],
             order="ladder",
             prior=prior(2),
@@ -209,7 +218,7 @@ ROWS: dict[str, Row] = {
             order="bottom-up",
         ),
         images,
-        lambda: SimpleNamespace(
+        lambda: plain(
             names=["z1", "z2"],
             order="bottom-up",
             prior=prior(2),
@@ -225,7 +234,7 @@ ROWS: dict[str, Row] = {
                 EVENT, 2, 3, how, likelihood=likelihoods.Bernoulli(SMALL), network=SMALL
             ),
             images,
-            lambda how=how: SimpleNamespace(
+            lambda how=how: plain(
                 estimator=how,
                 names=["code1", "code2"],
                 even=torch.zeros(3),
@@ -243,7 +252,7 @@ ROWS: dict[str, Row] = {
                 EVENT, 4, 2, df=df, likelihood=likelihoods.Bernoulli(SMALL), network=SMALL
             ),
             images,
-            lambda df=df: SimpleNamespace(
+            lambda df=df: plain(
                 latent_dim=4,
                 count=2,
                 df=df,
@@ -262,7 +271,7 @@ ROWS: dict[str, Row] = {
                 EVENT, 2, noise, likelihood=likelihoods.Bernoulli(SMALL), network=SMALL
             ),
             images,
-            lambda noise=noise: SimpleNamespace(
+            lambda noise=noise: plain(
                 latent_dim=2,
                 noise=noise,
                 training=True,
@@ -275,7 +284,7 @@ ROWS: dict[str, Row] = {
     "MissingData": Row(
         lambda: programs.MissingData(EVENT, 2, **parts()),
         lambda: with_gaps(images()),
-        lambda: SimpleNamespace(
+        lambda: plain(
             encoding="mask",
             zeros=torch.zeros(2),
             inside=torch.zeros(EVENT),
@@ -286,7 +295,7 @@ ROWS: dict[str, Row] = {
     "MissingData learned": Row(
         lambda: programs.MissingData((16,), 2, "learned", likelihoods.StudentT(SMALL)),
         lambda: with_gaps(table()),
-        lambda: SimpleNamespace(
+        lambda: plain(
             encoding="learned",
             zeros=torch.zeros(2),
             learned=torch.zeros(16),
@@ -304,7 +313,7 @@ ROWS: dict[str, Row] = {
             [1.0, 5.0],
         ),
         images,
-        lambda: SimpleNamespace(
+        lambda: plain(
             classes=[0, CLASSES],
             training=True,
             weights=[1.0, 5.0],
@@ -320,7 +329,7 @@ ROWS: dict[str, Row] = {
     "Regression": Row(
         lambda: programs.Regression((15,), 2, guide=guides.MeanField(SMALL), head=SMALL),
         lambda: table(),
-        lambda: SimpleNamespace(
+        lambda: plain(
             zeros=torch.zeros(2),
             origin=torch.zeros(()),
             unit=torch.ones(()),
@@ -332,7 +341,7 @@ ROWS: dict[str, Row] = {
     "ProdLDA": Row(
         lambda: programs.ProdLDA((12,), 3, SMALL),
         documents,
-        lambda: SimpleNamespace(
+        lambda: plain(
             zeros=torch.zeros(3),
             scale=1.0,
             dropout=0.2,
@@ -350,7 +359,7 @@ ROWS: dict[str, Row] = {
             (3, 4), 2, likelihoods.Normal(SMALL), SMALL, combiner=SMALL, hidden=8
         ),
         series,
-        lambda: SimpleNamespace(
+        lambda: plain(
             names=["z1", "z2", "z3"],
             event_shape=(3, 4),
             loc=torch.zeros(2),
@@ -367,7 +376,7 @@ ROWS: dict[str, Row] = {
             EVENT, 2, likelihoods.Bernoulli(SMALL), SMALL, False, "shared", SMALL, 8
         ),
         images,
-        lambda: SimpleNamespace(
+        lambda: plain(
             names=["z1", "z2", "z3", "z4"],
             event_shape=EVENT,
             loc=torch.zeros(2),
@@ -407,6 +416,9 @@ def test_copied_into_a_notebook_it_runs(row: Row) -> None:
         exec("from __future__ import annotations\n" + textwrap.dedent(source), known)
     torch.manual_seed(0)
     plain = row.plain()
+    if hasattr(plain, "likelihood"):
+        # what a network is shown of x and of its gaps: the same
+        plain.likelihood.features = plain.likelihood.marks = lambda x: x
     model, guide = (functools.partial(known[name], plain) for name in ("model", "guide"))
     batch = program.serve(row.data(), training=True)[:20]
     with pyro.validation_enabled():

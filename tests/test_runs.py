@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 import pyrovae as pv
-from pyrovae import components, runs
+from pyrovae import components, files, runs
 
 X = torch.bernoulli(torch.full((60, 6), 0.3), generator=torch.Generator().manual_seed(0))
 
@@ -65,6 +65,62 @@ def test_the_file_is_safetensors_with_a_description(tmp_path: Path) -> None:
         notes = json.loads(file.metadata()["pyrovae"])
     assert notes["model"]["class_path"] == "pyrovae.vae.VAE"
     assert notes["model"]["init_args"]["event_shape"] == [6]
+
+
+# What commit 292fa2f, which wrote files of version 1, gave for model-1-NAME.safetensors: two VAEs
+# that it trained on old_table() for 20 epochs, and pv.elbo of the first five rows.
+VERSION_1 = {
+    "normal": [-20.98259925, -21.26571845, -20.98290252, -18.15625381, -21.35474395],
+    "mixed": [-115.54317474, -121.03455352, -121.12262725, -116.39726257, -114.17668914],
+}
+
+
+def old_table() -> Tensor:
+    t = torch.arange(60.0)[:, None]
+    h, a, b = (5 * t).sin(), (7 * t).cos(), (11 * t).sin()
+    levels = (h > 0).float() + (b > 0)
+    x = torch.cat([h + a, (3 * h.exp()).round(), (a > 0).float(), levels, 40 - h], 1)
+    x[3, 0] = torch.nan
+    return x
+
+
+@pytest.mark.parametrize("name", VERSION_1)
+def test_a_model_of_version_1_gives_the_numbers_that_it_gave(name: str, tmp_path: Path) -> None:
+    file = Path(__file__).with_name(f"model-1-{name}.safetensors")
+    pair = pv.load(file)
+    found = pv.elbo(pair, old_table(), seed=0)[:5]
+    torch.testing.assert_close(found, torch.tensor(VERSION_1[name]), rtol=1e-5, atol=1e-5)
+    columns = getattr(pair.likelihood, "columns", [pair.likelihood])
+    assert {column.units for column in columns} == {"none"}
+    again = pv.load(pv.save(pair, tmp_path))
+    assert torch.equal(pv.elbo(again, old_table(), seed=0)[:5], found)
+
+
+def test_weights_of_version_1_fill_a_pair_that_knows_units() -> None:
+    """It takes x as it is from then on, whatever it had learned."""
+    body = pv.networks.MLP([8])
+    likelihood = pv.likelihoods.Normal(body, scale="optimal")
+    pair = pv.VAE((5,), 2, likelihood=likelihood, guide=pv.guides.MeanField(body))
+    pair.measure_units(pv.data.TensorData(old_table()))
+    pv.load(Path(__file__).with_name("model-1-normal.safetensors"), into=pair)
+    for _ in range(2):
+        found = pv.elbo(pair, old_table(), seed=0)[:5]
+        torch.testing.assert_close(found, torch.tensor(VERSION_1["normal"]), rtol=1e-5, atol=1e-5)
+        pair.measure_units(pv.data.TensorData(old_table()))
+
+
+@pytest.mark.parametrize("version", [3, 0, "2", None])
+def test_a_file_of_another_version_is_refused(tmp_path: Path, version: object) -> None:
+    file = pv.save(vae(), tmp_path)
+    tensors = safetensors.torch.load_file(file)
+    with safe_open(str(file), "pt") as opened:
+        notes = json.loads(opened.metadata()["pyrovae"])
+    assert notes["version"] == 2
+    del notes[files.CHECKSUM]
+    files.write_tensors(file, tensors, notes | {"version": version})
+    for into in (None, vae()):
+        with pytest.raises(pv.UsageError, match=r"is of version .* reads those up to 2: install"):
+            pv.load(file, into=into)
 
 
 def functions() -> pv.Pair:

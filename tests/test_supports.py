@@ -104,7 +104,7 @@ class NoMean(dist.Categorical):
         (dist.OneHotCategorical(torch.ones(3)), [False]),
         (dist.Normal(0.0, 1.0).mask(True), [False]),
         (
-            Columns([dist.Normal(torch.zeros(2), 1.0), dist.Categorical(torch.ones(2, 3))]),
+            Columns([dist.Normal(torch.zeros(2, 1), 1.0), dist.Categorical(torch.ones(2, 1, 3))]),
             [False, True],
         ),
     ],

@@ -247,3 +247,69 @@ def test_support_is_checked_on_all_data() -> None:
     x[-1, -1] = 0.25  # one grey pixel in the last datum
     with pytest.raises(pv.UsageError, match="0 or 1, the data range from 0 to 1"):
         fit(vae(), x)
+
+
+def test_the_usual_batch_is_as_large_as_the_data_and_a_given_one_is_kept_to() -> None:
+    few, model = X[:10], vae()
+    history = pv.fit(model, few, epochs=1, progress=False)
+    assert history.last["step"] == 1
+    for count, size in ((100, 16), (400, 50), (2000, 128)):  # of few data an eighth, 16 at least
+        x = X[torch.arange(count) % len(X)]
+        history = pv.fit(vae(), x, epochs=1, progress=False)
+        assert history.last["step"] == math.ceil(count / size)
+    with pytest.raises(pv.UsageError, match="batch_size 128 is larger than the 10 training data"):
+        pv.fit(vae(), few, batch_size=128, progress=False)
+    with pytest.raises(pv.UsageError, match="batch_size must be a whole number of at least 1"):
+        pv.fit(vae(), few, batch_size=0, progress=False)
+
+
+def test_a_run_that_noted_the_usual_size_is_the_same_run(tmp_path: Path) -> None:
+    x = torch.cat([X, X])
+    pv.fit(vae(), x, epochs=1, batch_size=len(x) // 8, out=tmp_path / "run", progress=False)
+    history = pv.fit(vae(), x, epochs=2, out=tmp_path / "run", resume=True, progress=False)
+    assert len(history.rows) == 2
+    with pytest.raises(pv.UsageError, match="batch_size was 24, is now 96"):
+        pv.fit(vae(), x, epochs=3, batch_size=96, out=tmp_path / "run", resume=True, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("optim", "did you mean 'optimizer'"),
+        ("learning_rate", "did you mean 'lr'"),
+        ("num_epochs", "did you mean 'epochs'"),
+        ("beta", r"did you mean 'loss=pv.objectives.BetaELBO\(beta=...\)'"),
+        ("ephocs", "did you mean 'epochs'"),
+        ("xyzzy", "it has pair, x, loss"),
+    ],
+)
+def test_an_argument_by_another_name_is_told_its_own(word: str, said: str) -> None:
+    with pytest.raises(pv.UsageError, match=f"fit has no argument '{word}'.*{said}"):
+        fit(vae(), **{word: 3})
+
+
+def test_data_of_which_nothing_is_known_are_refused() -> None:
+    nothing = torch.full((20, 6), math.nan)
+    with pytest.raises(pv.UsageError, match="all entries of the 20 data are missing"):
+        fit(vae(), nothing, batch_size=5)
+    with pytest.raises(pv.UsageError, match="all entries of the 20 data are missing"):
+        pv.fit(vae(), np.asarray(nothing), progress=False)
+    assert pv.evaluate(vae(), nothing, 5).elbo.isfinite().all()  # to measure, they are no mistake
+
+
+@pytest.mark.parametrize(
+    ("shape", "gone", "said"),
+    [
+        ((6,), [2], "column 2 of x is missing"),
+        ((6,), [0, 5], "columns 0, 5 of x are missing"),
+        ((2, 3), [4], "1 of 6 entries of x are missing"),
+    ],
+)
+def test_an_entry_that_no_datum_has_is_said(
+    shape: tuple[int, ...], gone: list[int], said: str
+) -> None:
+    x = X.clone()
+    x[:, gone] = math.nan
+    pair = pv.VAE(shape, 2, likelihood=pv.likelihoods.Bernoulli(pv.networks.MLP([8])))
+    with pytest.warns(UserWarning, match=f"{said} .NaN. in all of the 96 data"):
+        fit(pair, x.reshape(96, *shape))

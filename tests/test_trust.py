@@ -937,6 +937,9 @@ def test_info_shows_no_link_no_escape_and_no_flood(
     (run / "evaluation.json").write_text("x" * 100_001)
     assert command("info", run) == 0
     out = capsys.readouterr().out
+    assert "secret\n" not in out and "symbolic link" in out and len(out) < 10_000
+    assert command("info", run, "--full") == 0
+    out = capsys.readouterr().out
     assert "?[31mred? ?" in out and "secret\n" not in out and "symbolic link" in out
     assert "larger than 100,000 bytes" in out and len(out) < 10_000
 

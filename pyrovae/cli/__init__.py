@@ -95,6 +95,8 @@ def _overview() -> str:
         "",
         "  pyrovae fit                              train on bundled digits: under a minute",
         "  pyrovae fit --data mnist --epochs 20     a named data set",
+        "  pyrovae fit --data table.csv             a table: its columns, gaps and units",
+        "  pyrovae sample runs/... --n 1000 --out samples.csv",
         "  pyrovae fit --data x.npy --likelihood Normal --latent-dim 2",
         "  pyrovae evaluate runs/...                numbers of a saved run",
         "",

@@ -9,44 +9,32 @@ import pyrovae as pv
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pyrovae.cli.pairs import Shown
     from pyrovae.generation import Values
-    from pyrovae.plots import Axes
-    from pyrovae.program import Program
-    from pyrovae.tensors import Data, TensorData
+    from pyrovae.plots import Drawn
+    from pyrovae.schema import Schema
+    from pyrovae.tensors import TensorData
 
 
-def standardised(part: Data, train: Data) -> TensorData:
-    """A part of the data in units of the training part."""
-    held = pv.tensors.TensorData
-    if not (isinstance(part, held) and isinstance(train, held)):
-        raise pv.UsageError("--standardise needs data in memory: give --stream false")
-    return part.standardised(train)
+def observed(values: Values, pair: Shown) -> Tensor:
+    """Of what several sites observe, that which has the shape of the data; one number per datum,
+    however a site observes it, is taken in their shape."""
+    event = pair.event_shape
+    several = [*values.values()] if isinstance(values, dict) else [values]
+    found = [v for v in several if tuple(v.shape[-len(event) :]) == event]
+    if not found and set(event) == {1}:
+        return several[0].reshape(*several[0].shape, *event)
+    return (found or several)[0]
 
 
-def observed(values: Values, pair: Program) -> Tensor:
-    """Of what several sites observe, that which has the shape of the data."""
-    if not isinstance(values, dict):
-        return values
-    found = [
-        v for v in values.values() if tuple(v.shape[-len(pair.event_shape) :]) == pair.event_shape
-    ]
-    return (found or list(values.values()))[0]
-
-
-def check_data(vae: Program, data: TensorData) -> None:
+def check_data(pair: Shown, data: TensorData) -> None:
     """Refuse data that the likelihood does not hold before work is done on any."""
-    data.check_finite()
-    pair = pv.traces.as_pair(vae)
-    few = tuple(t.to(pair.device) for t in data[:2])
-    with pair.evaluating():
-        pv.traces.Supports(pair, few).check(data)
+    pv.traces.Problem.of(pair, data)
 
 
-def draw_paths(values: Tensor) -> Axes:
-    """Paths drawn with axes of 1 before the event, lest rows of vectors pass for images."""
-    rows, steps, *event = values.shape
-    ones = {1: 3, 2: 1 if min(event) >= 4 else 2}.get(len(event), 0)
-    return pv.plots.interpolation(values.reshape(rows, steps, *[1] * ones, *event))
+def draw_paths(values: Tensor, schema: Schema | None) -> Drawn:
+    """Paths ``[rows, steps, *event]``: rows of vectors do not pass for images."""
+    return pv.plots.interpolation(values, event_dim=values.dim() - 2, schema=schema)
 
 
 def first_of_each(data: TensorData, n: int) -> Tensor:
@@ -61,7 +49,7 @@ def first_of_each(data: TensorData, n: int) -> Tensor:
 
 
 def evaluated(
-    pair: Program, test: TensorData, num_particles: int, seed: int = 0, **evidence: Any
+    pair: Shown, test: TensorData, num_particles: int, seed: int = 0, **evidence: Any
 ) -> tuple[pv.Evaluation, dict[str, object], str]:
     """What every pair is measured by; the same with what the program is scored by besides, as
     plain data and in lines; ``evidence`` says how the log evidence is measured."""

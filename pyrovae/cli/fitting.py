@@ -6,22 +6,22 @@ import datetime
 import functools
 import itertools
 import json
+import math
 import os
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pyrovae as pv
-from pyrovae.cli import reading
+from pyrovae.cli import pairs, reading
 from pyrovae.cli.data import (
     check_data,
     draw_paths,
     evaluated,
     first_of_each,
     observed,
-    standardised,
 )
 from pyrovae.cli.options import (
     BOOLEANS,
@@ -29,6 +29,7 @@ from pyrovae.cli.options import (
     TRANSIENT,
     all_options,
     fit_options,
+    of_a_table,
     of_fit,
     program,
     say,
@@ -37,9 +38,9 @@ from pyrovae.cli.options import (
 if TYPE_CHECKING:
     import torch
 
+    from pyrovae.cli.pairs import Shown
     from pyrovae.data import Splits
-    from pyrovae.plots import Axes, Panels
-    from pyrovae.program import Program
+    from pyrovae.plots import Axes, Drawn, Panels
     from pyrovae.tensors import Data, TensorData
 
 __all__ = ["fit"]
@@ -56,26 +57,40 @@ def fit(arguments: list[str]) -> None:
       pyrovae fit --data mnist --data-dir ~/data --epochs 20 --loss analytic
       pyrovae fit --data digits --likelihood Normal --likelihood.scale per_dimension
       pyrovae fit --data x.npy --binarise dynamic --latent-dim 2 --out runs/mine
+      pyrovae fit --data table.csv --drop id --kinds year=category --out runs/table
       pyrovae fit --likelihood.network ConvNet --guide.network ConvNet
       pyrovae fit --guide.network.hidden [300,300] --epochs 5
       pyrovae fit --program Conditional --program.latent-dim 8
       pyrovae fit --program GaussianMixture --program.clusters 12
+      pyrovae fit --pair mine.py:build --data x.npy
       pyrovae fit --config runs/mine/config.yaml --out runs/again
       pyrovae fit --out runs/mine --resume     (after a stop; --epochs 80 to train on)
       torchrun --nproc-per-node 2 -m pyrovae fit --data mnist --data-dir ~/data --out runs/two
     """
     options, parts = fit_options(fit, arguments)
+    with pv.progress.task(shown=not (options.quiet or options.json)):
+        _fit(options, parts)
+
+
+def _fit(options: Namespace, parts: dict[str, Any]) -> None:
+    """The run, from its data to its figures."""
     first = os.environ.get("RANK", "0") == "0"  # of the processes under torchrun
     device = pv.training.choose_device(options.device)
+    options.scale = _scale(options.scale, parts["usual"] | parts)
     splits = pv.data.load(
         options.data,
         options.data_dir,
         download=not options.theirs,
-        label=options.label,
         seed=options.seed,
         stream=BOOLEANS.get(options.stream, options.stream),
+        resize=options.resize,
+        layout=options.layout,
+        scale=options.scale,
+        **of_a_table(vars(options)),
     )
-    train, test, binarise = _prepared(splits, options, parts["usual"] | parts)
+    for line in () if splits.schema is None else splits.schema.notes:
+        say(line)
+    train, test, binarise = _prepared(splits, options, parts)
     vae, described = _program(train, splits, options, parts)
     config = _config(train, binarise, options, parts) | described
     held_out: TensorData | None = None
@@ -106,6 +121,11 @@ def fit(arguments: list[str]) -> None:
         print(f"\ntest set, {words}\n\n{folder.path}")
 
 
+def _scale(asked: float | None, parts: Mapping[str, object]) -> float | None:
+    """What stored numbers are divided by: nothing under a likelihood of whole numbers."""
+    return 1.0 if asked is None and getattr(parts["likelihood"], "whole", False) else asked
+
+
 def _goes_on(options: Namespace) -> bool:
     """Whether there is a checkpoint, whose weights come in the place of the first ones."""
     there = options.resume and options.out
@@ -114,13 +134,15 @@ def _goes_on(options: Namespace) -> bool:
 
 def _program(
     train: Data, splits: Splits, options: Namespace, parts: Mapping[str, Any]
-) -> tuple[Program, dict[str, object]]:
-    """The program with its first weights, and what the config says of it."""
+) -> tuple[Shown, dict[str, object]]:
+    """The program or the user's own pair with its first weights; what the config says of it."""
     import torch
 
     torch.manual_seed(options.seed)
     classes = None if splits.classes is None else len(splits.classes)
-    few = cast("TensorData", train) if train.in_memory else train.sample(10_000)
+    few = train if isinstance(train, pv.tensors.TensorData) else train.sample(10_000)
+    if options.pair is not None:
+        return pairs.own_pair(options.pair, few, classes, lambda: few.x), {}
     return program(few, classes, options, parts)
 
 
@@ -136,11 +158,13 @@ def _config(
         given = config[name]
         if given is not None and given not in pv.data.NAMES and Path(given).exists():
             config[name] = str(Path(given).resolve())
+    if options.pair is not None:
+        config["pair"] = pairs.named(options.pair)
     return config | {name: pv.components.describe(parts[name]) for name in ("loss", "lr_schedule")}
 
 
 def _folder(
-    vae: Program,
+    vae: Shown,
     train: Data,
     splits: Splits,
     device: torch.device,
@@ -150,18 +174,28 @@ def _folder(
     """The run's folder, with what is said once nothing can be refused any more."""
     count = sum(p.numel() for p in vae.parameters())
     return pv.runs.Folder.prepare(
-        options.out or _new_folder(type(vae).__name__, splits.name),
+        options.out or _new_folder(_kind(vae, options), splits.name),
         force=options.force,
         resume=options.resume,
         config=config,
         figures=[name for verb in reading.__all__ if (name := getattr(reading, verb).figure)],
+        about=_about(config, splits),
         heading=f"{splits.description}\n{len(train):,} data to train on, device {device}, "
         f"seed {options.seed}, {count:,} parameters{_missing(train)}",
     )
 
 
+def _about(config: Mapping[str, object], splits: Splits) -> dict[str, object]:
+    """What the run keeps of its data: to know them again, and what their columns are."""
+    name = str(config["data"])
+    known = {} if name in pv.data.NAMES else {"digest": pv.data.digest(name)}
+    schema = {} if splits.schema is None else {"schema": splits.schema.to_dict()}
+    counts = {"train": len(splits.train), "test": len(splits.test)}
+    return {"data": name, **known, **counts, "classes": splits.classes, **schema}
+
+
 def _train(
-    vae: Program,
+    vae: Shown,
     train: Data,
     held_out: TensorData | None,
     folder: pv.runs.Folder | None,
@@ -182,7 +216,6 @@ def _train(
             lr_schedule=None if schedule == "constant" else schedule,
             validation=held_out,
             callbacks=callbacks,
-            progress=not (options.quiet or options.json),
             **settings,
         )
     except KeyboardInterrupt as stop:
@@ -216,26 +249,27 @@ def _callbacks(options: Namespace) -> list[pv.callbacks.Callback]:
 def _prepared(
     splits: Splits, options: Namespace, parts: Mapping[str, object]
 ) -> tuple[Any, TensorData, str]:
-    """The training and the test part in the units that were asked for, and how they are binary."""
+    """The training and the test part, and how they are binary."""
     mode, train, test = options.binarise, splits.train, splits.test
-    if options.standardise:
-        train, test = (standardised(part, splits.train) for part in (train, test))
     if mode == "auto":
         images = splits.name in pv.data.NAMES and train.maximum is not None
-        binary = isinstance(parts["likelihood"], pv.likelihoods.Bernoulli)
+        binary = parts.get("likelihood") is pv.likelihoods.Bernoulli
         mode = "dynamic" if images and binary else "none"
     # a test set is drawn once, so that its numbers can be compared
     return train.binarised(mode, options.seed), test.binarised(mode), mode
 
 
-def _missing(data: Any) -> str:
-    if not data.in_memory:
-        return ""
-    x = data.tensors[0]
-    count = int(x.isnan().sum())
+def _missing(data: Data) -> str:
+    count = sum(int(x.isnan().sum()) for x in data.stored[:1])
     if not count:
         return ""
-    return f"\n{count:,} of {x.numel():,} training entries are missing (NaN), left out"
+    entries = len(data) * math.prod(data.event_shape)
+    return f"\n{count:,} of {entries:,} training entries are missing (NaN), left out"
+
+
+def _kind(vae: Shown, options: Namespace) -> str:
+    """What is trained, in a word: its class, or the file that it comes from."""
+    return Path(options.pair.rpartition(":")[0]).stem if options.pair else type(vae).__name__
 
 
 def _new_folder(program: str, name: str) -> Path:
@@ -249,7 +283,7 @@ def _new_folder(program: str, name: str) -> Path:
 class _Results:
     """What a run has come to; its methods draw, and give None where there is nothing to see."""
 
-    vae: Program
+    vae: Shown
     test: TensorData
     splits: Splits
     history: pv.History
@@ -258,29 +292,43 @@ class _Results:
     @functools.cached_property
     def few(self) -> TensorData:
         """Ten test data, of different classes where there are labels."""
-        return self.test.select(first_of_each(self.test, 10)).fixed()
+        return self._some(10)
+
+    def _some(self, count: int) -> TensorData:
+        return self.test.select(first_of_each(self.test, count)).fixed()
+
+    @property
+    def _pictures(self) -> bool:
+        """Whether each datum is a picture of its own, not a row among rows."""
+        return pv.schema.face(self.vae.event_shape, self.test.schema) in ("image", "array")
 
     def training(self) -> Panels:
         return pv.plots.training_curves(self.history.rows)
 
-    def reconstructions(self) -> Axes:
-        mean = observed(pv.reconstruct(self.vae, self.few), self.vae)
-        return pv.plots.reconstructions(self.few.x.cpu(), mean)
+    def reconstructions(self) -> Drawn:
+        some = self.few if self._pictures else self._some(300)
+        mean = observed(pv.reconstruct(self.vae, some), self.vae)
+        return pv.plots.reconstructions(some.x.cpu(), mean, schema=self.test.schema)
 
-    def samples(self) -> Axes:
-        return pv.plots.data_grid(observed(pv.sample(self.vae, 64, mean=True), self.vae))
+    def samples(self) -> Drawn:
+        if self._pictures:
+            return pv.plots.data_grid(observed(pv.sample(self.vae, 64, mean=True), self.vae))
+        drawn = observed(pv.sample(self.vae, 1000), self.vae)
+        data = self.test.fixed().x.cpu()
+        return pv.plots.data_grid(drawn, schema=self.test.schema, data=data)
 
-    def interpolation(self) -> Axes | None:
+    def interpolation(self) -> Drawn | None:
         half = len(self.few) // 2
         if not half:
             return None
         ends = self.few.select(range(half)), self.few.select(range(half, 2 * half))
-        return draw_paths(observed(pv.interpolate(self.vae, *ends, steps=10), self.vae))
+        paths = observed(pv.interpolate(self.vae, *ends, steps=10), self.vae)
+        return draw_paths(paths, self.test.schema)
 
     def latent_map(self) -> Axes | None:
         import torch
 
-        codes = [code.flatten(1) for code in self.found.codes.values()]
+        codes = [code.reshape(len(code), -1) for code in self.found.codes.values()]
         flat = torch.cat(codes, 1) if codes else torch.empty(0, 0)
         if flat.shape[1] < 2 or len(flat.unique(dim=0)) < 2:
             return None
@@ -293,7 +341,8 @@ class _Results:
         if not kl or not all(name in active for name in kl):
             return None
         return pv.plots.kl_bars(
-            torch.cat([*kl.values()]), active=torch.cat([active[name] for name in kl])
+            torch.cat([each.flatten() for each in kl.values()]),
+            active=torch.cat([active[name].flatten() for name in kl]),
         )
 
     def program(self) -> object:
@@ -301,8 +350,9 @@ class _Results:
         return self.vae.figure(self.test.fixed(), names)
 
 
+@pv.progress.shown("figures")
 def _figures(results: _Results, path: Path) -> None:
-    for name in pv.runs.FIGURES:
+    for name in pv.progress.steps(pv.runs.FIGURES, len(pv.runs.FIGURES)):
         try:
             axes = getattr(results, name)()
         except pv.UsageError as error:  # what has no meaning for this program

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import functools
 import inspect
 import re
-import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,24 +27,56 @@ WORDS = {"loss": ("auto", *LOSSES), "lr_schedule": ("constant",)}
 
 TEXT = (int, float, bool, str, list[int])  # what a text can give
 
+PAIR = (
+    "FILE.py:NAME, a pair of your own or a function that gives one, called with data, event_shape "
+    "or classes where it asks for them; its code runs"
+)
+
 # Options of the command line's own; those of pv.fit come from its signature.
 Option = tuple[Any, Any, str]  # type, default, help
 OWN: dict[str, dict[str, Option]] = {
     "data": {
         "data": (str, "mnist5k", "a name or a path"),
         "data_dir": (str | None, None, "where named sets are kept"),
-        "label": (str | None, None, "label column of a table"),
+        "label": (str | None, None, "of a table: the column of classes, which are no part of x"),
+        "columns": (str | None, None, "of a table: those of x by name, a,b,c, or all but -a,-b"),
+        "drop": (str | None, None, "of a table: columns that are left out, a,b"),
+        "target": (
+            str | None,
+            None,
+            "of a table: the column y of numbers, for --program Regression",
+        ),
+        "kinds": (
+            str | None,
+            None,
+            "of a table: what columns are, year=category,age=count (real, positive, count, "
+            "category, boolean, date), where they are not recognised",
+        ),
+        "delimiter": (str | None, None, "of a text file: between its cells; recognised by default"),
+        "decimal": (str | None, None, "of a text file: the decimal mark, . or ,"),
+        "encoding": (str | None, None, "of a text file: utf-8, latin-1, ..."),
+        "header": (bool | None, None, "of a text file: whether its first line has the names"),
         "binarise": (
             str,
             "auto",
             "dynamic, static, threshold or none; auto: dynamic for a named set of images under a "
             "Bernoulli likelihood, else none",
         ),
-        "standardise": (bool, False, "columns less their mean, over their standard deviation"),
+        "resize": (str | None, None, "H or HxW: scale pictures to one size and cut out the middle"),
+        "layout": (str, "auto", "channels_first or channels_last, of images in arrays"),
+        "scale": (
+            float | None,
+            None,
+            "what stored numbers are divided by: 255 for pixels, 1 for the values as they are; by "
+            "default as the likelihood and the values of uint8 tell",
+        ),
         "stream": (str, "auto", "auto, true or false: read files as training goes, not at once"),
         "validation": (float, 0.1, "held-out fraction, or number from 1 on; 0 for none"),
     },
-    "model": {"latent_dim": (int | None, None, "size of z; by default the program's own")},
+    "model": {
+        "latent_dim": (int | None, None, "size of z; by default the program's own"),
+        "pair": (str | None, None, PAIR),
+    },
     "training": {
         "patience": (int | None, None, "epochs without a better validation ELBO to end after"),
         "max_seconds": (float | None, None, "wall-clock time to stop after, ready to --resume"),
@@ -58,6 +90,18 @@ OWN: dict[str, dict[str, Option]] = {
 }
 # not part of what repeats a run
 TRANSIENT = ("out", "force", "resume", "max_seconds", "quiet", "json")
+TABLE = (
+    "label",
+    "columns",
+    "drop",
+    "target",
+    "kinds",
+    "delimiter",
+    "decimal",
+    "encoding",
+    "header",
+)
+PICTURES = ("resize", "layout", "scale")
 INSTEAD = ("validation", "progress")  # arguments of pv.fit that options above stand for
 
 
@@ -82,9 +126,14 @@ def all_options() -> dict[str, Option]:
     return {name: option for group in fit_groups().values() for name, option in group.items()}
 
 
+def of_a_table(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked of a table, as ``pv.data.load`` takes it."""
+    return {name: options[name] for name in TABLE if options.get(name) is not None}
+
+
 def say(message: str) -> None:
     """A line of the program's own, on the standard error."""
-    print(f"pyrovae: {printable(message)}", file=sys.stderr)
+    pv.progress.say(f"pyrovae: {printable(message)}")
 
 
 def printable(text: str) -> str:
@@ -112,6 +161,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose help is the command's docstring, examples included."""
 
     def __init__(self, command: Callable[..., object]) -> None:
+        self.command = command
         text, _, examples = (inspect.getdoc(command) or "").partition("Examples:\n")
         text = text.partition("\nArgs:\n")[0]
         super().__init__(
@@ -126,12 +176,21 @@ class Parser(argparse.ArgumentParser):
         unknown = re.match(r"unrecognized arguments: (-\S+)", message)
         if unknown:
             names = [name for name in self._option_string_actions if name.startswith("--")]
-            hint = pv.data.nearest(unknown[1], names)
-            message = f"there is no option {unknown[1]}{hint}"
+            word = unknown[1].partition("=")[0]
+            alone = "" if pv.errors.synonym(word, names) else _in_python(self.command, word)
+            hint = alone or pv.errors.meant(word, names)
+            message = f"there is no option {word}{hint}"
         message = re.sub(r"^argument (--[\w-]+)\S*:? (?=\w)", r"\1 ", message)
         raise pv.UsageError(
             f"{message.removesuffix('.')}. See {self.prog} --help".replace("?.", "?")
         )
+
+
+def _in_python(command: Callable[..., object], word: str) -> str:
+    """What to say of an option of ``fit`` that Python alone can give, such as an optimiser."""
+    alone = [name for name in pv.signatures.options(pv.fit) if name not in all_options()]
+    name = pv.errors.synonym(word, alone) if command.__name__ == "fit" else ""
+    return f": that is given in Python, pv.fit(pair, x, {name}=...)" if name else ""
 
 
 def add_option(
@@ -182,6 +241,11 @@ def add_allow(parser: Parser) -> None:
         metavar="MODULE",
         help="a module of your own whose classes may be named; its code runs",
     )
+
+
+def add_pair(parser: Parser) -> None:
+    """The option that names the code of a pair."""
+    add_option(parser, "pair", str | None, None, PAIR)
 
 
 def _describe_class(option: str, cls: type) -> str:
@@ -273,17 +337,83 @@ def _of_a_program(tree: Mapping[str, Any], allow: Sequence[str]) -> dict[str, An
         raise pv.UsageError(f"program must name a class, got {given!r:.200}")
     cls = _class("program", given.get("class_path", default), allow)
     slots, usual = pv.components.slots(cls), cls.usual()
-    named = [name for name in OF_A_MODEL if tree[name] is not None]
-    for name in named:
+    named = {name: tree[name] for name in OF_A_MODEL if tree[name] is not None}
+    for name, each in named.items():
         if name not in slots:
             raise pv.UsageError(
                 f"{cls.__name__} takes no --{name}; its own options are "
                 f"{', '.join(f'--program.{slot}' for slot in slots)}"
             )
-    path = f"{cls.__module__}.{cls.__name__}"
-    return {"program": {**given, "class_path": path}, "usual": usual} | {
-        name: _part(name, tree[name], allow, usual[name]) for name in named
-    }
+        if not _waits(each, _class_of(name, each, usual[name], allow)):
+            _part(name, each, allow, usual[name])  # what is wrong is said before data are loaded
+    likelihood = _class_of("likelihood", named.get("likelihood"), usual["likelihood"], allow)
+    described = {**given, "class_path": f"{cls.__module__}.{cls.__name__}"}
+    return {"program": described, "named": named, "usual": usual, "likelihood": likelihood}
+
+
+def _class_of(option: str, given: object, usual: object, allow: Sequence[str]) -> Any:
+    """The class that a description names, or that of the usual part."""
+    name = given.get("class_path") if isinstance(given, Mapping) else given
+    return _class(option, name, allow) if isinstance(name, str) else type(usual)
+
+
+def _waits(given: object, kind: type) -> bool:
+    """Whether the data decide what a part is, or an argument that it lacks."""
+    if not isinstance(given, str | Mapping):
+        return False
+    if isinstance(given, Mapping) and "class_path" not in given:
+        return True
+    return bool(_lacking(given, kind)) and hasattr(kind, "decided_by")
+
+
+def _parts_for(
+    data: TensorData, decided: Mapping[str, Any], parts: Mapping[str, Any], allow: Sequence[str]
+) -> dict[str, object]:
+    """The named parts, and what the data decide of them."""
+    found = {}
+    for name, given in parts["named"].items():
+        usual = decided.get(name, parts["usual"][name])
+        kind = _class_of(name, given, usual, allow)
+        found[name] = _part(name, _completed(given, kind, data), allow, usual)
+    return found
+
+
+def _completed(given: Any, kind: Any, data: TensorData) -> Any:
+    """A description with the arguments that it lacks and the data decide; those are said."""
+    lacks = _lacking(given, kind)
+    if not (lacks and hasattr(kind, "decided_by")):
+        return given
+    given = {"class_path": given} if isinstance(given, str) else dict(given)
+    more = {n: v for n, v in kind.decided_by(data.summary(), data.schema).items() if n in lacks}
+    told = [f"{name} {value}" for name, value in more.items() if isinstance(value, int)]
+    if told:
+        say(f"{', '.join(told)}, from the data to train on")
+    return given | {"init_args": _described(more) | (given.get("init_args") or {})}
+
+
+def _lacking(given: Any, kind: type) -> list[str]:
+    """The arguments that a class must be given and a description does not."""
+    init = (given.get("init_args") or {}) if isinstance(given, Mapping) else {}
+    return [n for n, slot in pv.components.slots(kind).items() if slot.required and n not in init]
+
+
+def _say_decided(decided: Mapping[str, Any], named: Mapping[str, object]) -> None:
+    """A line about a likelihood that follows the data."""
+    likelihood = decided.get("likelihood")
+    if likelihood is None or "likelihood" in named:
+        return
+    words = type(likelihood).__name__
+    if isinstance(likelihood, pv.likelihoods.Mixed):
+        counted = collections.Counter(type(column).__name__ for column in likelihood.columns)
+        words += f" of {', '.join(f'{count} {name}' for name, count in counted.items())}"
+    prior = decided.get("prior")
+    also = "" if prior is None or "prior" in named else f" and prior {type(prior).__name__}"
+    said = (
+        "suit the data (--likelihood and --prior choose others)"
+        if also
+        else ("suits the data (--likelihood chooses another)")
+    )
+    say(f"likelihood {words}{also}, which {said}")
 
 
 def program(
@@ -296,8 +426,10 @@ def program(
     described = parts["program"]
     cls = _class("program", described["class_path"], options.allow)
     own = dict(described.get("init_args") or {})
-    decided = {n: v for n, v in _described(cls.decided_by(data, classes)).items() if n not in own}
-    shared = _described({n: parts[n] for n in OF_A_MODEL if n in parts})
+    given = cls.decided_by(data, classes)
+    _say_decided(given, parts["named"] | own)
+    decided = {n: v for n, v in _described(given).items() if n not in own}
+    shared = _described(_parts_for(data, given, parts, options.allow))
     if options.latent_dim is not None:
         shared["latent_dim"] = _latent_dim(cls, options.latent_dim)
     init = {**decided, **shared, **own}
@@ -329,11 +461,37 @@ def _latent_dim(cls: type, given: int) -> int:
     return given
 
 
+def _refuse_code(config: Mapping[str, Any], options: argparse.Namespace) -> None:
+    """Refuse to run code because a file names it."""
+    if code := config.get("pair"):
+        where = options.config or options.out
+        raise pv.UsageError(f"{where} was made of {code}; give --pair {code} to run that code")
+
+
+def _refuse_beside_a_pair(
+    tree: Mapping[str, Any], options: argparse.Namespace, config: Mapping[str, Any]
+) -> None:
+    """Refuse parts of a program beside a whole pair."""
+    given = [name for name in ("program", *OF_A_MODEL) if tree[name] is not None]
+    if options.latent_dim is not None or config.get("latent_dim") is not None:
+        given.append("latent_dim")
+    if given:
+        raise pv.UsageError(
+            f"--pair is a whole model and guide: {flag_of(given[0])} has no place beside it; leave "
+            f"out one of the two"
+        )
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The options in a file, each of the type that it has as a flag."""
     config = pv.files.read_yaml(pv.files.home(path))
     if not isinstance(config, dict):
         raise pv.UsageError(f"the config {path} is not a mapping of options to values")
+    if config.pop("standardise", False):
+        raise pv.UsageError(
+            f"{path} asks for standardise, whose shift and scale were in no file: units are "
+            f"learned and kept with the model now; take the line out and fit anew"
+        )
     if "force" in config:
         raise pv.UsageError(f"{path} cannot say force; files are overwritten by --force alone")
     known = all_options()
@@ -399,7 +557,11 @@ def fit_options(
     for path in sorted(flags, key=lambda path: path.count(".")):
         _put(tree, path, flags[path], options.allow)
     parts = {part: _part(part, tree[part], options.allow) for part in ("loss", "lr_schedule")}
-    parts |= _of_a_program(tree, options.allow)
+    if options.pair is None:
+        _refuse_code(config, options)
+        parts |= _of_a_program(tree, options.allow)
+    else:
+        _refuse_beside_a_pair(tree, options, config)
     # a config does not choose where on this machine to download to
     theirs = options.data_dir is None and config.get("data_dir") is not None
     parser.set_defaults(**config, theirs=theirs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from json import dumps
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pyrovae as pv
 from pyrovae.cli.data import draw_paths, evaluated, first_of_each, observed
@@ -12,12 +12,17 @@ from pyrovae.cli.options import at_least
 from pyrovae.cli.verbs import Count, Drawing, Run, Whole, verb
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from torch import Tensor
 
     from pyrovae.generation import Values
+    from pyrovae.schema import Schema
     from pyrovae.tensors import TensorData
 
-__all__ = ["evaluate", "sample", "reconstruct", "interpolate", "traverse", "calibrate"]  # noqa: RUF022
+__all__ = [
+    *("evaluate", "sample", "reconstruct", "interpolate", "traverse", "calibrate"),
+    *("encode", "impute", "score"),
+]
 
 
 @verb()
@@ -64,18 +69,18 @@ def evaluate(
         tolerance=tolerance,
     )
     print(dumps(evaluation, indent=2) if json else words)
-    if run.path.is_dir() and not (run.options.data or run.options.binarise):
+    if run.path.is_dir() and not (run.options.data or run.options.binarise or run.options.part):
         with contextlib.suppress(pv.UsageError):  # a run that may only be read
             pv.runs.Folder(run.path).write_json("evaluation.json", evaluation)
 
 
-@verb("samples", data=False)
-def sample(run: Run, *, n: Whole = 64, mean: bool = True, density: str = "prior") -> Drawing:
+@verb("samples")
+def sample(run: Run, *, n: Whole = 64, mean: bool | None = None, density: str = "prior") -> Drawing:
     """draw new data from the prior, or from a density fitted to the codes of the training data
 
     Args:
         n: how many
-        mean: E[x|z] instead of a draw of x
+        mean: E[x|z] instead of a draw of x; by default of all but tables
         density: prior, or mixture or flow fitted to the codes
 
     Examples:
@@ -83,8 +88,11 @@ def sample(run: Run, *, n: Whole = 64, mean: bool = True, density: str = "prior"
       pyrovae sample runs/mine --n 100 --mean false --out samples.png
       pyrovae sample runs/mine --density mixture
       pyrovae sample runs/mine --n 10000 --mean false --out samples.npy
+      pyrovae sample runs/table --n 1000 --out samples.csv
     """
     drawn: Values
+    if mean is None:
+        mean = density != "prior" or pv.traces.as_pair(run.pair).schema is None
     if density == "prior":
         drawn = pv.sample(run.pair, n, mean=mean, seed=run.seed)
     elif not mean:
@@ -96,7 +104,8 @@ def sample(run: Run, *, n: Whole = 64, mean: bool = True, density: str = "prior"
         print(fitted)
         drawn = fitted.sample(n, seed=run.seed)
     values: Tensor = observed(drawn, run.pair)
-    return Drawing(values, lambda: pv.plots.data_grid(values))
+    schema = _schema_of(values, run)
+    return Drawing(values, lambda: pv.plots.data_grid(values, schema=schema))
 
 
 @verb("reconstructions")
@@ -118,7 +127,7 @@ def reconstruct(run: Run, *, n: Whole = 10, draws: Count = 0) -> Drawing:
         drawn = observed(pv.reconstruct(pair, few, draws=draws, seed=run.seed), pair)
     return Drawing(
         mean if drawn is None else drawn,
-        lambda: pv.plots.reconstructions(few.x.cpu(), mean, drawn, n=len(few)),
+        lambda: pv.plots.reconstructions(few.x.cpu(), mean, drawn, n=len(few), schema=few.schema),
     )
 
 
@@ -151,7 +160,7 @@ def interpolate(
         run.pair, _chosen(run.test, starts), _chosen(run.test, ends), steps, method=method
     )
     values: Tensor = observed(path, run.pair)
-    return Drawing(values, lambda: draw_paths(values))
+    return Drawing(values, lambda: draw_paths(values, run.test.schema))
 
 
 @verb("traversal")
@@ -180,7 +189,8 @@ def traverse(
     images, units, values = pv.traverse(
         run.pair, _chosen(run.test, order), dims=dims or None, steps=steps, span=span
     )
-    return Drawing(images, lambda: pv.plots.traversal(images, dims=units, values=values))
+    schema = run.test.schema
+    return Drawing(images, lambda: pv.plots.traversal(images, units, values, schema=schema))
 
 
 @verb("ranks")
@@ -203,6 +213,93 @@ def calibrate(
     )
     print(found)
     return Drawing(found.ranks, lambda: pv.plots.ranks(found.ranks, draws))
+
+
+@verb(table="codes")
+def encode(run: Run) -> Drawing:
+    """codes of data: the mean of q(z|x), a row per datum and a column per unit
+
+    Examples:
+      pyrovae encode runs/mine --out codes.csv
+      pyrovae encode runs/mine --data new.csv --out codes.parquet
+    """
+    found = pv.encode(run.pair, run.test.fixed(), seed=run.seed)
+    table = pv.framing.codes_table(found)
+    return Drawing(_tensor(table), table=lambda: table)
+
+
+@verb(table="imputed")
+def impute(
+    run: Run, *, num_particles: Whole = 1000, draws: Count = 200, interval: float = 0.9
+) -> Drawing:
+    """fill what is missing in data, given what is there
+
+    Beside a column of numbers in which entries were missing stand the ends of an interval, of
+    categories the chance of the one that was filled in; empty where the entry was there.
+
+    Args:
+        num_particles: per datum
+        draws: that intervals are made of; 0 for none
+        interval: the share of the draws between the ends
+
+    Examples:
+      pyrovae impute runs/mine --data gaps.csv --out filled.csv
+      pyrovae impute runs/mine --data gaps.csv --draws 0 --out filled.parquet
+    """
+    if not 0 < interval < 1:
+        raise pv.UsageError(f"--interval is a share between 0 and 1, got {interval}")
+    data = run.test.fixed()
+    options: dict[str, Any] = {"num_particles": num_particles, "seed": run.seed}
+    filled = _first(pv.impute(run.pair, data, **options))
+    schema = pv.traces.as_pair(run.pair).schema
+    if not draws or schema is None:
+        return Drawing(filled)
+    drawn = _first(pv.impute(run.pair, data, draws=draws, **options))
+    return Drawing(filled, table=lambda: schema.with_intervals(data.x, filled, drawn, interval))
+
+
+@verb(table="scores")
+def score(run: Run, *, num_particles: Whole = 1000) -> Drawing:
+    """log p(x) of every datum, in nats: the lower, the less a datum is like those trained on
+
+    ``elbo`` is the bound, ``log_evidence`` the importance-sampled estimate, of which ``khat`` above
+    0.7 says that it is too low.
+
+    Args:
+        num_particles: importance samples per datum
+
+    Examples:
+      pyrovae score runs/mine --data new.csv --out scores.csv
+    """
+    import torch
+
+    found = pv.evaluate(run.pair, run.test.fixed(), num_particles, seed=run.seed)
+    names = ("log_evidence", "elbo", "khat")
+    columns = {name: getattr(found, name) for name in names}
+    known = {n: c.double() for n, c in columns.items() if c is not None}
+
+    def table() -> DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame({name: column.numpy() for name, column in known.items()})
+
+    return Drawing(torch.stack([*known.values()], 1), table=table)
+
+
+def _tensor(table: DataFrame) -> Tensor:
+    import torch
+
+    return torch.tensor(table.to_numpy())
+
+
+def _first(found: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return found[0] if isinstance(found, tuple) else found
+
+
+def _schema_of(values: Tensor, run: Run) -> Schema | None:
+    """What the columns of values are, where they are those of the run's tables."""
+    schema = pv.traces.as_pair(run.pair).schema
+    return schema if schema and values.shape[1:] == (len(schema.columns),) else None
 
 
 def _chosen(data: TensorData, indices: list[int]) -> TensorData:

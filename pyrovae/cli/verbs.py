@@ -7,46 +7,55 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pyrovae as pv
-from pyrovae.cli.data import check_data, standardised
+from pyrovae.cli import pairs
+from pyrovae.cli.data import check_data
 from pyrovae.cli.options import (
     BOOLEANS,
     Parser,
     add_allow,
     add_option,
     add_options,
+    add_pair,
     at_least,
     checked_options,
+    of_a_table,
     read_config,
+    say,
 )
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from torch import Tensor
 
+    from pyrovae.cli.pairs import Shown
     from pyrovae.data import Splits
-    from pyrovae.plots import Axes
-    from pyrovae.program import Program
+    from pyrovae.plots import Drawn
     from pyrovae.tensors import TensorData
 
 __all__ = ["Count", "Drawing", "Run", "Verb", "Whole", "verb"]
 
+TABLES = (".csv", ".tsv", ".parquet")
+FORM = ("delimiter", "decimal", "encoding", "header")  # of a text file
 Whole = Annotated[int, at_least(1)]
 Count = Annotated[int, at_least(0)]
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """What a verb has found: a picture, and the numbers behind it.
+    """What a verb has found: numbers, and what they look like.
 
     Attributes:
         values: a tensor.
-        draw: gives the picture's Axes.
+        draw: gives the picture's Axes; None where there is no picture.
+        table: gives the numbers as a table; by default that of the pair's columns.
     """
 
     values: Tensor
-    draw: Callable[[], Axes]
+    draw: Callable[[], Drawn] | None = None
+    table: Callable[[], DataFrame] | None = None
 
 
 class Run:
@@ -61,10 +70,12 @@ class Run:
         self.out: Path | None = None
         if getattr(options, "out", None):
             self.out = Path(options.out)
-            if self.out.suffix not in (".png", ".npy"):
-                raise pv.UsageError(f"--out ends with .png or .npy, got {self.out}")
+            if self.out.suffix not in (".png", ".npy", *TABLES):
+                known = ", ".join((".png", ".npy", *TABLES))
+                raise pv.UsageError(f"--out ends with one of {known}, got {self.out}")
         self.seed: int = options.seed
         self.device = pv.training.choose_device(options.device)
+        self._loaded: dict[str, Splits] = {}
 
     @property
     def folder(self) -> Path:
@@ -72,85 +83,208 @@ class Run:
         return self.path if self.path.is_dir() else self.path.parent
 
     @functools.cached_property
-    def pair(self) -> Program:
+    def pair(self) -> Shown:
         """The pair, on the device."""
-        return pv.load(self.path, allow=self.options.allow).to(self.device)
+        given = self.options.pair
+        if given is None and pv.runs.of_own_code(self.path):
+            raise self._needs_code()
+        if given is None:
+            pair: Shown = pv.load(self.path, allow=self.options.allow)
+        else:
+            config = self._config()
+            classes = self._splits(config).classes
+            pair = pairs.own_pair(
+                given,
+                self._part("train", config).sample(10_000),
+                None if classes is None else len(classes),
+                # other data than those that it was made beside would make another pair
+                lambda: self._part("train", self._config(own=True)).sample(10_000).x,
+            )
+            pv.load(self.path, into=pair)
+        pair.to(self.device)
+        return pair
+
+    def _needs_code(self) -> pv.UsageError:
+        """What to say of a run that no file describes whole."""
+        code = self._made_of("pair")
+        if code is None:
+            return pv.UsageError(
+                f"{self.path} was made of code of its own, which no file carries; give --pair "
+                f"FILE.py:NAME of what gives its pair, and --data"
+            )
+        return pv.UsageError(f"{self.path} was made of {code}; give --pair {code} to run that code")
+
+    def _made_of(self, option: str) -> object:
+        """What the run's config says; None where it says nothing."""
+        file = self.folder / "config.yaml"
+        return read_config(file).get(option) if file.is_file() else None
 
     @functools.cached_property
     def test(self) -> TensorData:
-        """The test data beside which the pair was trained, or those of ``--data``."""
-        return self.data("test")
+        """The test data beside which the pair was trained, or all of ``--data``; or the part that
+        ``--part`` names."""
+        return self.data(getattr(self.options, "part", None) or "test")
 
     def data(self, part: str) -> TensorData:
         """A part of those data, as the pair takes them."""
         pair = self.pair  # what cannot be opened says so before data are loaded
         config = self._config()
-        splits = self._splits(config)
-        given = getattr(splits, part)
-        binarise = getattr(self.options, "binarise", None) or config.get("binarise", "none")
-        if config.get("standardise"):
-            if self._other is not None:
-                raise pv.UsageError(
-                    f"the run's data were standardised; {self._other} would need the same shift "
-                    f"and scale: evaluate it in Python, with data.standardised(by=the training "
-                    f"data)"
-                )
-            given = standardised(given, splits.train)
-        found = pair.serve(given.binarised(binarise))
+        given = self._part(part, config)
+        found = pair.serve(given)
         if tuple(found.event_shape) != pair.event_shape:
             raise pv.UsageError(
                 f"the run models data of shape {pair.event_shape}, {config['data']} has "
                 f"{tuple(given.event_shape)}; give data of the run's shape"
             )
         check_data(pair, found)
+        if config["other"]:
+            whole = config["whole"] and config["data"] not in pv.data.NAMES
+            say(f"{len(found):,} data from {config['data']}{'' if whole else ', the test part'}")
         return found
 
+    def _part(self, part: str, config: dict[str, Any]) -> TensorData:
+        """A part of the data, as the pair was given them."""
+        given = getattr(self._splits(config), {"all": "test"}.get(part, part))
+        binarise = getattr(self.options, "binarise", None) or config.get("binarise", "none")
+        binary: TensorData = given.binarised(binarise)
+        return binary
+
     def write(self, name: str, drawing: Drawing) -> None:
-        """A picture in the run's folder, or what ``--out`` says; its path is printed."""
+        """What was found in the run's folder, or where ``--out`` says; its path is printed."""
         import numpy as np
 
-        path = self.out or pv.files.inside(self.folder, f"figures/{name}.png")
+        usual = f"{name}.csv" if drawing.draw is None else f"figures/{name}.png"
+        path = self.out or pv.files.inside(self.folder, usual)
         if path.suffix == ".npy":
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, drawing.values.numpy())
+        elif path.suffix in TABLES:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pv.schema.write(self._frame(drawing), path)
+        elif drawing.draw is None:
+            raise pv.UsageError(f"{name} are numbers: --out ends with .csv, .parquet or .npy")
         else:
             pv.plots.save(drawing.draw(), path)
         print(path)
+
+    def _frame(self, drawing: Drawing) -> DataFrame:
+        """What was found as a table: of the columns that the pair models, where it does."""
+        import pandas as pd
+
+        if drawing.table is not None:
+            return drawing.table()
+        values, schema = drawing.values, pv.traces.as_pair(self.pair).schema
+        rows = values.reshape(-1, values.shape[-1]) if values.dim() > 1 else values[:, None]
+        if schema is not None and rows.shape[1] == len(schema.columns):
+            return schema.decode(rows)
+        if values.dim() > 2:
+            raise pv.UsageError(
+                f"what is found has the shape {list(values.shape)}, which is no table: --out ends "
+                f"with .npy or .png"
+            )
+        return pd.DataFrame(rows.cpu().numpy(), columns=[f"x{i}" for i in range(rows.shape[1])])
 
     @property
     def _other(self) -> str | None:
         """Other data than the run's, where they were given."""
         return getattr(self.options, "data", None)
 
-    def _config(self) -> dict[str, Any]:
+    def _config(self, *, own: bool = False) -> dict[str, Any]:
+        """What the run's config says, of other data where they were given; if it is asked for its
+        ``own``, where it says none."""
         file = self.folder / "config.yaml"
         config = read_config(file) if file.is_file() else {}
-        name = self._other or config.get("data")
+        given = None if own and config.get("data") else self._other
+        name = given or config.get("data")
         if name is None:
             raise pv.UsageError(
                 f"{self.path} does not say what data it was trained on; give --data"
             )
-        around = self._other is None and Path(name).is_dir()
-        if around and Path(name).resolve() in self.path.resolve().parents:
+        seed = at_least(0)(f"{file}: seed", config.get("seed", 0))
+        self._check_unchanged(name, given is not None)
+        part = getattr(self.options, "part", None) or ("test" if given is None else "all")
+        of = {"other": given is not None, "whole": part == "all"}
+        return config | {"data": name, "seed": seed, **of}
+
+    def _check_unchanged(self, name: str, given: bool) -> None:
+        """Refuse what has taken the place of the run's data; say of given data that they are
+        these."""
+        path = pv.files.home(name)
+        if name in pv.data.NAMES or (given and not path.exists()):
+            return
+        if not given:
+            self._check_own(name, path)
+        elif self._same(path) and getattr(self.options, "part", None) is None:
+            say(f"{name} has what the run was trained on; --part test is what was held out")
+
+    def _check_own(self, name: str, path: Path) -> None:
+        """Refuse a path in the run's config that is not what it was."""
+        if not path.exists():
+            raise pv.UsageError(
+                f"the data of this run, {name}, are not there any more; give --data with where "
+                f"they are now, or with others"
+            )
+        if path.is_dir() and path.resolve() in self.path.resolve().parents:
             # such as /, which takes minutes to walk
-            raise pv.UsageError(f"{file}: data names a folder around the run, {name}; give --data")
-        seed = config.get("seed", 0)
-        if not 0 <= seed < 2**32:
-            raise pv.UsageError(f"{file}: seed must be at least 0 and below 2^32, got {seed}")
-        return config | {"data": name, "seed": seed}
+            raise pv.UsageError(
+                f"{self.path}: data names a folder around the run, {name}; give --data"
+            )
+        if self._same(path) is False:
+            raise pv.UsageError(
+                f"{name} has changed since the run was trained on it, so that its test part may be "
+                f"another; give --data {name} to take it as new data, all of it"
+            )
+
+    def _same(self, path: Path) -> bool | None:
+        """Whether a path has the data that the run was trained on; None where that is not known."""
+        file = self.folder / pv.runs.DATA
+        known = pv.files.read_json(file).get("digest") if file.is_file() else None
+        return None if known is None else bool(pv.data.digest(path) == known)
 
     def _splits(self, config: dict[str, Any]) -> Splits:
-        ours = getattr(self.options, "data_dir", None)
+        """The data that a config names, loaded once."""
+        if config["data"] not in self._loaded:
+            self._loaded[config["data"]] = self._load(config)
+        return self._loaded[config["data"]]
+
+    def _load(self, config: dict[str, Any]) -> Splits:
+        ours, name = getattr(self.options, "data_dir", None), config["data"]
         theirs = ours is None and config.get("data_dir") is not None
-        table = str(config["data"]).endswith((".csv", ".parquet"))
         return pv.data.load(
-            config["data"],
+            name,
             config["data_dir"] if theirs else ours,
             download=not theirs,  # a run does not choose where on this machine to write
-            label=config.get("label") if table else None,
             seed=config["seed"],
-            stream="auto" if self._other else BOOLEANS.get(config.get("stream", ""), "auto"),
+            stream="auto" if config["other"] else BOOLEANS.get(config.get("stream", ""), "auto"),
+            hold_out=not config["whole"],
+            **self._of_a_table(config),
+            **self._of_pictures(config),
         )
+
+    def _of_pictures(self, config: dict[str, Any]) -> dict[str, Any]:
+        """How pictures and arrays are read: as the run's were; others as far as they have it."""
+        name, ours = str(config["data"]), getattr(self.options, "scale", None)
+        theirs = self._whole() if config["other"] else config.get("scale")
+        return {
+            "resize": config.get("resize") if Path(name).is_dir() else None,
+            "layout": config.get("layout", "auto") if name.endswith(pv.data.ARRAYS) else "auto",
+            "scale": theirs if ours is None else ours,
+        }
+
+    def _whole(self) -> float | None:
+        """What whole numbers are divided by where the likelihood takes such: 1."""
+        return None if self.options.pair else pv.traces.as_pair(self.pair).scale
+
+    def _of_a_table(self, config: dict[str, Any]) -> dict[str, Any]:
+        """How a table is read: as the run's was; others by its columns, where they are known."""
+        asked = of_a_table(config)
+        if not config["other"]:
+            return asked
+        if Path(config["data"]).suffix.lower() not in pv.tables.SUFFIXES:
+            return {}
+        schema = pv.traces.as_pair(self.pair).schema
+        form = {name: value for name, value in asked.items() if name in FORM}
+        return asked if schema is None else form | {"schema": schema}
 
 
 class Verb:
@@ -162,14 +296,19 @@ class Verb:
         function: ``function(run, *, options)``.
         figure: the name in the run's folder of the picture that it gives as a :class:`Drawing`,
             unless ``--out`` says otherwise; None where it gives none.
+        table: the same of a table of numbers.
         data: whether other data than the run's may be given.
     """
 
     def __init__(
-        self, function: Callable[..., Drawing | None], figure: str | None, data: bool
+        self,
+        function: Callable[..., Drawing | None],
+        figure: str | None,
+        table: str | None,
+        data: bool,
     ) -> None:
         functools.update_wrapper(self, function)
-        self.function, self.figure, self.data = function, figure, data
+        self.function, self.figure, self.table, self.data = function, figure, table, data
         self.__name__ = function.__name__
 
     def __call__(self, arguments: Sequence[str]) -> None:
@@ -177,9 +316,10 @@ class Verb:
         own = checked_options(self.function, options)
         at_least(0)("--seed", options.seed)
         run = Run(options)
-        drawing = self.function(run, **own)
-        if drawing is not None and self.figure is not None:
-            run.write(self.figure, drawing)
+        with pv.progress.task(shown=not options.quiet):
+            drawing = self.function(run, **own)
+            if drawing is not None:
+                run.write(self.figure or self.table or self.__name__, drawing)
 
     def _parser(self) -> Parser:
         parser = Parser(self)
@@ -188,18 +328,24 @@ class Verb:
             add_option(parser, "data", str | None, None, "other data than the run's")
             add_option(parser, "data_dir", str | None, None, "where named sets are kept")
             add_option(parser, "binarise", str | None, None, "other than the run's")
-        if self.figure is not None:
-            text = "a .png figure or a .npy array, by default a figure in the run folder"
+            add_option(parser, "scale", float | None, None, "of other data: what divides them")
+            kind = Literal["test", "train", "all"] | None
+            text = "test, train or all: of the run's data the test part, of others all"
+            add_option(parser, "part", kind, None, text)
+        if self.figure is not None or self.table is not None:
+            text = "a .png figure, a .csv or .parquet table or a .npy array (default: in the run)"
             add_option(parser, "out", str | None, None, text)
         add_allow(parser)
+        add_pair(parser)
         add_option(parser, "seed", int, 0, "of the draws")
         add_option(parser, "device", str, "auto", "auto, cpu, cuda, cuda:1, ...")
+        add_option(parser, "quiet", bool, False, "no progress")
         add_options(parser, self.function)
         return parser
 
 
 def verb(
-    figure: str | None = None, *, data: bool = True
+    figure: str | None = None, *, table: str | None = None, data: bool = True
 ) -> Callable[[Callable[..., Drawing | None]], Verb]:
     """Make a function of a run a command, see :class:`Verb`."""
-    return functools.partial(Verb, figure=figure, data=data)
+    return functools.partial(Verb, figure=figure, table=table, data=data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -565,9 +566,14 @@ class PerColumn(constraints.stack):
 
 
 class Columns(dist.TorchDistribution):
-    """One distribution per column of a table: batch shape ``[*B, D]``, event shape ``()``.
+    """The columns of a table, each of its own distribution: batch shape ``[*B, D]``, event shape
+    ``()``.
 
-    >>> fn = Columns([dist.Normal(torch.zeros(5), 1.0), dist.Poisson(torch.ones(5))])
+    Args:
+        parts: distributions of batch shape ``[*B, columns]``, each of some of the columns.
+        places: which those are, for each part; by default they follow each other.
+
+    >>> fn = Columns([dist.Normal(torch.zeros(5, 2), 1.0), dist.Poisson(torch.ones(5, 1))])
     >>> fn.to_event(1).log_prob(fn.sample()).shape
     torch.Size([5])
     """
@@ -575,12 +581,25 @@ class Columns(dist.TorchDistribution):
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
     def __init__(
-        self, columns: Sequence[dist.TorchDistribution], validate_args: bool | None = None
+        self,
+        parts: Sequence[dist.TorchDistribution],
+        places: Sequence[Sequence[int]] | None = None,
+        validate_args: bool | None = None,
     ) -> None:
-        bare = [c.base_dist if isinstance(c, dist.Independent) else c for c in columns]
-        batch = torch.broadcast_shapes(*(column.batch_shape for column in bare))
-        self.columns = [column.expand(batch) for column in bare]
-        super().__init__((*batch, len(columns)), validate_args=validate_args)
+        bare = [p.base_dist if isinstance(p, dist.Independent) else p for p in parts]
+        batch = torch.broadcast_shapes(*(part.batch_shape[:-1] for part in bare))
+        self.parts = [part.expand((*batch, part.batch_shape[-1])) for part in bare]
+        sizes = [part.batch_shape[-1] for part in self.parts]
+        count = iter(range(sum(sizes)))
+        following = [list(itertools.islice(count, size)) for size in sizes]
+        self.places = following if places is None else places
+        super().__init__((*batch, sum(sizes)), validate_args=validate_args)
+
+    @property
+    def columns(self) -> list[dist.TorchDistribution]:
+        """For every column, the distribution that it is a part of."""
+        found = {i: p for p, at in zip(self.parts, self.places, strict=True) for i in at}
+        return [found[i] for i in range(len(found))]
 
     @constraints.dependent_property(event_dim=0)
     def support(self) -> constraints.Constraint:
@@ -589,31 +608,46 @@ class Columns(dist.TorchDistribution):
     def expand(
         self, batch_shape: tuple[int, ...], _instance: dist.TorchDistribution | None = None
     ) -> Columns:
-        return Columns([column.expand(batch_shape[:-1]) for column in self.columns])
+        batch = tuple(batch_shape)[:-1]
+        parts = [part.expand((*batch, part.batch_shape[-1])) for part in self.parts]
+        return Columns(parts, self.places)
 
     def mask(self, mask: Tensor | bool) -> dist.TorchDistribution:
-        """Masked column by column, so that a column knows which of its entries count."""
+        """Masked part by part, so that each knows which of its entries count."""
         if not isinstance(mask, Tensor):
             return super().mask(mask)
-        masks = mask.expand(*mask.shape[:-1], len(self.columns)).unbind(-1)
-        return Columns([c.mask(m) for c, m in zip(self.columns, masks, strict=True)])
+        mask = mask.expand(*mask.shape[:-1], self.batch_shape[-1])
+        masked = [p.mask(self._of(mask, at)) for p, at in zip(self.parts, self.places, strict=True)]
+        return Columns(masked, self.places)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        values = zip(self.columns, value.unbind(-1), strict=True)
-        return torch.stack(torch.broadcast_tensors(*(c.log_prob(v) for c, v in values)), -1)
+        pairs = zip(self.parts, self.places, strict=True)
+        return self._whole([part.log_prob(self._of(value, at)) for part, at in pairs])
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        return torch.stack([column.sample(sample_shape) for column in self.columns], -1)
+        return self._whole([part.sample(sample_shape) for part in self.parts])
 
     @property
     def mean(self) -> Tensor:
         """NaN where a column has none."""
-        return torch.stack([_property(column, "mean") for column in self.columns], -1)
+        return self._whole([_property(part, "mean") for part in self.parts])
 
     @property
     def mode(self) -> Tensor:
         """NaN where a column does not know its own."""
-        return torch.stack([_property(column, "mode") for column in self.columns], -1)
+        return self._whole([_property(part, "mode") for part in self.parts])
+
+    @staticmethod
+    def _of(values: Tensor, places: Sequence[int]) -> Tensor:
+        return values.index_select(-1, torch.tensor(places, device=values.device))
+
+    def _whole(self, values: Sequence[Tensor]) -> Tensor:
+        """The parts' values ``[*batch, columns]`` in the order of the columns."""
+        batch = torch.broadcast_shapes(*(v.shape[:-1] for v in values))
+        joined = torch.cat([v.expand(*batch, v.shape[-1]) for v in values], -1)
+        places = list(itertools.chain.from_iterable(self.places))
+        order = sorted(range(len(places)), key=places.__getitem__)
+        return joined if order == list(range(len(order))) else self._of(joined, order)
 
 
 def _property(fn: dist.TorchDistribution, name: str) -> Tensor:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pyrovae.errors import UsageError
 from pyrovae.explorer.view import View
+from pyrovae.progress import quiet, shown
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -47,9 +48,11 @@ def page(exported: object = None) -> str:
     return html
 
 
+@shown("export the page")
 def export(view: View, path: str | Path, *, steps: int = 15) -> Path:
-    """Write one self-contained page, of about two bytes per value of the data shown: the map, the
-    data with what their codes decode to, and a grid decoded over the map. No server is needed.
+    """Write one self-contained page, of about two bytes per value of the images shown and twenty
+    per value of other data: the map, the data with what their codes decode to, a grid decoded over
+    the map, and draws from the prior. No server is needed.
 
     Raises:
         UsageError: a path that does not end in .html.
@@ -59,17 +62,32 @@ def export(view: View, path: str | Path, *, steps: int = 15) -> Path:
         raise UsageError(f"a page is exported as .html, got {path.name!r}: name it .html")
     path.parent.mkdir(parents=True, exist_ok=True)
     grid = view.grid(steps)
+    kept = _packed if view.kind == "image" else _listed
     held = {
         "about": view.about(),
         "across": grid["across"],
         "up": grid["up"],
-        "grid": _packed(grid["x"]),
-        "data": _packed(view.data_at(range(len(view.data)))["x"]),
-        "decoded": _packed(view.decoded_codes()["x"]),
+        "grid": kept(grid["x"]),
+        "data": kept(view.data_at(range(len(view.data)))["x"]),
+        "decoded": kept(view.decoded_codes()["x"]),
+        "samples": kept(_drawn(view)),
         "codes": [[round(float(v), 4) for v in row] for row in view.codes],
     }
     path.write_text(page(held), "utf-8")
     return path
+
+
+def _drawn(view: View) -> Any:
+    """Draws from the prior; none where the pair gives none."""
+    try:
+        return view.samples(seed=view.seed)["x"]
+    except UsageError:
+        return []
+
+
+def _listed(rows: Any) -> Any:
+    """Numbers as they are: a column's unit is not another's, so that no scale holds for all."""
+    return rows
 
 
 def _packed(rows: Any) -> dict[str, object]:
@@ -80,7 +98,7 @@ def _packed(rows: Any) -> dict[str, object]:
     shades = bytes(
         255 if v is None else round((v - low) * scale) for row in rows for v in row
     )  # fmt: skip
-    size = len(rows[0])
+    size = len(rows[0]) if rows else 0
     return {"low": low, "high": high, "size": size, "bytes": base64.b64encode(shades).decode()}
 
 
@@ -107,7 +125,8 @@ def _answer_questions(app: "FastAPI", view: View) -> None:
 
     finite = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
     index = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
-    values = Annotated[list[finite | None], Field(min_length=1, max_length=MOST_VALUES)]
+    number = Annotated[float, Field(ge=-1e18, le=1e18, allow_inf_nan=False)]  # in any unit
+    values = Annotated[list[number | None], Field(min_length=1, max_length=MOST_VALUES)]
 
     class Question(BaseModel):
         model_config = ConfigDict(extra="forbid")
@@ -231,7 +250,8 @@ class _Guarded:
                 message["headers"] = [*message["headers"], *_HEADERS]
             await send(message)
 
-        await self.app(scope, replay, dressed)
+        with quiet():  # who asks looks at the page
+            await self.app(scope, replay, dressed)
 
 
 # the page holds its own script and style, and may ask nobody but this server

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import traces
+from pyrovae.arrays import channels_last
 from pyrovae.errors import UsageError, in_short, whole_number
 from pyrovae.evaluation import evaluate
 from pyrovae.generation import (
@@ -21,6 +22,7 @@ from pyrovae.generation import (
     reconstruct,
     sample,
 )
+from pyrovae.schema import Schema, face
 from pyrovae.tensors import TensorData
 
 MOST_POINTS = 2000  # on the map
@@ -65,8 +67,11 @@ class View:
         served = traces.Problem.of(self.pair, x, seed).data
         self.data = served.first(min(whole_number("points", points), len(served)))
         self.event_shape = tuple(self.data.event_shape)
+        self.schema = self._schema()
+        self.kind = self._kind()
         self.labels = None if self.data.labels is None else self.data.labels.cpu()
-        self.names = list(names) if names else None
+        classes = names or (self.schema.classes if self.schema else ())
+        self.names = list(classes) or None
         found = evaluate(self.pair, self.data, 1, seed=seed)
         if not found.codes:
             raise UsageError(
@@ -84,6 +89,16 @@ class View:
         self.active = torch.cat([found.active[name].flatten() for name in self.sites])
         self.rows, self.centre, self.axes = self._plane()
         self.decoders: dict[int, Callable[[object], Values]] = {}
+
+    def _schema(self) -> Schema | None:
+        """What the columns of the data are, where they are tables or series with names."""
+        schema = self.data.schema or self.pair.schema
+        own = schema is not None and self.event_shape[-1:] == (len(schema.columns),)
+        return schema if own else None
+
+    def _kind(self) -> str:
+        """What a datum is drawn as; images whose channels are last are not."""
+        return "array" if channels_last(self.event_shape) else face(self.event_shape, self.schema)
 
     def _plane(self) -> tuple[Tensor, Tensor, list[str]]:
         """The map [2, units], its origin [units] and what its axes are called.
@@ -120,7 +135,10 @@ class View:
         return names
 
     def about(self) -> Plain:
-        """What there is to explore: units, the map, one datum's shape, classes."""
+        """What there is to explore: units, the map, one datum's shape, classes, and of a table or
+        of series the ``columns``: name, kind, levels, unit, origin, decimals, low, high and gaps of
+        each, see :class:`pyrovae.schema.Column`.
+        """
         names = self._unit_names()
         x = self.data.x.float()
         finite = x[x.isfinite()]
@@ -142,14 +160,31 @@ class View:
             "points": _plain((self.codes - self.centre) @ self.rows.T),
             "labels": None if self.labels is None else self.labels.tolist(),
             "names": self.names,
+            "label": self.schema.label if self.schema and self.schema.label else "class",
             "shape": list(self.event_shape),
-            "kind": _kind(self.event_shape),
+            "kind": self.kind,
+            "columns": self._columns(),
             "binary": bool(((finite == 0) | (finite == 1)).all()),
             "range": [float(finite.min()), float(finite.max())],
             "seed": self.seed,
             "conditional": len(self.data[:1]) > 1,
             "particles": PARTICLES,
         }
+
+    def _columns(self) -> list[Plain] | None:
+        """Those of a table or of series, with the ends of their axes; None of other data."""
+        if self.kind not in ("table", "series"):
+            return None
+        x = self.data.x.float()
+        x = x.reshape(-1, x.shape[-1] if x.dim() > 1 else 1)
+        schema = self.schema or Schema.unnamed(x.shape[1])
+        columns = []
+        for column, values in zip(schema.to_dict()["columns"], x.T, strict=True):
+            known = values[values.isfinite()]
+            if self.schema is None and len(known):
+                column |= {"low": float(known.min()), "high": float(known.max())}
+            columns.append(column)
+        return columns
 
     def decode(self, z: Sequence[float], given: int = 0) -> Plain:
         """E[x|z], with what the model conditions on (such as a label) taken from a datum.
@@ -199,9 +234,10 @@ class View:
         return {"x": self._values(self._decoded(z, start)), "z": _plain(z)}
 
     def samples(self, n: int = 24, seed: int = 0, given: int = 0) -> Plain:
-        """E[x|z] of draws from the prior."""
+        """E[x|z] of draws from the prior; of a table, whose means may be no values, rows x."""
         few = self._select(given)
-        x = sample(self.pair, whole_number("n", n), mean=True, seed=seed, like=few)
+        mean = self.kind != "table"
+        x = sample(self.pair, whole_number("n", n), mean=mean, seed=seed, like=few)
         return {"x": self._values(x)}
 
     def grid(self, steps: int = 15) -> Plain:
@@ -315,20 +351,15 @@ def _flat(codes: Mapping[str, Tensor]) -> Tensor:
     return flat(codes).float().cpu()
 
 
-def _kind(shape: tuple[int, ...]) -> str:
-    """How a datum is drawn: as an image, as curves over time, or as a row of numbers."""
-    if (len(shape) == 3 and shape[0] in (1, 3)) or (len(shape) == 2 and min(shape) >= 4):
-        return "image"
-    return "series" if len(shape) == 2 else "table"
-
-
 def _number(value: Tensor | None) -> float | None:
     return None if value is None or not value[0].isfinite() else round(float(value[0]), 4)
 
 
 def _plain(values: Tensor) -> list[Any]:
-    """Nested lists, rounded to what a picture shows; what is not finite becomes None."""
-    rounded = values.detach().cpu().double().round(decimals=5)
+    """Nested lists of seven digits, all that a float32 has; what is not finite becomes None."""
+    exact = values.detach().cpu().double()
+    digits = 10 ** (6 - exact.abs().clamp(1e-12, 1e12).log10().floor()).clamp(0, 18)
+    rounded = (exact * digits).round() / digits
     flat: Any = rounded.tolist()
     return flat if rounded.isfinite().all() else _without_nan(flat)
 

@@ -17,6 +17,7 @@ from pyrovae.generation import decode
 from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import MLP, Network
 from pyrovae.program import Program
+from pyrovae.progress import task
 from pyrovae.tensors import TensorData
 from pyrovae.traces import Pair
 from pyrovae.training import fit
@@ -67,7 +68,7 @@ class Autoencoder(Program):
             )
         self.likelihood, self.network = likelihood or self.usual()["likelihood"], network
         self.likelihood.build((latent_dim,), self.event_shape)
-        self.code = network.build(self.event_shape, {"code": (latent_dim,)})
+        self.code = network.build(self.likelihood.feature_shape, {"code": (latent_dim,)})
 
     def model(self, x: Tensor) -> None:
         """z anywhere, x ~ p(x|z) observed."""
@@ -78,6 +79,7 @@ class Autoencoder(Program):
 
     def guide(self, x: Tensor) -> None:
         """z = f(x), while training f of what the noise leaves of x."""
+        x = self.features(x)
         if self.training and self.noise > 0:
             x = x * (torch.rand_like(x) >= self.noise)
         with pyro.plate("data", len(x)):
@@ -91,9 +93,9 @@ class Autoencoder(Program):
     @torch.no_grad()
     def denoise(self, x: Tensor) -> Tensor:
         """E[x|z] at z = f(x), ``[N, *event_shape]``, for x as it is."""
-        return cast(Tensor, decode(self, self.code(x)[0], like=x))
+        return cast(Tensor, decode(self, self.code(self.features(x))[0], like=x))
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Drawn:
         """Data, what f sees of them, reconstructions, draws from a mixture fitted to codes."""
         x = data.fixed().x[: min(10, len(data))]
         seen = self.hide(x)
@@ -104,7 +106,8 @@ class Autoencoder(Program):
         if components >= 1:
             fitted = fit_codes(self, data, "mixture", components=components)
             rows["draw"] = cast(Tensor, fitted.sample(len(x)))
-        return plots.strips(torch.stack([r.cpu() for r in rows.values()]), list(rows))
+        cells = torch.stack([row.cpu() for row in rows.values()])
+        return plots.strips(cells, list(rows), schema=data.schema)
 
 
 def codes(
@@ -128,5 +131,6 @@ def codes(
             pyro.sample("z", dist.Delta(posterior(x).mean, event_dim=1))
 
     size = min(128, len(data))
-    fit(Pair(model, guide), data, epochs=epochs, batch_size=size, seed=seed, progress=False)
+    with task("autoencoder"):
+        fit(Pair(model, guide), data, epochs=epochs, batch_size=size, seed=seed)
     return torch.cat([posterior(x).mean.detach() for (x,) in data.fixed().batches(1000)])

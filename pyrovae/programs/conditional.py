@@ -66,7 +66,7 @@ class Conditional(Program):
         self.likelihood = likelihood or self.usual()["likelihood"]
         self.posterior = guide or self.usual()["guide"]
         self.likelihood.build([(latent_dim,), (classes,)], self.event_shape)
-        self.posterior.build([self.event_shape, (classes,)], (latent_dim,))
+        self.posterior.build([self.likelihood.feature_shape, (classes,)], (latent_dim,))
         self.prior.build(latent_dim, self.posterior)
 
     @classmethod
@@ -85,7 +85,7 @@ class Conditional(Program):
         """z ~ q(z|x, y)."""
         y = self.one_hot(y)
         with pyro.plate("data", len(x)):
-            pyro.sample("z", self.posterior(x, y))
+            pyro.sample("z", self.posterior(self.features(x), y))
 
     def serve(self, data: TensorData, training: bool = False) -> TensorData:
         """(x, y), y the labels."""
@@ -95,7 +95,7 @@ class Conditional(Program):
         """A datum of each class."""
         return torch.zeros(self.classes, *self.event_shape), torch.arange(self.classes)
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Drawn:
         """One style in a row, each class in a column: z drawn once, decoded with every label."""
         styles, y = 8, torch.arange(self.classes)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -103,4 +103,5 @@ class Conditional(Program):
             z = self.prior().sample((styles,)).repeat_interleave(self.classes, 0)
         like = torch.zeros(len(z), *self.event_shape), y.repeat(styles)
         drawn = cast(Tensor, decode(self, z, like=like)).unflatten(0, (styles, self.classes))
-        return plots.strips(drawn, columns=names or list(map(str, range(self.classes))))
+        columns = names or list(map(str, range(self.classes)))
+        return plots.strips(drawn, columns=columns, schema=data.schema)

@@ -131,7 +131,8 @@ class DeepMarkov(Program):
         self.combine = MeanField(combiner)
         self.combine.build([(latent_dim,), (hidden,)], (latent_dim,))
         self.register_buffer("inside", supported(self.likelihood, latent_dim), persistent=False)
-        self.backwards = nn.GRU(2 * size, hidden, batch_first=True)
+        (width,) = self.likelihood.feature_shape
+        self.backwards = nn.GRU(width + size, hidden, batch_first=True)
 
     def model(self, x: Tensor) -> None:
         """z_1 ~ p(z_1), z_t ~ p(z_t|z_{t-1}), x_t ~ p(x_t|z_t) observed where not NaN."""
@@ -148,7 +149,8 @@ class DeepMarkov(Program):
         """z_t ~ q(z_t|z_{t-1}, x_t, .., x_T), or p(z_t|z_{t-1}) where all of these are missing."""
         x = x.flatten(1, -2) if x.dim() > 3 else x
         seen = ~x.isnan()
-        h = self.summarise(torch.cat([torch.where(seen, x, 0.0), seen.to(x)], -1))
+        known = self.features(x).nan_to_num(0.0)
+        h = self.summarise(torch.cat([known, seen.to(x)], -1))
         more = seen.any(-1, keepdim=True).flip(1).cumsum(1).flip(1) > 0
         with pyro.plate("data", len(x)):
             z, p = self.loc, self.first()
@@ -167,9 +169,7 @@ class DeepMarkov(Program):
         """h_t of x_t, .., x_T, ``[batch, steps, hidden]``."""
         return self.backwards(x.flip(1))[0].flip(1)
 
-    def figure(
-        self, data: TensorData, names: Sequence[str] | None = None
-    ) -> plots.Axes | plots.Panels:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Drawn:
         """The first two thirds of series given, the rest forecast: images beside the mean and
         draws of what follows, other series with the interval that holds 90 % of the draws."""
         count = min(len(data), 8 if len(self.event_shape) > 2 else 4)
@@ -177,7 +177,9 @@ class DeepMarkov(Program):
         given = x.clone()
         given[..., -(-2 * self.steps // 3) :, :] = torch.nan
         if len(self.event_shape) == 2:
-            return plots.forecasts(x, impute(self, given, draws=200, num_particles=3000), given)
+            draws = impute(self, given, draws=200, num_particles=3000)
+            columns = None if data.schema is None else data.schema.names
+            return plots.forecasts(x, cast(Tensor, draws), given, names=columns)
         mean, draws = (
             cast(Tensor, impute(self, given, draws=k, num_particles=3000)) for k in (0, 3)
         )

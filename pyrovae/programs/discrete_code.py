@@ -83,7 +83,7 @@ class DiscreteCode(Program):
         self.likelihood, self.network = likelihood or self.usual()["likelihood"], network
         self.names = [f"code{c}" for c in range(1, codes + 1)]
         self.likelihood.build([(categories,)] * codes, self.event_shape)
-        self.logits = network.build(self.event_shape, {"logits": (codes, categories)})
+        self.logits = network.build(self.likelihood.feature_shape, {"logits": (codes, categories)})
         self.relaxation = Relaxed  # Pyro's own draws reach 0, where the density is not finite
         self.register_buffer("even", torch.zeros(categories), persistent=False)
         self.register_buffer("heat", torch.tensor(self.temperature), persistent=False)
@@ -111,8 +111,9 @@ class DiscreteCode(Program):
     def guide(self, x: Tensor) -> None:
         """z_c ~ q(z_c|x)."""
         how = {"enumerate": "parallel"} if self.estimator == "enumerate" else {}
+        each = self.logits(self.features(x))[0].unbind(-2)
         with pyro.plate("data", len(x)):
-            for name, logits in zip(self.names, self.logits(x)[0].unbind(-2), strict=True):
+            for name, logits in zip(self.names, each, strict=True):
                 q = dist.OneHotCategorical(logits=logits)
                 if self.estimator == "relaxed":
                     q = self.relaxation(self.heat, logits=logits)
@@ -129,7 +130,7 @@ class DiscreteCode(Program):
     @torch.no_grad()
     def assign(self, x: Tensor) -> Tensor:
         """q(z_c|x), ``[N, codes, categories]``."""
-        found: Tensor = self.logits(x)[0].softmax(-1)
+        found: Tensor = self.logits(self.features(x))[0].softmax(-1)
         return found
 
     def scores(self, data: TensorData) -> dict[str, float]:
@@ -138,7 +139,7 @@ class DiscreteCode(Program):
             return {}
         return {"exact_log_evidence": float(log_evidence(self.exact(), data, 1).double().mean())}
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Drawn:
         """What the codes mean: a picture of every value of the first (rows) and the second
         (columns), others at the value that most data have; of a single code in one row."""
         sums = torch.stack([self.assign(x).sum(0) for (x,) in data.batches(1000)])
@@ -152,6 +153,6 @@ class DiscreteCode(Program):
         drawn = cast(Tensor, decode(self, latents)).unflatten(0, (-1, self.categories))
         told = [f"{value}" for value in range(self.categories)]
         if self.codes == 1:
-            return plots.strips(drawn, columns=[f"z={value}" for value in told])
+            return plots.strips(drawn, columns=[f"z={value}" for value in told], schema=data.schema)
         rows, columns = ([f"$z_{c}$={value}" for value in told] for c in (1, 2))
-        return plots.strips(drawn, rows, columns)
+        return plots.strips(drawn, rows, columns, schema=data.schema)

@@ -19,6 +19,7 @@ from pyrovae.guides import Guide
 from pyrovae.likelihoods import Likelihood
 from pyrovae.program import Program
 from pyrovae.programs.autoencoder import codes
+from pyrovae.progress import doing, shown
 from pyrovae.tensors import TensorData
 
 
@@ -64,7 +65,7 @@ class GaussianMixture(Program):
         self.likelihood = likelihood or self.usual()["likelihood"]
         self.posterior = guide or self.usual()["guide"]
         self.likelihood.build((latent_dim,), self.event_shape)
-        self.posterior.build(self.event_shape, (latent_dim,))
+        self.posterior.build(self.likelihood.feature_shape, (latent_dim,))
         self.logits = nn.Parameter(torch.zeros(clusters))
         self.loc = nn.Parameter(torch.randn(clusters, latent_dim))
         self.raw = nn.Parameter(torch.zeros(clusters, latent_dim, latent_dim))
@@ -81,7 +82,7 @@ class GaussianMixture(Program):
     def guide(self, x: Tensor) -> None:
         """z ~ q(z|x)."""
         with pyro.plate("data", len(x)):
-            pyro.sample("z", self.posterior(x))
+            pyro.sample("z", self.posterior(self.features(x)))
 
     def scale_tril(self) -> Tensor:
         """L, ``[clusters, latent_dim, latent_dim]``, with a positive diagonal."""
@@ -91,19 +92,28 @@ class GaussianMixture(Program):
     @torch.no_grad()
     def assign(self, x: Tensor) -> Tensor:
         """p(y|x), ``[N, clusters]``: p(y|z) at the mean of q(z|x)."""
-        z = self.posterior(x).mean[..., None, :]
+        z = self.posterior(self.features(x)).mean[..., None, :]
         of_y = dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril())
         return (self.logits.log_softmax(-1) + of_y.log_prob(z)).softmax(-1)
 
+    @shown("initialise")
     def initialise(self, data: TensorData, seed: int = 0) -> None:
         """Train an autoencoder of the same networks, fit a mixture to its codes."""
+        super().initialise(data, seed)
         if not self.pretraining:
             return
+        likelihood, posterior = self.likelihood, self.posterior
         found = codes(
-            self.likelihood, self.posterior, self.latent_dim, data, self.pretraining, seed
+            likelihood,
+            lambda x: posterior(likelihood.features(x)),
+            self.latent_dim,
+            data,
+            self.pretraining,
+            seed,
         )
         mixture = Mixture(self.clusters, covariance_type="full", n_init=5, random_state=seed)
-        mixture.fit(found.cpu().numpy())
+        with doing(f"mixture of {self.clusters} for {len(found):,} codes"):
+            mixture.fit(found.cpu().numpy())
         with torch.no_grad():
             self.logits.copy_(torch.as_tensor(mixture.weights_).log())
             self.loc.copy_(torch.as_tensor(mixture.means_))
@@ -119,7 +129,7 @@ class GaussianMixture(Program):
         return clustering(found, data.labels)
 
     @torch.no_grad()
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Drawn:
         """The clusters: the centre of each decoded, and the data most surely in it."""
         x = data[: min(1000, len(data))][0]
         each = min(9, len(x))
@@ -128,4 +138,4 @@ class GaussianMixture(Program):
         share = self.logits.softmax(-1).tolist()
         rows = [f"{k}: {p:.0%}" for k, p in enumerate(share)]
         cells = torch.cat([centres[:, None], members], 1)
-        return plots.strips(cells, rows, ["centre", *[""] * each])
+        return plots.strips(cells, rows, ["centre", *[""] * each], schema=data.schema)

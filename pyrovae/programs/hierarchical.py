@@ -98,10 +98,10 @@ class Hierarchical(Program):
         """The guide's networks, from x on."""
         below = latent_dims[:-1]
         if self.order == "bottom-up":
-            shapes = [self.event_shape, *((size,) for size in below)]
+            shapes = [self.likelihood.feature_shape, *((size,) for size in below)]
             return _normals(self.network, shapes, latent_dims)
         width = 2 * max(latent_dims)
-        shapes = [self.event_shape, *[(width,)] * len(below)]
+        shapes = [self.likelihood.feature_shape, *[(width,)] * len(below)]
         outputs = [{"h": (width,), "loc": (d,), "raw_scale": (d,)} for d in latent_dims]
         return nn.ModuleList(map(self.network.build, shapes, outputs))
 
@@ -115,6 +115,7 @@ class Hierarchical(Program):
 
     def guide(self, x: Tensor) -> None:
         """z_1, .., z_L ~ q, in the order that was chosen."""
+        x = self.features(x)
         with pyro.plate("data", len(x)):
             if self.order == "bottom-up":
                 for layer, up in enumerate(self.up):
@@ -133,7 +134,7 @@ class Hierarchical(Program):
                 product = dist.Normal(loc, (ours + theirs) ** -0.5).to_event(1)
                 z = pyro.sample(self.names[layer], product)
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Drawn:
         """What the layers say: a draw of the top one in each row, of those below in each column."""
         rows, columns = 6, 8
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -141,4 +142,4 @@ class Hierarchical(Program):
             top = self.prior().sample((rows,)).repeat_interleave(columns, 0)
         drawn = cast(Tensor, decode(self, {self.names[-1]: top}, like=data[:1]))
         labels = [f"{self.names[-1]} {row + 1}" for row in range(rows)]
-        return plots.strips(drawn.unflatten(0, (rows, columns)), labels)
+        return plots.strips(drawn.unflatten(0, (rows, columns)), labels, schema=data.schema)

@@ -74,10 +74,11 @@ class MissingData(Program):
         self.likelihood = likelihood or self.usual()["likelihood"]
         self.posterior = guide or self.usual()["guide"]
         self.likelihood.build((latent_dim,), self.event_shape)
-        contexts = [self.event_shape] * (2 if encoding == "mask" else 1)
+        width = self.likelihood.feature_shape
+        contexts = [width, self.event_shape] if encoding == "mask" else [width]
         self.posterior.build(contexts, (latent_dim,))
         if encoding == "learned":
-            self.learned = nn.Parameter(torch.zeros(self.event_shape))
+            self.learned = nn.Parameter(torch.zeros(width))
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
         stand_in = supported(self.likelihood, latent_dim)
         self.register_buffer("inside", stand_in, persistent=False)
@@ -98,14 +99,15 @@ class MissingData(Program):
 
     def guide(self, x: Tensor) -> None:
         """z ~ q(z|x_observed)."""
-        observed = ~x.isnan()
+        observed, known = ~x.isnan(), self.features(x).nan_to_num(0.0)
         with pyro.plate("data", len(x)):
             if self.encoding == "learned":
-                q = self.posterior(torch.where(observed, x, self.learned))
+                marks = self.marks(observed)
+                q = self.posterior(torch.where(marks, known, self.learned))
             elif self.encoding == "mask":
-                q = self.posterior(torch.where(observed, x, 0.0), observed.to(x))
+                q = self.posterior(known, observed.to(x))
             else:
-                q = self.posterior(torch.where(observed, x, 0.0))
+                q = self.posterior(known)
             pyro.sample("z", q)
 
     def scores(self, data: TensorData) -> dict[str, float]:
@@ -119,14 +121,14 @@ class MissingData(Program):
             "coverage_90": float(within[hidden].double().mean()),
         }
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Drawn:
         """Entries that were hidden against what is imputed: a tenth of a table's, in standard
         deviations of their column; of ten images half of the pixels."""
         if len(self.event_shape) > 1:
             x, hidden, mean, draws = self._imputed(data.select(slice(0, 10)), share=0.5)
             seen = x.masked_fill(hidden, torch.nan)
             rows = ["data", "seen", "imputed mean", "draw 1", "draw 2"]
-            return plots.strips(torch.stack([x, seen, mean, *draws[:2]]), rows)
+            return plots.strips(torch.stack([x, seen, mean, *draws[:2]]), rows, schema=data.schema)
         x, hidden, mean, draws = self._imputed(data)
         centre = x.nanmean(0)
         unit = (x - centre).square().nanmean(0).sqrt().clamp_min(1e-12)

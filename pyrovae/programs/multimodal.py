@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
@@ -133,7 +133,7 @@ class Multimodal(Program):
         return here & batch[-1] if len(batch) > len(self.classes) else here
 
     @classmethod
-    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, object]:
+    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, Any]:
         """The modalities that the data hold; labels are the second one where they hold one."""
         shapes = [list(tensor.shape[1:]) for tensor in data.tensors]
         if len(shapes) > 1 or classes is None:
@@ -187,7 +187,7 @@ class Multimodal(Program):
         right = (found == data.tensors[1].cpu()).flatten(1).all(1)
         return {"accuracy": float(right[data.tensors[-1][:, 1].cpu()].double().mean())}
 
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Drawn:
         """x_1 from the others: of a label, means at draws of z, each class in a column; else data
         above what each other modality alone makes of them."""
         classes, count = self.classes[1], len(self.classes)
@@ -197,15 +197,15 @@ class Multimodal(Program):
             present = torch.tensor([[False, True]]).expand(len(y), -1)
             drawn = self._means((x, y[:, None].to(x), present), 1)["x1"]
             columns = names or list(map(str, range(classes)))
-            ax = plots.strips(drawn.unflatten(0, (8, classes)), columns=columns)
+            cells = drawn.unflatten(0, (8, classes))
             accuracy = self.scores(data.select(slice(0, 2000)))["accuracy"]
-            ax.set_title(f"x1 drawn from x2 alone (x2 from x1 alone: {accuracy:.1%} right)")
-            return ax
+            title = f"x1 drawn from x2 alone (x2 from x1 alone: {accuracy:.1%} right)"
+            return plots.strips(cells, columns=columns, title=title, schema=data.schema)
         few = data.select(slice(0, 10))
         rows = [few.x.cpu()]
         rows += [self._means(self._only(few, m))["x1"] for m in range(count)]
         labels = ["x1", *(f"x1 from x{m + 1} alone" for m in range(count))]
-        return plots.strips(torch.stack(rows), labels)
+        return plots.strips(torch.stack(rows), labels, schema=data.schema)
 
     def _only(self, data: TensorData, m: int) -> TensorData:
         """The data with one modality left."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -125,7 +126,7 @@ class ProdLDA(Program):
             pyro.sample("z", dist.Normal(loc, (log_var / 2).exp()).to_event(1))
 
     @classmethod
-    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, object]:
+    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, Any]:
         """The vocabulary, and as ``words`` the mean length."""
         length = float(data.x.flatten(1).nansum(1).mean())
         return super().decided_by(data, classes) | {"words": max(1, round(length))}

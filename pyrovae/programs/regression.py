@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -72,7 +73,7 @@ class Regression(Program):
         self.likelihood = likelihood or self.usual()["likelihood"]
         self.posterior = guide or self.usual()["guide"]
         self.likelihood.build((latent_dim,), self.event_shape)
-        self.posterior.build(self.event_shape, (latent_dim,))
+        self.posterior.build(self.likelihood.feature_shape, (latent_dim,))
         self.head = head
         self.regress = Normal(head, scale="network")
         self.regress.build((latent_dim,), ())
@@ -100,7 +101,7 @@ class Regression(Program):
     def guide(self, x: Tensor, y: Tensor | None = None, known: Tensor | None = None) -> None:
         """z ~ q(z|x)."""
         with pyro.plate("data", len(x)):
-            pyro.sample("z", self.posterior(x))
+            pyro.sample("z", self.posterior(self.features(x)))
 
     def predict(self, x: Tensor, num_particles: int = 100, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of y given x, ``[N]`` each, over z ~ q(z|x): the variance is
@@ -113,16 +114,22 @@ class Regression(Program):
         """f(z) and s(z) in y's unit, ``[num_particles, N]``."""
         with as_pair(self).evaluating():
             torch.manual_seed(seed)
-            z = self.posterior(x.to(self.zeros).nan_to_num(0.0)).sample((num_particles,))
+            z = self.posterior(self._seen(x)).sample((num_particles,))
             p = self.regress(z)
             return self.origin + self.unit * p.loc, self.unit * p.scale
 
+    def _seen(self, x: Tensor) -> Tensor:
+        """x as the guide sees it, missing entries 0."""
+        return self.features(x.to(self.zeros)).nan_to_num(0.0)
+
     @classmethod
-    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, object]:
+    def decided_by(cls, data: TensorData, classes: int | None) -> dict[str, Any]:
         """The shape of x: of a table without y apart, that of the other columns."""
         shape = tuple(data.event_shape)
         if len(data.tensors) > 1:
-            return {"event_shape": shape}
+            schema = data.schema
+            suited = {} if schema is None else cls.suited(data.summary(), schema)
+            return {"event_shape": shape} | {n: v for n, v in suited.items() if n != "prior"}
         if len(shape) != 1 or shape[0] < 2:
             raise UsageError(
                 f"Regression takes a table [N, D + 1], one column of which is y, or (x, y); got "
@@ -145,7 +152,8 @@ class Regression(Program):
                 )
             table, at = data.x, self.target % columns
             x = torch.cat([table[:, :at], table[:, at + 1 :]], 1)
-            data = TensorData(x, table[:, at], labels=data.labels)
+            schema = data.schema and data.schema.apart(at)
+            data = TensorData(x, table[:, at], labels=data.labels)._with(schema=schema)
         x, y, *known = data.tensors
         y = y.to(torch.get_default_dtype())
         if y.isnan().any():
@@ -154,6 +162,7 @@ class Regression(Program):
 
     def initialise(self, data: TensorData, seed: int = 0) -> None:
         """Take the mean and the standard deviation of the known y for its origin and unit."""
+        super().initialise(data, seed)
         _, y = self._known(data)
         self.origin.copy_(y.mean())
         self.unit.copy_(y.std(correction=0).clamp_min(1e-6) if len(y) else torch.ones(()))
@@ -177,7 +186,13 @@ class Regression(Program):
         """y against what is predicted from x, with 90 % intervals."""
         x, y = self._known(data)
         mean, low, high = self._interval(*self._given(x, 1000, 0))
-        return plots.intervals(y, mean, low, high, x_label="y", y_label="predicted, 90 % interval")
+        column = data.schema.target if data.schema else None
+        unit = f" ({column.unit})" if column and column.unit else ""
+        return plots.intervals(
+            *(y, mean, low, high),
+            x_label=f"{column.name}{unit}" if column else "y",
+            y_label="predicted, 90 % interval",
+        )
 
     def _interval(self, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The mean, the 5 % and the 95 % quantile of y ``[N]`` over particles ``[K, N]``."""

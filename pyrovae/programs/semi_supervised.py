@@ -21,6 +21,7 @@ from pyrovae.likelihoods import Likelihood
 from pyrovae.networks import MLP, Network
 from pyrovae.program import Program
 from pyrovae.programs.autoencoder import codes
+from pyrovae.progress import doing, shown, task
 from pyrovae.tensors import TensorData
 from pyrovae.traces import Pair
 from pyrovae.training import fit
@@ -92,8 +93,8 @@ class SemiSupervised(Program):
         self.posterior = guide or self.usual()["guide"]
         self.classifier, self.one_hot = classifier, OneHot(classes, "SemiSupervised")
         self.likelihood.build([(latent_dim,), (classes,)], self.event_shape)
-        self.posterior.build([self.event_shape, (classes,)], (latent_dim,))
-        self.logits = classifier.build(self.event_shape, {"logits": (classes,)})
+        self.posterior.build([self.likelihood.feature_shape, (classes,)], (latent_dim,))
+        self.logits = classifier.build(self.likelihood.feature_shape, {"logits": (classes,)})
         self.even: Tensor
         self.zeros: Tensor
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
@@ -110,12 +111,14 @@ class SemiSupervised(Program):
             reads = dist.Categorical(logits=1e4 * y).mask(label >= 0)
             pyro.sample("label", reads, obs=label.clamp(min=0))
             if self.training:
-                log_q = dist.Categorical(logits=self.logits(x)[0]).log_prob(label.clamp(min=0))
+                logits = self.logits(self.features(x))[0]
+                log_q = dist.Categorical(logits=logits).log_prob(label.clamp(min=0))
                 pyro.factor("classifier", self.alpha * log_q * (label >= 0))
 
     def guide(self, x: Tensor, label: Tensor | None = None) -> None:
         """y ~ q(y|x), or the label; z ~ q(z|x, y)."""
         label = x.new_full((len(x),), -1).long() if label is None else label
+        x = self.features(x)
         with pyro.plate("data", len(x)):
             known = 1e4 * self.one_hot(label.clamp(min=0))
             logits = torch.where(label[:, None] >= 0, known, self.logits(x)[0])
@@ -126,7 +129,7 @@ class SemiSupervised(Program):
     @torch.no_grad()
     def classify(self, x: Tensor) -> Tensor:
         """q(y|x), ``[N, classes]``."""
-        return self.logits(x)[0].softmax(-1)
+        return self.logits(self.features(x))[0].softmax(-1)
 
     def serve(self, data: TensorData, training: bool = False) -> TensorData:
         """(x, label): all labels -1, unknown, but for :attr:`labels` of them to train on."""
@@ -153,6 +156,7 @@ class SemiSupervised(Program):
         index = torch.cat([torch.arange(len(labels)), chosen.repeat(repeats)])
         return data.with_arguments(hidden).select(index)
 
+    @shown("initialise")
     def initialise(self, data: TensorData, seed: int = 0) -> None:
         """Train the networks as an autoencoder that knows no y, spread the labels to the nearest
         neighbours of their codes, and those to theirs, and train all as if these were known.
@@ -161,6 +165,7 @@ class SemiSupervised(Program):
         others for is what p(x|y, z) learns; few mistakes are ever undone. Zhou et al., "Learning
         with Local and Global Consistency", 2004.
         """
+        super().initialise(data, seed)
         rows = _once(data)
         if not self.pretraining or not len(rows):
             return
@@ -173,15 +178,16 @@ class SemiSupervised(Program):
                 z = pyro.sample("z", dist.Normal(zeros, 1.0).to_event(1))
                 y = one_hot(label)
                 pyro.sample("x", likelihood(z, y), obs=x)
-                pyro.sample("label", dist.Categorical(logits=logits(x)[0]), obs=label)
+                y = logits(likelihood.features(x))[0]
+                pyro.sample("label", dist.Categorical(logits=y), obs=label)
 
         def given(x: Tensor, label: Tensor) -> None:
             with pyro.plate("data", len(x)):
-                pyro.sample("z", posterior(x, one_hot(label)))
+                pyro.sample("z", posterior(likelihood.features(x), one_hot(label)))
 
         means = codes(
             lambda z: likelihood(z, even),
-            lambda x: posterior(x, even),
+            lambda x: posterior(likelihood.features(x), even),
             self.latent_dim,
             data.with_arguments(),
             self.pretraining,
@@ -190,18 +196,18 @@ class SemiSupervised(Program):
         spread = LabelSpreading(
             kernel="knn", n_neighbors=min(NEIGHBOURS, len(data)), alpha=0.99, max_iter=300
         )
-        with warnings.catch_warnings():
+        with doing(f"labels spread among {len(data):,} codes"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # how far the last labels have spread changes no class
             spread.fit(means.cpu().numpy(), data.tensors[1].cpu().numpy())
         found = torch.as_tensor(spread.transduction_)
-        fit(
-            Pair(labelled, given),
-            data.with_arguments(found.to(data.tensors[0].device)),
-            epochs=self.pretraining,
-            batch_size=min(128, len(data)),
-            seed=seed,
-            progress=False,
-        )
+        with task("all as if labelled"):
+            fit(
+                Pair(labelled, given),
+                data.with_arguments(found.to(data.tensors[0].device)),
+                epochs=self.pretraining,
+                batch_size=min(128, len(data)),
+                seed=seed,
+            )
 
     def scores(self, data: TensorData) -> dict[str, float]:
         """How many of the labels that were hidden q(y|x) finds."""
@@ -211,13 +217,14 @@ class SemiSupervised(Program):
         return {"accuracy": float((found == data.labels).double().mean())}
 
     @torch.no_grad()
-    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Axes:
+    def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Drawn:
         """Analogies: data whose class was hidden, and the style of each in every class."""
         shown = min(8, len(data))
         x = data[:shown][0]
         certain = self.one_hot(self.classify(x).argmax(-1))
-        z = self.posterior(x, certain).mean.repeat_interleave(self.classes, 0)
+        z = self.posterior(self.features(x), certain).mean.repeat_interleave(self.classes, 0)
         y = torch.eye(self.classes, device=x.device).repeat(shown, 1)
         drawn = cast(dict[str, Tensor], decode(self, {"z": z, "y": y}, like=(x,)))["x"]
         cells = torch.cat([x[:, None].cpu(), drawn.unflatten(0, (shown, self.classes))], 1)
-        return plots.strips(cells, columns=["given", *(names or map(str, range(self.classes)))])
+        columns = ["given", *(names or map(str, range(self.classes)))]
+        return plots.strips(cells, columns=columns, schema=data.schema)

@@ -89,7 +89,7 @@ class SpikeAndSlab(Program):
         outputs = {"gate": gates, "loc": units, "raw_scale": units}
         if self.df is not None:
             outputs |= {"scale_loc": gates, "scale_raw": gates}
-        self.posterior = network.build(self.event_shape, outputs)
+        self.posterior = network.build(self.likelihood.feature_shape, outputs)
         odds = torch.tensor(self.rate).logit()
         self.register_buffer("odds", odds.expand(gates).clone(), persistent=False)
         self.register_buffer("ones", torch.ones(latent_dim), persistent=False)
@@ -111,7 +111,7 @@ class SpikeAndSlab(Program):
     def guide(self, x: Tensor) -> None:
         """s ~ q(s|x), v ~ q(v|x), w ~ q(w|x)."""
         heat = self.temperature
-        odds, loc, raw_scale, *of_scale = self.posterior(x)
+        odds, loc, raw_scale, *of_scale = self.posterior(self.features(x))
         with pyro.plate("data", len(x)):
             pyro.sample("gate", dist.Logistic(odds / heat, 1 / heat).to_event(1))
             if self.df is not None:
@@ -122,7 +122,7 @@ class SpikeAndSlab(Program):
     @torch.no_grad()
     def active(self, x: Tensor) -> Tensor:
         """q(s_g > 1/2|x), ``[N, groups]``: the chance that a gate is open."""
-        odds: Tensor = self.posterior(x)[0]
+        odds: Tensor = self.posterior(self.features(x))[0]
         return odds.sigmoid()
 
     def scores(self, data: TensorData) -> dict[str, float]:
@@ -134,7 +134,7 @@ class SpikeAndSlab(Program):
     def directions(self, data: TensorData) -> Tensor:
         """A z for each group, ``[groups, latent_dim]``: the group alone, its slab along the
         direction in which the means of q(w|x) vary most, one root mean square out."""
-        found = [self.posterior(x)[:2] for (x,) in data.batches(1000)]
+        found = [self.posterior(self.features(x))[:2] for (x,) in data.batches(1000)]
         gate = torch.cat([odds.sigmoid() for odds, _ in found])
         slab = torch.cat([loc for _, loc in found]).unflatten(-1, (self.count, -1))
         share = (gate / gate.sum(0)).clamp_min(torch.finfo(gate.dtype).tiny)
@@ -164,4 +164,4 @@ class SpikeAndSlab(Program):
         rows = [names[k] if names else str(k) for k in kinds] if len(kinds) > 1 else ["all data"]
         means = torch.stack([opened[labels == k].mean(0) for k in kinds])
         title = f"groups of {size} units" if size > 1 else "units"
-        return plots.parts(pictures, means, rows, title=title)
+        return plots.parts(pictures, means, rows, title=title, schema=data.schema)

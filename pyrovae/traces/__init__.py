@@ -13,6 +13,7 @@ from pyrovae.traces.faults import adds, first_bad
 from pyrovae.traces.fingerprint import PLAIN, Fingerprint, Place, is_number, may_be_input
 from pyrovae.traces.handlers import Refinement, completed, completing, filling, sharing
 from pyrovae.traces.meeting import met
+from pyrovae.traces.own import OwnPair
 from pyrovae.traces.pair import Args, Pair, as_pair
 from pyrovae.traces.parameters import (
     Backwards,
@@ -44,6 +45,7 @@ __all__ = [
     "Fingerprint",
     "Looks",
     "NoPlate",
+    "OwnPair",
     "Pair",
     "Place",
     "Problem",

@@ -17,7 +17,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from pyrovae.errors import UsageError, got
+from pyrovae.schema import Schema, is_frame
 from pyrovae.streams import Data, as_data
+from pyrovae.tables import table
 from pyrovae.traces.reach import MEMORY, Reach
 
 Program: TypeAlias = Callable[..., Any]
@@ -41,6 +43,7 @@ class _Memory:
         outer: Pyro's own parameters while this pair's are in their place; None while they are not.
         here: whether Pyro's own store is this pair's.
         trained: whether its parameters are its own affair: trained, or loaded.
+        schema: what the columns of its data are, where they are tables.
     """
 
     store: dict[str, Any] = field(default_factory=lambda: {"params": {}, "constraints": {}})
@@ -54,10 +57,11 @@ class _Memory:
     outer: Mapping[str, Tensor] | None = None
     here: bool = False
     trained: bool = False
+    schema: Schema | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of the pair is seen anew."""
-        kept = ("store", "pending", "initial", "example", "trained", "here")
+        kept = ("store", "pending", "initial", "example", "trained", "here", "schema")
         return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -247,6 +251,38 @@ class Pair:
         memory.trained = True
 
     @property
+    def schema(self) -> Schema | None:
+        """What the columns of the tables are that the pair models; None of other data."""
+        own = None if isinstance(self.owner, Pair) else getattr(self.owner, "schema", None)
+        return own or self.memory.schema
+
+    def table(self, x: object) -> object:
+        """A DataFrame as data of the pair's columns; anything else as it is."""
+        return table(x, schema=self.schema) if self.schema and is_frame(x) else x
+
+    def keep(self, schema: Schema | None) -> None:
+        """Keep what the columns of the data to train on are.
+
+        Raises:
+            UsageError: they are others than those that are known.
+        """
+        known = self.schema
+        if known is not None and schema is not None and known.names != schema.names:
+            raise UsageError(
+                f"the pair models the columns {', '.join(known.names)}, and the table has "
+                f"{', '.join(schema.names)}: give the same, or build a new pair"
+            )
+        if known is None and schema is not None:
+            self.memory.schema = schema
+
+    def measure_units(self, data: Data) -> None:
+        """Let the owner learn the units of the data to train on, where it has such, and keep what
+        their columns are."""
+        self.keep(data.schema)
+        if not isinstance(self.owner, Pair) and hasattr(self.owner, "measure_units"):
+            self.owner.measure_units(data)
+
+    @property
     def params(self) -> dict[str, Tensor]:
         """What the two functions declared with ``pyro.param`` (unconstrained leaves), by name."""
         live = self.memory.here or self.memory.outer is not None
@@ -328,7 +364,13 @@ class Pair:
         """``x`` as data on this pair's device, in its floating dtype."""
         floats = next((t.dtype for t in self._floats() if t.is_floating_point()), None)
         given = x.dtype if isinstance(x, Tensor) and x.is_floating_point() else None
-        return as_data(x, self.device, floats or given)
+        return as_data(self.table(x), self.device, floats or given, scale=self.scale)
+
+    @property
+    def scale(self) -> float | None:
+        """What uint8 data are divided by: 1 where the likelihood takes whole numbers, None where
+        their values are to tell."""
+        return 1 if getattr(getattr(self.owner, "likelihood", None), "whole", False) else None
 
     def some(self, x: object, n: int | None = None) -> Args:
         """At most ``n`` of the data ``x``, as the programs take them."""
@@ -349,9 +391,9 @@ class Pair:
         foreign = list(left) if self._is_whole() else []
         if missing or wrong or foreign:
             raise UsageError(
-                f"{source or 'these tensors'} do not fit the pair: missing {_list(missing)}, "
-                f"wrong shape {_list(wrong)}, unknown {_list(foreign)}; build the pair as it was "
-                f"when it was saved"
+                f"{f'{source} does' if source else 'these tensors do'} not fit the pair: missing "
+                f"{_list(missing)}, wrong shape {_list(wrong)}, unknown {_list(foreign)}; build "
+                f"the pair as it was when it was saved"
             )
         for name, value in own.items():
             if name in tensors:

@@ -17,6 +17,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.errors import UsageError, in_short, whole_number
+from pyrovae.progress import steps
 from pyrovae.randomness import put_back, states
 from pyrovae.tensors import Data, TensorData
 from pyrovae.traces.handlers import Drawing, Unmasked
@@ -168,7 +169,7 @@ class Problem:
 
     def batches(self, asked: int) -> Iterator[Args]:
         """The data, at most so many at once."""
-        return self.data.batches(self.most(asked))
+        return steps(self.data.batches(self.most(asked)), len(self.data), size=rows)
 
     def chunks(
         self, num_particles: int, chunk_bytes: int, seed: int
@@ -185,10 +186,12 @@ class Problem:
         with self.pair.evaluating():
             torch.manual_seed(seed)
             validating = True
-            for batch in self.data.batches(size):
+            words = f"{num_particles:,} particles" * (num_particles > 1)
+            for batch in steps(self.data.batches(size), len(self.data), words, rows):
                 # the data have been checked by now, the programs are on their first chunk
                 with pyro.validation_enabled(validating), said(batch):
-                    parts = [p.light() for p in self.slices(batch, num_particles, at_once)]
+                    slices = self.slices(batch, num_particles, at_once)
+                    parts = [p.light() for p in steps(slices, num_particles, size=_particles)]
                 validating = False
                 yield batch, parts
 
@@ -335,7 +338,8 @@ class Problem:
         gives them, in as few runs as the programs' plates allow."""
         size = rows(batch)
         step = max(1, min(count, self.at_once(count * size) // size))
-        for start in range(0, count, step):
+        starts = range(0, count, step)
+        for start in steps(starts, len(starts)):
             taken = min(step, count - start)
             part = {
                 n: v.narrow(self.axes[n], start * size, taken * size) for n, v in latents.items()
@@ -354,7 +358,7 @@ class Problem:
         shape, parts, values = drawn.shape, [], dict[str, list[Tensor]]()
         at_once = count if shape.broadcasts else 1
         with self.pair.scope(), said(batch):
-            for _ in range(count // at_once):
+            for _ in steps(range(count // at_once), count // at_once):
                 if weigh:
                     model_trace, guide_trace = drawn._traced(batch, at_once, shape)
                     parts.append(_whole(measure(model_trace, guide_trace, shape, at_once), batch))
@@ -530,6 +534,10 @@ def _at_hand(
 def _sizes(count: int) -> list[int]:
     """How many data a pair is first run on: many, all, then few."""
     return list(dict.fromkeys(min(n, count) for n in (FIRST, count, *FEWER)))
+
+
+def _particles(found: Traces) -> int:
+    return len(found.log_joint)
 
 
 def _whole(found: Traces, batch: Args) -> Traces:

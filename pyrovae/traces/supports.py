@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyro
@@ -81,8 +82,9 @@ class Supports:
             if inside.shape == value.shape:
                 inside = inside | value.isnan()  # what is missing lies in every support
             if not bool(inside.all()):
-                seen = (TensorData(batch[0]) if data is None else data).summary()
-                raise UsageError(_outside(site, support, value, inside, seen))
+                of = TensorData(batch[0]) if data is None else data
+                names = () if of.schema is None else list(map(repr, of.schema.names))
+                raise UsageError(_outside(site, support, value, inside, of.summary(), names))
             for edge in edges:
                 if count := int((value == edge).sum()):
                     raise UsageError(
@@ -112,17 +114,18 @@ PADDING = -100  # torch's ignore_index
 OPTIONS = " (--likelihood Normal); pyrovae info --data says why each"
 
 
-def _outside(site: Message, support: Any, value: Tensor, inside: Tensor, seen: Summary) -> str:
+def _outside(
+    site: Message, support: Any, value: Tensor, inside: Tensor, seen: Summary, names: Sequence[str]
+) -> str:
     """What the site takes, what the data are, and which likelihoods hold such data."""
     fn, where = site["fn"], ""
     fn = entries(fn)
     if isinstance(fn, Columns):
         column = int((~inside).reshape(-1, inside.shape[-1]).any(0).nonzero()[0])
-        fn, support = fn.columns[column], support.cseq[column]
-        where, value = f" of column {column}", value[..., column]
-        if column < len(seen.columns):
-            seen = seen.columns[column]
-        fn = entries(fn)
+        fn, support = entries(fn.columns[column]), support.cseq[column]
+        name = dict(enumerate(names)).get(column, str(column))
+        where, value = f" of column {name}", value[..., column]
+        seen = dict(enumerate(seen.columns)).get(column, seen)
     known = value[~value.isnan()]
     low, high = float(known.min()), float(known.max())
     words = (

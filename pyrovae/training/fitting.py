@@ -37,6 +37,9 @@ from pyrovae.training.trainer import Trainer
 
 __all__ = ["choose_device", "fit"]
 
+# where none are given: data per step, passes, steps at least
+BATCH, SMALL, EPOCHS, STEPS = 128, 16, 40, 1200
+
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
     """``"auto"``: CUDA when there is one (this process's own under torchrun), else the CPU;
@@ -115,8 +118,8 @@ def fit(
     x: object,
     *,
     loss: Annotated[ELBO | None, _loss] = None,
-    epochs: Whole = 40,
-    batch_size: Whole = 128,
+    epochs: Whole | None = None,
+    batch_size: Whole | None = None,
     lr: Positive = 1e-3,
     lr_schedule: Annotated[Schedule | None, _schedule] = None,
     optimizer: Annotated[Optimizer | None, _optimizer] = None,
@@ -151,8 +154,9 @@ def fit(
         loss: any ``pyro.infer`` ELBO, ``pv.objectives`` included; ``Trace_ELBO()`` by default, or
             ``pv.objectives.BetaELBO()`` where a discrete site is enumerated, which sums it out as
             ``TraceEnum_ELBO()`` does; ``TraceMeanField_ELBO()`` for the analytic KL.
-        epochs: passes over the data.
-        batch_size: data per step; the last batch of an epoch may be smaller.
+        epochs: passes over the data, by default 40, or of few data as many as take 1,200 steps.
+        batch_size: data per step, by default 128, or an eighth of fewer than 1,024 data and at
+            least 16. The last batch of an epoch may be smaller.
         lr: the optimiser's learning rate.
         lr_schedule: a factor that it is multiplied by, e.g. ``schedules.Cosine(warmup=5)``.
         optimizer: ``optimizer(parameters, lr)``; fused Adam by default.
@@ -194,8 +198,8 @@ def fit(
 
     Raises:
         UsageError: model and guide sites that differ, no parameters, data outside the support,
-            infinite data, a batch larger than they are, an existing run, a device that is not
-            there, a checkpoint of another run.
+            infinite data, data without one known entry, a batch that was asked to be larger than
+            they are, an existing run, a device that is not there, a checkpoint of another run.
         Diverged: a loss or gradient that is not finite: at which step, in which site and tensor.
             The pair has the last good weights.
         OutOfMemory: what to lower.
@@ -211,8 +215,11 @@ def fit(
     [['elbo', 'epoch', 'images_per_second', 'kl'], 2]
     """
     chosen, program = choose_device(device), as_pair(pair)
-    data, held_out = _parts(as_data(x), validation, seed)
-    _check_together(data, held_out, batch_size, accumulate, keep_best=keep_best)
+    given = as_data(program.table(x), scale=program.scale)
+    data, held_out = _parts(given, program.table(validation), seed, program.scale)
+    size = _size_of_batches(data, batch_size)
+    epochs = epochs or _usual_epochs(data, size)
+    _check_together(data, held_out, size, accumulate, keep_best=keep_best)
     if resume and out is None:
         raise UsageError("resume needs the run's folder: give out= (--out)")
     recipe = Recipe(
@@ -228,12 +235,12 @@ def fit(
         with own_randomness(seed + 7919 * processes.rank), program.scope(), Signals() as signals:
             session = _session(
                 pair, program, data, held_out, recipe, keeper, bar, resume=resume, epochs=epochs,
-                batch_size=batch_size, seed=seed, device=chosen,
+                batch_size=size, seed=seed, device=chosen,
                 callbacks=cast("Sequence[Callback]", callbacks if first else ()),
             )  # fmt: skip
             recovery = Recovery(session, keeper, rollbacks, bar.say)
             trainer = Trainer(
-                session, keeper, recovery, bar, signals, batch_size=batch_size, keep_best=keep_best
+                session, keeper, recovery, bar, signals, batch_size=size, keep_best=keep_best
             )
             try:
                 trainer.run()
@@ -267,6 +274,7 @@ def _session(
     few = _first_data(data, batch_size, processes)
     known = {"batch_size": repr(batch_size), "seed": repr(seed)}
     watched = watched_of(data, seed)
+    _check_known(watched)
     known |= identity.of_data(data, watched, held_out, few, whole=folder is not None)
     known |= identity.of_pair(program, few) if resume or folder is not None else {}
     state = keeper.begun() if resume else None
@@ -296,12 +304,17 @@ def _session(
         out=None if folder is None else folder.path,
         place=Place().on(device),
     )
-    _begin(session, state, folder, bar)
+    _begin(session, state, folder, bar, resume=resume)
     return session
 
 
 def _begin(
-    session: Session, state: State | None, folder: runs.Folder | None, bar: Progress
+    session: Session,
+    state: State | None,
+    folder: runs.Folder | None,
+    bar: Progress,
+    *,
+    resume: bool,
 ) -> None:
     """Take up the state, if there is one, and write that the run begins or goes on."""
     if state is not None:
@@ -317,6 +330,8 @@ def _begin(
         folder.introduce()
     if state is not None:
         bar.say(f"going on after step {session.step}, in epoch {session.epoch}")
+    elif resume and folder is not None:
+        bar.say(f"there is no run in {folder.path} to go on with: it begins anew")
 
 
 def _first_data(data: Data, batch_size: int, processes: Processes) -> Args:
@@ -328,6 +343,13 @@ def _first_data(data: Data, batch_size: int, processes: Processes) -> Args:
     if not few or not len(few[0]):
         raise UsageError("there are no data: the DataLoader yields no batch")
     return few
+
+
+def _check_known(watched: Data) -> None:
+    """Refuse data of which nothing is known; warn of entries that no datum has."""
+    words = watched.check_known()
+    if words:
+        warnings.warn(f"{words}: nothing is learned there, leave it out", stacklevel=5)
 
 
 def _check_leaves(observed: Observed, processes: Processes) -> None:
@@ -367,6 +389,18 @@ def _served(
     return program, data, None if held_out is None else held_out.fixed(seed)
 
 
+def _size_of_batches(data: Data, given: int | None) -> int:
+    """What was given, or the usual size where there are as many data."""
+    if given is not None:
+        return given
+    return BATCH if data.own_batches else min(BATCH, max(SMALL, len(data) // 8), len(data))
+
+
+def _usual_epochs(data: Data, size: int) -> int:
+    """So many that few data are looked at long enough."""
+    return EPOCHS if data.own_batches else max(EPOCHS, STEPS // math.ceil(len(data) / size))
+
+
 def _check_together(
     data: Data, held_out: Data | None, batch_size: int, accumulate: int, *, keep_best: bool
 ) -> None:
@@ -384,7 +418,9 @@ def _check_together(
         )
 
 
-def _parts(data: Data, validation: object, seed: int) -> tuple[Data, Data | None]:
+def _parts(
+    data: Data, validation: object, seed: int, scale: float | None
+) -> tuple[Data, Data | None]:
     """The data to train on and those to watch."""
     if isinstance(validation, numbers.Real) and not isinstance(validation, bool):
         if not validation:
@@ -392,7 +428,7 @@ def _parts(data: Data, validation: object, seed: int) -> tuple[Data, Data | None
         return data.split(cast(float, validation), seed)
     if validation is None:
         return data, None
-    held_out = as_data(validation)
+    held_out = as_data(validation, scale=scale)
     if not (data.own_batches or held_out.own_batches):
         ours, theirs = (list(part.event_shape) for part in (data, held_out))
         if ours != theirs:

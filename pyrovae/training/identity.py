@@ -16,7 +16,6 @@ from pyrovae.components import describe
 from pyrovae.errors import UsageError, in_short
 from pyrovae.streams import Data
 from pyrovae.svi import Snapshot
-from pyrovae.tensors import TensorData
 from pyrovae.traces import Args, Pair
 
 __all__ = ["check", "of_data", "of_pair"]
@@ -77,15 +76,15 @@ def of_data(
         "validation": "none" if held_out is None else f"{len(held_out)} data",
     }
     for name, part in (("data", watched), ("validation", held_out)):
-        if whole and isinstance(part, TensorData):
+        if whole and part is not None and part.stored:
             found[f"checksum of the {name}"] = f"{_checksum(part):08x}"
             found[f"binarisation of the {name}"] = part.binarise or "none"
     return found
 
 
-def _checksum(data: TensorData) -> int:
+def _checksum(data: Data) -> int:
     found = 0
-    for tensor in data.tensors:
+    for tensor in data.stored:
         for rows in tensor.split(max(1, 2**24 // max(1, tensor[0].numel()))):
             found = zlib.crc32(_bytes(rows), found)
     return found

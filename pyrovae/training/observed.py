@@ -55,6 +55,7 @@ class Observed:
             if held_out is not None:
                 held_out.check_finite()
                 self.held_out = self._supports.check(held_out)
+            program.measure_units(self.data)
             self.enumerates = traces.enumerates(*self._traced(program, few, data))
         size, total = len(few[0]), len(data)
         self.tied, self.problem = False, None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae import traces
+from pyrovae import runs, traces
 from pyrovae.checkpoints import check_alike
 from pyrovae.errors import UsageError
 from pyrovae.traces import Args, Pair
@@ -149,10 +149,22 @@ class State:
 
 
 def named(state: State, program: Pair, few: Args) -> State:
-    """The state with a name for every leaf. Version 0.1.0 had none for what no name led to: such
-    leaves stood last, as the graph comes to them, and were numbered with the others."""
-    if not state.weights.strays:
-        return state
+    """The state with all names that the pair has. Version 0.1.0 knew no units, and had no name for
+    what no name led to: such leaves stood last, as the graph comes to them, and were numbered with
+    the others."""
+    if state.weights.strays:
+        state = _named_leaves(state, program, few)
+    best = state.best
+
+    def whole(weights: Weights) -> Weights:
+        return Weights(runs.before_units(program, weights.named), weights.strays)
+
+    best = best and Best(best.epoch, whole(best.weights))
+    return dataclasses.replace(state, weights=whole(state.weights), best=best)
+
+
+def _named_leaves(state: State, program: Pair, few: Args) -> State:
+    """The state with a name for every leaf."""
     now = list(traces.parameters(program, few))
     before = _order_of_0_1_0(state.weights, now, traces.in_graph_order(program, few))
 
