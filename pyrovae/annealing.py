@@ -13,6 +13,7 @@ from torch import Tensor
 from pyrovae.errors import UsageError, nearest, number, whole_number
 from pyrovae.hmc import Steps, transition
 from pyrovae.potentials import Kept, Point, Potential
+from pyrovae.progress import shown, steps
 from pyrovae.tensors import log_mean_exp
 from pyrovae.traces import STARTS, Args, Density, Problem, as_pair, said
 
@@ -173,15 +174,15 @@ class Chains:
         few = max(10, path.temperatures // 4)
         u = self.density.draw(min(PILOT, path.chains), self.base)
         point = self.potential(u)
-        steps = Steps(self.density.dims, u.shape[1], u)
+        sizes = Steps(self.density.dims, u.shape[1], u)
         found = []
         for beta in _betas(few):
             for gain in (0.8, 0.4):
                 point, accept = transition(
-                    self.potential, point, beta, self.scale(beta), steps.size, path.leapfrogs
+                    self.potential, point, beta, self.scale(beta), sizes.size, path.leapfrogs
                 )
-                steps.follow(accept, gain)
-            found.append(steps.log_step)
+                sizes.follow(accept, gain)
+            found.append(sizes.log_step)
         return _stretched(torch.stack(found), path.temperatures + 1).exp()
 
     def move(self, point: Point, k: int) -> Point:
@@ -197,7 +198,7 @@ class Chains:
         betas = self.path.betas
         point = self.potential(self.density.draw(self.path.chains, self.base))
         log_weights = torch.zeros_like(point.target, dtype=torch.float64)
-        for k in range(1, len(betas)):
+        for k in steps(range(1, len(betas)), len(betas) - 1):
             log_weights += (betas[k] - betas[k - 1]) * (point.target - point.base).double()
             if k < len(betas) - 1:
                 point = self.move(point, k)
@@ -209,7 +210,7 @@ class Chains:
         betas = self.path.betas
         point = self.potential(u.expand(self.path.chains, *u.shape[1:]).contiguous())
         log_weights = torch.zeros_like(point.target, dtype=torch.float64)
-        for k in range(len(betas) - 1, 0, -1):
+        for k in steps(range(len(betas) - 1, 0, -1), len(betas) - 1):
             log_weights += (betas[k] - betas[k - 1]) * (point.target - point.base).double()
             if k > 1:
                 point = self.move(point, k - 1)
@@ -236,10 +237,12 @@ def _batches(problem: Problem, path: Annealing, chunk_bytes: int) -> Iterator[tu
     size = len(problem.data) if problem.whole else problem.most(max(1, rows // path.chains))
     chunks = math.ceil(len(problem.data) / size)
     kept = Kept(chunks * path.temperatures * path.leapfrogs)
-    for batch in problem.data.batches(size):
+    data = problem.data.batches(size)
+    for batch in steps(data, len(problem.data), "annealing", lambda batch: len(batch[0])):
         yield batch, kept
 
 
+@shown("anneal")
 def anneal(
     pair: object,
     x: object,
@@ -248,6 +251,7 @@ def anneal(
     plate: str | None = None,
     chunk_bytes: int = CHUNK,
     seed: int = 0,
+    progress: bool = True,
 ) -> Annealed:
     """log p(x) per datum by annealed importance sampling (AIS).
 
@@ -267,6 +271,7 @@ def anneal(
         plate: name of the plate over the data, where several follow the batch's size.
         chunk_bytes: most memory for the chains of a chunk, 128 MB by default.
         seed: of the chains.
+        progress: a bar on a terminal or in a notebook, once it takes more than a second.
 
     Raises:
         UsageError: a global latent; no continuous one; a discrete one that is drawn; a support that
@@ -358,6 +363,7 @@ MOST = 6  # doublings of the temperatures
 SIMULATED = 32  # data
 
 
+@shown("sandwich")
 def sandwich(
     pair: object,
     like: object = None,
@@ -367,6 +373,7 @@ def sandwich(
     plate: str | None = None,
     chunk_bytes: int = CHUNK,
     seed: int = 0,
+    progress: bool = True,
 ) -> Sandwich:
     """Bidirectional Monte Carlo: how far :func:`anneal` is off, on data drawn from the model.
 
@@ -386,6 +393,7 @@ def sandwich(
         plate: name of the plate over the data, where several follow the batch's size.
         chunk_bytes: most memory for the chains of a chunk.
         seed: of everything drawn.
+        progress: as for :func:`anneal`.
 
     Raises:
         UsageError: what :func:`anneal` raises; a model that observes no argument as it is.
@@ -414,7 +422,8 @@ def sandwiched(
     lower, upper = [], []
     with problem.pair.evaluating():
         torch.manual_seed(seed)
-        for start in range(0, simulations, size):
+        parts = range(0, simulations, size)
+        for start in steps(parts, len(parts), "simulated data"):
             left = simulations - start
             chosen = torch.randint(len(given[0]), (size,), device=problem.pair.device)
             chosen = chosen if problem.whole else chosen[:left]

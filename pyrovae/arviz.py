@@ -15,6 +15,7 @@ from torch import Tensor
 from pyrovae.errors import UsageError, whole_number
 from pyrovae.generation import decoded_at
 from pyrovae.posteriors import CHUNK, Sampler, check_method, run_chains
+from pyrovae.progress import shown, steps
 from pyrovae.traces import Args, Density, Problem, said
 
 __all__ = ["to_arviz"]
@@ -22,6 +23,7 @@ __all__ = ["to_arviz"]
 Groups = dict[str, dict[str, Tensor]]
 
 
+@shown("to_arviz")
 def to_arviz(
     pair: object,
     x: object,
@@ -31,6 +33,7 @@ def to_arviz(
     method: str = "hmc",
     plate: str | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> Any:
     """A pair's posterior on data as ArviZ has it: ``InferenceData``, or the ``DataTree`` of its
     newer versions. Kumar et al., "ArviZ a unified library for exploratory analysis of Bayesian
@@ -58,6 +61,7 @@ def to_arviz(
         method: "hmc" as :func:`pyrovae.posterior`, or "guide".
         plate: name of the plate over the data, where several follow the batch's size.
         seed: of the draws.
+        progress: a bar on a terminal or in a notebook, once it takes more than a second.
 
     Raises:
         UsageError: ArviZ is not installed; a global latent; with "hmc", what
@@ -72,7 +76,8 @@ def to_arviz(
     rows = max(1, CHUNK // (2 * problem.shape.row_bytes * chains * draws))
     with problem.pair.evaluating():
         torch.manual_seed(seed)
-        for batch in problem.batches(rows):
+        data = problem.batches(rows)
+        for batch in steps(data, len(problem.data), "data", lambda batch: len(batch[0])):
             with said(batch):
                 parts.append(_groups(problem, batch, sampler, method))
     joined = {

@@ -25,6 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyrovae.annealing import Sandwich
 from pyrovae.arrays import channels_last
 from pyrovae.data import UsageError
 from pyrovae.schema import Column, Schema, face
@@ -1016,6 +1017,22 @@ def khat(values: Values, *, ax: Axes | None = None) -> Axes:
     ax.set_xlim(0, 1)
     title = f"{np.mean(~(k <= 0.7)):.1%} of {len(k)} data above 0.7"
     return _dress(ax, title, "share of data, sorted", "Pareto k-hat")
+
+
+def sandwich(found: Iterable[Sandwich], *, ax: Axes | None = None) -> Axes:
+    """How far the bounds of `pv.sandwich` are apart, against the temperatures that each took, with
+    two standard errors over the data: what is left of the error of an annealed log evidence."""
+    ordered = sorted(found, key=lambda one: one.path.temperatures)
+    if not ordered:
+        raise UsageError("there is nothing to draw: give one or more of what pv.sandwich returns")
+    ax = _axes(ax, 6, 3.5)
+    temperatures = [one.path.temperatures for one in ordered]
+    widths, errors = [one.width for one in ordered], [2 * one.error for one in ordered]
+    ax.errorbar(temperatures, widths, yerr=errors, color=BLUE, marker="o", ms=4, capsize=3)
+    ax.axhline(0, color=INK, lw=0.8, ls="--")
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(temperatures, [f"{t:,}" for t in temperatures])
+    return _dress(ax, "", "temperatures", "upper - lower bound (nats)")
 
 
 def ranks(ranks: Values, draws: int, *, alpha: float = 0.01, ax: Axes | None = None) -> Axes:

@@ -13,6 +13,7 @@ from pyrovae.annealing import CHUNK, Annealing, Chains
 from pyrovae.errors import UsageError, whole_number
 from pyrovae.hmc import Steps, transition
 from pyrovae.potentials import Kept, Point, Potential
+from pyrovae.progress import shown, steps
 from pyrovae.traces import Args, Density, Problem, said
 
 __all__ = ["Posterior", "Sampler", "posterior", "run_chains", "sampled"]
@@ -89,6 +90,7 @@ class Posterior:
     __repr__ = __str__
 
 
+@shown("posterior")
 def posterior(
     pair: object,
     x: object,
@@ -101,6 +103,7 @@ def posterior(
     plate: str | None = None,
     chunk_bytes: int = CHUNK,
     seed: int = 0,
+    progress: bool = True,
 ) -> Posterior:
     """Draws of p(z|x) by Hamiltonian Monte Carlo, all data at once, a step size for each.
 
@@ -123,6 +126,7 @@ def posterior(
         plate: name of the plate over the data, where several follow the batch's size.
         chunk_bytes: most memory for the chains of a chunk, 128 MB by default.
         seed: of the chains.
+        progress: a bar on a terminal or in a notebook, once it takes more than a second.
 
     Raises:
         UsageError: a global latent; no continuous one; a discrete one that is drawn; a support that
@@ -142,7 +146,8 @@ def posterior(
     kept, parts = Kept(evaluations), []
     with problem.pair.evaluating():
         torch.manual_seed(seed)
-        for batch in problem.data.batches(size):
+        data = problem.data.batches(size)
+        for batch in steps(data, len(problem.data), "data", lambda batch: len(batch[0])):
             parts.append(sampled(problem, batch, sampler, kept))
     return Posterior(
         draws={n: torch.cat([p.draws[n] for p in parts], 2) for n in parts[0].draws},
@@ -178,7 +183,7 @@ def run_chains(
     point = potential(_starts(density, sampler))
     point, scale, step = _warmed(potential, point, sampler)
     found, accepted = [], []
-    for _ in range(sampler.draws):
+    for _ in steps(range(sampler.draws), sampler.draws):
         point, accept = transition(potential, point, 1.0, scale, step, sampler.leapfrogs)
         found.append(point.u)
         accepted.append(accept)
@@ -201,20 +206,20 @@ def _starts(density: Density, sampler: Sampler) -> Tensor:
 def _warmed(potential: Potential, point: Point, sampler: Sampler) -> tuple[Point, Tensor, Tensor]:
     """The chains after their warm-up, with the scale and the steps found in it."""
     scale, first = potential.density.moments[1], sampler.warmup // 2
-    steps, seen = Steps(potential.density.dims, point.u.shape[1], point.u), []
+    sizes, seen = Steps(potential.density.dims, point.u.shape[1], point.u), []
     for k in range(first):
-        point, accept = transition(potential, point, 1.0, scale, steps.size, sampler.leapfrogs)
-        steps.follow(accept, _gain(k))
+        point, accept = transition(potential, point, 1.0, scale, sizes.size, sampler.leapfrogs)
+        sizes.follow(accept, _gain(k))
         seen.append(point.u)
     late = torch.stack(seen[first // 2 :])
     count = len(late) * late.shape[1]
     within = late.var(0).mean(0)  # chains in two modes are wide together, and narrow each
     scale = ((count * within + 5 * scale.square()) / (count + 5)).sqrt()
-    steps, tail = Steps(potential.density.dims, point.u.shape[1], point.u), []
+    sizes, tail = Steps(potential.density.dims, point.u.shape[1], point.u), []
     for k in range(sampler.warmup - first):
-        point, accept = transition(potential, point, 1.0, scale, steps.size, sampler.leapfrogs)
-        steps.follow(accept, _gain(k))
-        tail.append(steps.log_step)
+        point, accept = transition(potential, point, 1.0, scale, sizes.size, sampler.leapfrogs)
+        sizes.follow(accept, _gain(k))
+        tail.append(sizes.log_step)
     return point, scale, torch.stack(tail[len(tail) // 2 :]).mean(0).exp()
 
 

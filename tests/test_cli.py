@@ -541,6 +541,7 @@ def test_refused_run_folders(refused: Callable[..., str], here: Path, out: str) 
         ("evaluate RUN --data FILES/grey.npy", "--binarise dynamic"),
         ("evaluate RUN --data FILES/infinite_test.npz", "entries that are infinite"),
         ("evaluate RUN other", "unrecognized arguments: other"),
+        ("evaluate RUN --evidence aiss", "'importance' or 'ais', got 'aiss'"),
         ("sample RUN --out x.jpg", "ends with one of .png, .npy, .csv, .tsv, .parquet, got x.jpg"),
         ("sample RUN --n 0", "--n must be at least 1"),
         ("sample RUN --mean perhaps", "--mean must be true or false"),
@@ -605,6 +606,9 @@ def test_a_run_is_evaluated_on_what_it_held_out(run: Run, files: Path, stream: s
     assert config(Path("run"))["stream"] == ("true" if stream == "true" else "false")
     told = json.loads((Path("run") / "evaluation.json").read_text())
     assert json.loads(run("evaluate", "run", "--num-particles", 5, "--json").out) == told
+    few = ("--num-particles", 5, "--evidence", "ais", "--chains", 2, "--temperatures", 2)
+    annealed = json.loads(run("evaluate", "run", *few, "--leapfrogs", 1, "--json").out)
+    assert annealed["annealed"]["temperatures"] == 2 and annealed["sandwich"]["data"] == 32
 
 
 def test_a_run_is_repeated_by_its_config(run: Run, files: Path, here: Path) -> None:

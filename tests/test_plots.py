@@ -69,6 +69,12 @@ def _sketch() -> Any:
     return pv.sketch(pv.VAE((1, 4, 4), 2), random(5, 1, 4, 4).round())
 
 
+def sandwiches() -> list[pv.Sandwich]:
+    return [
+        pv.Sandwich(torch.zeros(3), random(3) / t, pv.Annealing(temperatures=t)) for t in (20, 10)
+    ]
+
+
 CALLS: dict[str, Callable[..., Axes]] = {
     "image_grid": lambda ax: plots.image_grid(random(3, 1, 5, 5), ax=ax),
     "data_grid images": lambda ax: plots.data_grid(random(3, 5, 5), ax=ax),
@@ -89,6 +95,7 @@ CALLS: dict[str, Callable[..., Axes]] = {
     "graph": lambda ax: plots.graph(_sketch(), ax=ax),
     "shapes": lambda ax: plots.shapes(_sketch(), ax=ax),
     "khat": lambda ax: plots.khat(random(9), ax=ax),
+    "sandwich": lambda ax: plots.sandwich(sandwiches(), ax=ax),
     "ranks": lambda ax: plots.ranks([1, 5, 3], 9, ax=ax),
     "intervals": lambda ax: plots.intervals([0, 1, 2], [0, 1, 5], [-1, 0, 4], [1, 2, 6], ax=ax),
     "predictive_check": lambda ax: plots.predictive_check(0.5, random(9), ax=ax),
@@ -483,6 +490,16 @@ def test_gap_bars_end_at_the_evidence() -> None:
     labels = ax.get_legend_handles_labels()[1]
     assert f"amortisation gap, mean {encoder.mean():.2f}" in labels  # of all 30
     assert ticks(plots.gap_bars(-9.0, -7.0, 0.5, 1.5).yaxis) == ["ELBO -9.0"]
+
+
+def test_widths_are_drawn_in_the_order_of_temperatures() -> None:
+    found = sandwiches()
+    ax = plots.sandwich(found)
+    assert ticks(ax.xaxis) == ["10", "20"]
+    drawn = ax.containers[0].lines[0].get_ydata()
+    np.testing.assert_allclose(drawn, [found[1].width, found[0].width])
+    with pytest.raises(pv.UsageError, match="nothing to draw"):
+        plots.sandwich([])
 
 
 def test_khat_tells_the_share_above_the_threshold() -> None:

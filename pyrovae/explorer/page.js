@@ -359,7 +359,7 @@ function show(answer) {
   $("near").hidden = answer.index === undefined;
   drawPoints();
   $("numbers").replaceChildren(...label, ...Object.entries(answer.numbers).filter(([, v]) => v !== null).map(([name, value]) => {
-    const unit = name === "khat" ? (value > Math.min(1 - 1 / Math.log10(about.particles), 0.7) ? " not to be trusted" : "") : name === "ess" ? ` of ${about.particles}` : " nats";
+    const unit = name === "khat" ? (value > Math.min(1 - 1 / Math.log10(about.particles), 0.7) ? ": the log evidence is a lower bound that still rises with more particles (pyrovae evaluate RUN --evidence ais measures it)" : "") : name === "ess" ? ` of ${about.particles}` : " nats";
     const cell = make("td", { textContent: value.toFixed(2) + unit }); cell.dataset.testid = name; cell.dataset.value = value;
     return make("tr", {}, make("td", { textContent: WORDS[name] }), cell);
   }));
