@@ -229,8 +229,9 @@ def before_units(program: Pair, tensors: Mapping[str, Tensor]) -> dict[str, Tens
     for top in program.reach().modules.values():
         for part in top.modules():
             if isinstance(part, Likelihood):
-                own = dict(part.named_buffers())
-                found |= {names[id(own[n])]: v for n, v in part.unmeasured().items()}
+                own = dict(part.named_buffers())  # none of a column that is together with others
+                values = part.unmeasured() if own else {}
+                found |= {names[id(own[n])]: value for n, value in values.items()}
     return found | dict(tensors)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from sklearn import datasets
 from sklearn.impute import SimpleImputer
 
@@ -136,6 +137,16 @@ def test_the_default_likelihood_follows_the_columns_and_says_so(
     kinds = [type(column).__name__ for column in vae.likelihood.columns]
     assert kinds == [*["Categorical"] * 2, *["Normal"] * 4, *["Categorical"] * 2]
     assert pv.traces.as_pair(vae).schema.names == tuple(pd.read_csv(PENGUINS).columns)
+
+
+def test_a_run_on_a_table_goes_on_to_the_same_bits(folder: Path) -> None:
+    options = ("--data", folder / "penguins.csv", "--quiet", "--num-particles", 5)
+    run("fit", *options, "--out", folder / "two", "--epochs", 2)
+    run("fit", "--out", folder / "two", "--resume", "--epochs", 4, "--quiet")
+    run("fit", *options, "--out", folder / "four", "--epochs", 4)
+    both = [load_file(folder / name / "model.safetensors") for name in ("two", "four")]
+    assert both[0].keys() == both[1].keys()
+    assert all(torch.equal(tensor, both[1][name]) for name, tensor in both[0].items())
 
 
 def test_verbs_write_tables(folder: Path) -> None:
