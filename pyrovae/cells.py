@@ -343,7 +343,7 @@ class _Texts:
             return _booleans(_truths(self.cells), self.name)
         read = self._numbers(mark)
         lost = [i for i, cell in enumerate(self.cells) if cell and read[i] is None]
-        names = kind == "category" and any(map(_CODE.match, self.known))
+        names = kind in ("", "category") and any(map(_CODE.match, self.known))
         if lost or names:
             return self._none_of_numbers(dtype, kind, lost)
         return _number_column(read, self.name)
@@ -357,7 +357,7 @@ class _Texts:
             )
         if not kind and all(map(_is_date, self.known)):
             return self.dates()
-        if not kind:
+        if not kind and lost:
             self._check_words(lost)
         return self._words(dtype)
 

@@ -1119,6 +1119,7 @@ def _check_columns(columns: Sequence[object]) -> None:
         )
 
 
+FEW = 50  # columns without names that may be of several kinds
 _KINDS: dict[str, Callable[[], Likelihood]] = {
     "real": lambda: Normal(),
     "date": lambda: Normal(),
@@ -1151,8 +1152,9 @@ def _of_values(seen: Summary) -> Likelihood:
         return NegativeBinomial() if seen.dispersion > 1.2 else Poisson()
     if seen.low >= 0 and seen.high <= 1:
         return ContinuousBernoulli()
-    kinds = {type(column) for column in column_likelihoods(seen)}
-    return Mixed(column_likelihoods(seen)) if len(kinds) > 1 else Normal()
+    several = len({type(column) for column in column_likelihoods(seen)}) > 1
+    table = not seen.whole and len(seen.columns) <= FEW
+    return Mixed(column_likelihoods(seen)) if several and table else Normal()
 
 
 def _of_schema(seen: Summary, schema: Schema) -> list[Likelihood]:

@@ -52,6 +52,7 @@ class Column:
         gaps: whether entries are missing in the table.
         missing: the share of entries that are.
         ordered: whether the levels of a pandas Categorical are ordered.
+        order: of a date's text, ``day/month`` or ``month/day`` where that was said.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Column:
     gaps: bool = False
     missing: float = 0.0
     ordered: bool = False
+    order: str = ""
 
     @classmethod
     def of(cls, values: pd.Series, kind: str) -> Column:
@@ -117,7 +119,7 @@ class Column:
         return found
 
     def _typed(self, values: pd.Series) -> pd.Series:
-        kind = self.kind if self.kind != "category" else ""
+        kind = self.order or (self.kind if self.kind != "category" else "")
         return typed(values.rename(self.name), kind)
 
     def _refuse(self, row: int, cells: object, why: str) -> None:

@@ -42,6 +42,7 @@ __all__ = ["SUFFIXES", "read", "table"]
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".xlsx")
 DELIMITERS = (",", ";", "\t", "|")
 IDS = ("id", "index", "row", "row id", "row_id", "rowid", "idx")
+ORDERS = ("day/month", "month/day")
 LARGE = 100  # a median of counts from which on it does not matter that they are whole
 LEVELS, FEW, MANY, HEAD = 1000, 10, 30, 100  # of a text, of whole numbers; lines that are looked at
 SKEW = 0.5  # of moderately skewed numbers, Bulmer, "Principles of Statistics", 1979
@@ -247,7 +248,7 @@ class _Columns:
         if why:
             self.notes.append(f"column {name!r} {why}")
             return None
-        return Column.of(values, kind)
+        return replace(Column.of(values, kind), order=asked if asked in ORDERS else "")
 
     def data(self, schema: Schema) -> TensorData:
         """The table as a schema has it, with its labels and its target where they are there."""
@@ -267,7 +268,8 @@ class _Columns:
     def _as(self, column: Column) -> pd.Series:
         """Values read as those of a column are."""
         names = any(isinstance(level, str) for level in column.levels)
-        kind = "date" if column.kind == "date" else "category" if names else ""
+        dates = column.order or "date"
+        kind = dates if column.kind == "date" else "category" if names else ""
         return self.values(column.name, kind if kind or column.levels else "real")
 
 
@@ -332,9 +334,12 @@ def _digits(values: pd.Series, kind: str, wanted: bool) -> str:
     dtype = np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
     own = values.dropna().to_numpy()
     own = own.astype(np.int64 if own.dtype.kind in "iu" else np.float64)
-    with np.errstate(invalid="ignore"):  # 2^63 - 1 as a float is 2^63
+    with np.errstate(invalid="ignore", over="ignore"):  # 2^63 - 1 as a float is 2^63
         kept = own.astype(dtype).astype(own.dtype)
-    if bool((kept == own).all()) or bool((own != np.rint(own)).any()):
+    if bool((kept == own).all()):
+        return ""
+    if bool((own != np.rint(own)).any()):
+        _check_spread(values.name, own, kept, np.dtype(dtype).name)
         return ""
     name, largest = values.name, f"{np.abs(own).max():,.0f}"
     remedy = f"kinds={{{name!r}: 'real'}} takes it and rounds to {np.dtype(dtype).name}"
@@ -347,6 +352,26 @@ def _digits(values: pd.Series, kind: str, wanted: bool) -> str:
         f"column {name!r} has whole numbers up to {largest}, whose last digits are lost in "
         f"{np.dtype(dtype).name}: divide them, leave the column out with drop={name!r}, or {remedy}"
     )
+
+
+def _check_spread(name: object, own: np.ndarray, kept: np.ndarray, dtype: str) -> None:
+    """Refuse numbers whose differences drown in what they have in common, and such as floats do
+    not reach."""
+    finite = own[np.isfinite(own)]
+    if not len(finite):
+        return
+    if np.isfinite(kept).sum() < len(finite):
+        raise UsageError(
+            f"column {name!r} has {np.abs(finite).max():.3g}, more than {dtype} holds: divide it, "
+            f"or leave it out with drop={name!r}"
+        )
+    error = np.abs(kept - own).max()
+    if error > 0.01 * finite.std() > 0:
+        raise UsageError(
+            f"column {name!r} has numbers near {finite.mean():.6g} that {dtype} keeps to "
+            f"{error:.2g}, beside a standard deviation of {finite.std():.2g}: subtract what they "
+            f"have in common, or leave it out with drop={name!r}"
+        )
 
 
 # --- what kind ---------------------------------------------------------------------------------

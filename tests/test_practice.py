@@ -272,3 +272,104 @@ def test_a_number_that_the_data_state_is_taken_from_them(
         *("--num-particles", 5, "--out", tmp_path / "run", "--seed", 3),
     )
     assert said in capsys.readouterr().err
+
+
+MIXED = """kind,amount,when,plz,real
+a,1.5,6/6/1990,01067,-1
+b,2.5,3/4/1991,01069,0.5
+a,30.5,12/5/1992,01067,2
+c,4.5,7/6/1990,20095,-0.5
+a,5.5,6/8/1993,01067,1.5
+b,60.5,1/2/1990,01069,2.5
+""" + "".join(
+    f"{'abc'[i % 3]},{1.5 + i * i},{1 + i % 12}/2/199{i % 9},0106{7 + i % 3},{i / 7:.2f}\n"
+    for i in range(60)
+)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    (tmp_path / "mixed.csv").write_text(MIXED)
+    return tmp_path / "mixed.csv"
+
+
+def trained(file: Path, *options: object) -> Path:
+    folder = file.parent / "run"
+    run(
+        *("fit", "--data", file, "--out", folder, "--epochs", 1, "--num-particles", 5, "--quiet"),
+        *("--kinds", "when=month/day", "--force", *options),
+    )
+    return folder
+
+
+def test_the_order_of_dates_that_was_said_holds_for_new_files(mixed: Path) -> None:
+    folder = trained(mixed)
+    run("score", folder, "--data", mixed, "--num-particles", 5, "--out", mixed.parent / "s.csv")
+    drawn = mixed.parent / "drawn.csv"
+    run("sample", folder, "--n", 50, "--out", drawn)
+    found = pd.read_csv(drawn, dtype={"plz": str})
+    assert set(found["plz"]) <= {"01067", "01068", "01069", "20095"}  # codes keep their zeros
+
+
+@pytest.mark.parametrize("program", ["MissingData", "Regression", "GaussianMixture", "Conditional"])
+def test_programs_on_a_table_draw_and_answer(program: str, mixed: Path) -> None:
+    options = {"Regression": ("--target", "real"), "Conditional": ("--label", "kind")}
+    folder = trained(mixed, "--program", program, *options.get(program, ()))
+    run("sample", folder, "--n", 4, "--out", mixed.parent / "drawn.csv")
+    found = pd.read_csv(mixed.parent / "drawn.csv")
+    assert len(found) == 4 and (found["amount"] > 0).all()
+    if program == "Regression":  # new data, of which y is to be predicted
+        new = mixed.parent / "new.csv"
+        pd.read_csv(mixed, dtype={"plz": str}).drop(columns="real").to_csv(new, index=False)
+        run("evaluate", folder, "--data", new, "--num-particles", 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ("--likelihood", "LogNormal", "--columns", "amount,real"),
+            "the data of column 'real' range",
+        ),
+        (("--drop", "nothing"), "--drop"),
+        (("--columns", "-when,-nothing"), "there is no column 'nothing'"),
+        (("--kinds", "real=category,when=category"), ""),
+    ],
+)
+def test_what_is_said_has_the_column_and_the_options_of_the_command_line(
+    arguments: tuple[str, ...], words: str, mixed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["fit", "--data", str(mixed), "--out", str(mixed.parent / "run"), "--quiet"]
+    with pytest.raises(SystemExit) as done:
+        main([*command, "--epochs", "1", "--num-particles", "5", *arguments])
+    said = capsys.readouterr().err
+    assert words in said and "={" not in said
+    assert done.value.code == (2 if words else 0)
+
+
+def test_numbers_that_have_no_picture_say_so_before_the_work(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["score", str(folder / "run"), "--out", "scores.png"])
+    assert "score gives numbers: --out ends with .csv or .npy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (1e9 + np.linspace(0, 1, 40), "subtract what they have in common"),
+        (np.append(np.linspace(0.5, 1, 40), 1e39), "more than float32 holds"),
+    ],
+)
+def test_what_floats_lose_is_refused_by_the_columns_name(x: np.ndarray, words: str) -> None:
+    frame = pd.DataFrame({"odd": x, "b": np.random.default_rng(0).normal(size=len(x))})
+    with pytest.raises(pv.UsageError, match=f"column 'odd'.*{words}"):
+        pv.data.table(frame)
+
+
+def test_a_signal_of_whole_numbers_is_no_table() -> None:
+    rng = np.random.default_rng(0)
+    x = (3000 * rng.normal(size=(60, 80))).round()
+    x[:, 0] = 0
+    assert type(pv.VAE.of(torch.tensor(x).float()).likelihood).__name__ == "Normal"

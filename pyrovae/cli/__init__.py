@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import pyrovae as pv
 from pyrovae.cli import exploring, fitting, informing, reading
-from pyrovae.cli.options import say
+from pyrovae.cli.options import as_flags, joined, say
 
 __all__ = ["COMMANDS", "main"]
 
@@ -35,7 +35,7 @@ def __getattr__(name: str) -> Callable[[list[str]], None]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; exits 0, 2 on a mistake in what was asked, 130 on Ctrl-C."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = joined(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _explain(error: BaseException) -> int:
     """One line about what went wrong, and the exit code."""
-    words, code = textwrap.shorten(str(error)[:5000], 600), 2
+    words, code = textwrap.shorten(as_flags(str(error)[:5000]), 600), 2
     if isinstance(error, KeyboardInterrupt):
         say(words or "interrupted")
         return 130

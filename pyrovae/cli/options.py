@@ -126,6 +126,34 @@ def all_options() -> dict[str, Option]:
     return {name: option for group in fit_groups().values() for name, option in group.items()}
 
 
+def as_flags(text: str) -> str:
+    """A message about a table with its options as the command line has them.
+
+    >>> as_flags("say kinds={'a b': 'category'}, or leave it out with drop='a b'")
+    "say --kinds 'a b=category', or leave it out with --drop 'a b'"
+    """
+    text = re.sub(r"\bkinds=\{'([^']*)': '([^']*)'\}", r"--kinds '\1=\2'", text)
+    names = "|".join(TABLE)
+    text = re.sub(rf"(?<![-\w.(])({names})=(?=['\"])", r"--\1 ", text)
+    return re.sub(rf"(?<![-\w.])({names})=(?![\w'\"{{])", r"--\1", text)
+
+
+def joined(arguments: Sequence[str]) -> list[str]:
+    """Arguments in which a list of columns may begin with a minus.
+
+    >>> joined(["--columns", "-a,-b", "--quiet"])
+    ['--columns=-a,-b', '--quiet']
+    """
+    words: list[str] = []
+    for word in arguments:
+        lists = bool(words) and words[-1] in ("--columns", "--drop")
+        if lists and word.startswith("-") and not word.startswith("--"):
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
+
+
 def of_a_table(options: Mapping[str, Any]) -> dict[str, Any]:
     """What is asked of a table, as ``pv.data.load`` takes it."""
     return {name: options[name] for name in TABLE if options.get(name) is not None}

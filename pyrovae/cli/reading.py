@@ -208,8 +208,9 @@ def calibrate(
       pyrovae calibrate runs/mine
       pyrovae calibrate runs/mine --simulations 5000 --out ranks.npy
     """
+    like = None if run.gone else run.test  # what is simulated needs no data but for conditions
     found = pv.calibrate(
-        run.pair, run.test, simulations=simulations, draws=draws, bins=bins, seed=run.seed
+        run.pair, like, simulations=simulations, draws=draws, bins=bins, seed=run.seed
     )
     print(found)
     return Drawing(found.ranks, lambda: pv.plots.ranks(found.ranks, draws))

@@ -162,9 +162,7 @@ class Run:
         elif path.suffix in TABLES:
             path.parent.mkdir(parents=True, exist_ok=True)
             pv.schema.write(self._frame(drawing), path)
-        elif drawing.draw is None:
-            raise pv.UsageError(f"{name} are numbers: --out ends with .csv, .parquet or .npy")
-        else:
+        elif drawing.draw is not None:
             pv.plots.save(drawing.draw(), path)
         print(path)
 
@@ -217,6 +215,14 @@ class Run:
             self._check_own(name, path)
         elif self._same(path) and getattr(self.options, "part", None) is None:
             say(f"{name} has what the run was trained on; --part test is what was held out")
+
+    @property
+    def gone(self) -> bool:
+        """Whether the run's own data are not there any more, and no others were given."""
+        file = self.folder / "config.yaml"
+        name = read_config(file).get("data") if file.is_file() else None
+        own = self._other is None and name is not None and name not in pv.data.NAMES
+        return own and not pv.files.home(name).exists()
 
     def _check_own(self, name: str, path: Path) -> None:
         """Refuse a path in the run's config that is not what it was."""
@@ -325,6 +331,8 @@ class Verb:
         own = checked_options(self.function, options)
         at_least(0)("--seed", options.seed)
         run = Run(options)
+        if self.figure is None and run.out is not None and run.out.suffix == ".png":
+            raise pv.UsageError(f"{self.__name__} gives numbers: --out ends with .csv or .npy")
         with pv.progress.task(shown=not options.quiet):
             drawing = self.function(run, **own)
             if drawing is not None:
@@ -342,7 +350,8 @@ class Verb:
             text = "test, train or all: of the run's data the test part, of others all"
             add_option(parser, "part", kind, None, text)
         if self.figure is not None or self.table is not None:
-            text = "a .png figure, a .csv or .parquet table or a .npy array (default: in the run)"
+            figure = "a .png figure, " if self.figure is not None else ""
+            text = f"{figure}a .csv or .parquet table or a .npy array (default: in the run)"
             add_option(parser, "out", str | None, None, text)
         add_allow(parser)
         add_pair(parser)

@@ -110,14 +110,20 @@ class MissingData(Program):
                 q = self.posterior(known)
             pyro.sample("z", q)
 
+    def example_data(self) -> tuple[Tensor, ...]:
+        """A datum within the support of every entry."""
+        return (self.inside.expand(1, *self.event_shape).clone(),)
+
     def scores(self, data: TensorData) -> dict[str, float]:
-        """Of a tenth of the observed entries, hidden and imputed: the mean squared error, and how
-        many lie within their 90 % interval. Of as many rows as have 30,000 entries."""
+        """Of a tenth of the observed entries, hidden and imputed: the mean squared error, of a
+        table's in variances of their column, and how many lie within their 90 % interval. Of as
+        many rows as have 30,000 entries."""
         x, hidden, mean, draws = self._imputed(data)
         low, high = draws.quantile(0.05, 0), draws.quantile(0.95, 0)
         within = (low <= x) & (x <= high)
+        error = (mean - x) / (_deviations(x) if x.dim() == 2 else 1.0)
         return {
-            "imputation_mse": float((mean - x)[hidden].square().mean()),
+            "imputation_mse": float(error[hidden].square().mean()),
             "coverage_90": float(within[hidden].double().mean()),
         }
 
@@ -130,8 +136,7 @@ class MissingData(Program):
             rows = ["data", "seen", "imputed mean", "draw 1", "draw 2"]
             return plots.strips(torch.stack([x, seen, mean, *draws[:2]]), rows, schema=data.schema)
         x, hidden, mean, draws = self._imputed(data)
-        centre = x.nanmean(0)
-        unit = (x - centre).square().nanmean(0).sqrt().clamp_min(1e-12)
+        centre, unit = x.nanmean(0), _deviations(x)
         low, high = draws.quantile(0.05, 0), draws.quantile(0.95, 0)
         values = [((each - centre) / unit)[hidden] for each in (x, mean, low, high)]
         return plots.intervals(
@@ -176,3 +181,9 @@ def supported(likelihood: Likelihood, latent_dim: int) -> Tensor:
             )
         datum: Tensor = p.sample()[0]
     return datum
+
+
+def _deviations(x: Tensor) -> Tensor:
+    """The standard deviation of every entry ``[N, *event]``; 1 where it never varies."""
+    spread = (x - x.nanmean(0)).square().nanmean(0).sqrt().nan_to_num(0.0)
+    return torch.where(spread > 0, spread, 1.0)

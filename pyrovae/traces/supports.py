@@ -114,18 +114,26 @@ PADDING = -100  # torch's ignore_index
 OPTIONS = " (--likelihood Normal); pyrovae info --data says why each"
 
 
+def _first_column(fn: Any, value: Tensor, inside: Tensor, names: Sequence[str]) -> Any:
+    """The first column of a table with an entry outside; None of other data."""
+    of_names = inside.shape == value.shape and value.shape[-1:] == (len(names),)
+    if not (of_names or isinstance(fn, Columns)):
+        return None
+    return int((~inside).reshape(-1, inside.shape[-1]).any(0).nonzero()[0])
+
+
 def _outside(
     site: Message, support: Any, value: Tensor, inside: Tensor, seen: Summary, names: Sequence[str]
 ) -> str:
     """What the site takes, what the data are, and which likelihoods hold such data."""
-    fn, where = site["fn"], ""
-    fn = entries(fn)
-    if isinstance(fn, Columns):
-        column = int((~inside).reshape(-1, inside.shape[-1]).any(0).nonzero()[0])
-        fn, support = entries(fn.columns[column]), support.cseq[column]
+    fn, where = entries(site["fn"]), ""
+    column = _first_column(fn, value, inside, names)
+    if column is not None:
         name = dict(enumerate(names)).get(column, str(column))
         where, value = f" of column {name}", value[..., column]
         seen = dict(enumerate(seen.columns)).get(column, seen)
+    if isinstance(fn, Columns):
+        fn, support = entries(fn.columns[column]), support.cseq[column]
     known = value[~value.isnan()]
     low, high = float(known.min()), float(known.max())
     words = (
@@ -134,17 +142,20 @@ def _outside(
     )
     fitting = _fitting(seen, type(fn).__name__, "" if where else OPTIONS)
     if low == PADDING and bool(getattr(support, "is_discrete", False)):
-        return (
-            f"{words}. {PADDING} marks padding for PyTorch's losses and is no value: write NaN "
-            f"there, which is missing (x.float().masked_fill(x == {PADDING}, float('nan')))"
-        )
+        return words + _PADDING
     if low >= 0 and high <= 1 and not seen.binary:
-        return (
-            f"{words} with values between, such as grey pixels. Binarise them "
-            f"(data.binarised('dynamic'), --binarise dynamic), or choose a likelihood that holds "
-            f"them: {fitting}"
-        )
+        return f"{words} with values between, such as grey pixels. {_GREY}: {fitting}"
     return f"{words}. Choose a likelihood that holds them{where and ' there'}: {fitting}"
+
+
+_PADDING = (
+    f". {PADDING} marks padding for PyTorch's losses and is no value: write NaN there, which is "
+    f"missing (x.float().masked_fill(x == {PADDING}, float('nan')))"
+)
+_GREY = (
+    "Binarise them (data.binarised('dynamic'), --binarise dynamic), or choose a likelihood that "
+    "holds them"
+)
 
 
 def _fitting(seen: Summary, taken: str, options: str) -> str:
