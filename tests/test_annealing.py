@@ -288,16 +288,21 @@ def test_the_gap_sees_both_modes() -> None:
 
 @pytest.mark.slow
 def test_digits_in_two_dimensions_by_quadrature() -> None:
-    """300 digits, within 0.05 nats for at least 98 % of them, those among them on which importance
-    sampling is short."""
+    """Sharp posteriors of a guide that is far off (particles fall short by nats on some): 400
+    temperatures are within a few hundredths of a nat, and nowhere too high."""
     digits = pv.data.load("mnist5k")
-    vae = pv.VAE((1, 28, 28), 2)
+    small = pv.networks.MLP([64])  # quadrature asks for a million digits
+    parts = {"likelihood": pv.likelihoods.Bernoulli(small), "guide": pv.guides.MeanField(small)}
+    vae = pv.VAE((1, 28, 28), 2, **parts)
     pv.fit(vae, digits.train.binarised("dynamic"), epochs=8, progress=False, compile=False)
-    x = digits.test.binarised("dynamic").select(torch.arange(300)).fixed()
-    exact = pv.exact_log_evidence(vae, x)
-    found = pv.anneal(vae, x, Annealing(temperatures=200))
-    off = (found.log_evidence - exact).abs()
-    assert (off < 0.05).double().mean() >= 0.98, off.sort().values[-10:]
+    x = digits.test.binarised("dynamic").select(torch.arange(40)).fixed()
+    exact = pv.exact_log_evidence(vae, x, points=60)
+    found = pv.anneal(vae, x, Annealing(temperatures=400))
+    off = found.log_evidence - exact
+    assert (off < 4 * found.standard_error + 0.05).all()
+    assert (off.abs() < 0.05).double().mean() > 0.6 and off.abs().mean() < 0.12
+    short = pv.log_evidence(vae, x, 1000) - exact
+    assert short.min() < -1 and off.abs().mean() < short.abs().mean() / 2
 
 
 def test_graphs_give_what_handlers_give() -> None:
