@@ -238,11 +238,10 @@ class _simulations:  # noqa: N801
 @pytest.mark.slow
 def test_the_sandwich_closes_as_temperatures_rise() -> None:
     pair, x, _ = ppca(10)
-    widths = [
-        pv.sandwich(pair, x, Annealing("prior", temperatures=t), simulations=32).width
-        for t in (10, 40, 160)
-    ]
-    assert widths[0] > 2 * widths[1] > 4 * widths[2] > 0
+    paths = [Annealing("prior", temperatures=t) for t in (4, 16, 64)]
+    few, more, most = (pv.sandwich(pair, x, path, simulations=32) for path in paths)
+    assert few.width - more.width > 3 * few.error  # 3.8, 1.0 and 0.1 nats
+    assert more.width - most.width > 3 * more.error and most.width < 4 * most.error
 
 
 def test_evaluate_certifies_what_it_says() -> None:
@@ -288,16 +287,21 @@ def test_the_gap_sees_both_modes() -> None:
 
 @pytest.mark.slow
 def test_digits_in_two_dimensions_by_quadrature() -> None:
-    """300 digits, within 0.05 nats for at least 98 % of them, those among them on which importance
-    sampling is short."""
+    """Sharp posteriors of a guide that is far off (particles fall short by nats on some): 400
+    temperatures are within a few hundredths of a nat, and nowhere too high."""
     digits = pv.data.load("mnist5k")
-    vae = pv.VAE((1, 28, 28), 2)
+    small = pv.networks.MLP([64])  # quadrature asks for a million digits
+    parts = {"likelihood": pv.likelihoods.Bernoulli(small), "guide": pv.guides.MeanField(small)}
+    vae = pv.VAE((1, 28, 28), 2, **parts)
     pv.fit(vae, digits.train.binarised("dynamic"), epochs=8, progress=False, compile=False)
-    x = digits.test.binarised("dynamic").select(torch.arange(300)).fixed()
-    exact = pv.exact_log_evidence(vae, x)
-    found = pv.anneal(vae, x, Annealing(temperatures=200))
-    off = (found.log_evidence - exact).abs()
-    assert (off < 0.05).double().mean() >= 0.98, off.sort().values[-10:]
+    x = digits.test.binarised("dynamic").select(torch.arange(40)).fixed()
+    exact = pv.exact_log_evidence(vae, x, points=60)
+    found = pv.anneal(vae, x, Annealing(temperatures=400))
+    off = found.log_evidence - exact
+    assert (off < 4 * found.standard_error + 0.05).all()
+    assert (off.abs() < 0.05).double().mean() > 0.6 and off.abs().mean() < 0.12
+    short = pv.log_evidence(vae, x, 1000) - exact
+    assert short.min() < -1 and off.abs().mean() < short.abs().mean() / 2
 
 
 def test_graphs_give_what_handlers_give() -> None:

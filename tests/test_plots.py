@@ -496,7 +496,7 @@ def test_widths_are_drawn_in_the_order_of_temperatures() -> None:
     found = sandwiches()
     ax = plots.sandwich(found)
     assert ticks(ax.xaxis) == ["10", "20"]
-    drawn = ax.containers[0].lines[0].get_ydata()
+    drawn = ax.lines[0].get_ydata(orig=False)
     np.testing.assert_allclose(drawn, [found[1].width, found[0].width])
     with pytest.raises(pv.UsageError, match="nothing to draw"):
         plots.sandwich([])
