@@ -248,6 +248,8 @@ def _plain_numbers(column: pd.Series, mark: str) -> pd.Series | None:
     text = _joined(known)
     if not re.fullmatch(r"[0-9+\-.eE\n]+", text) or (mark == "," and "." in text):
         return None
+    if re.search(r"^0\d", text, re.MULTILINE):
+        return None
     cells = known.to_numpy(dtype=object)
     try:
         if not gaps.any() and not re.search("[.eE]", text):

@@ -461,7 +461,8 @@ def column_of(table: pd.DataFrame, name: str) -> pd.Series:
     if not at:
         names = list(map(str, table.columns))
         few = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
-        raise UsageError(f"there is no column {name!r}{nearest(name, names)} Columns: {few}")
+        hint = nearest(name, names) or "."
+        raise UsageError(f"there is no column {name!r}{hint} Columns: {few}")
     if len(at) > 1:
         raise UsageError(f"the table has {len(at)} columns named {name!r}: rename all but one")
     return table.iloc[:, at[0]]

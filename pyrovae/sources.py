@@ -453,7 +453,8 @@ def class_codes(ys: Mapping[str, object]) -> tuple[tuple[str, ...], dict[str, np
 def label_column(names: list[str], label: str | None) -> int | None:
     if label is not None and label not in names:
         few = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
-        raise UsageError(f"there is no column {label!r}{nearest(label, names)} Columns: {few}")
+        hint = nearest(label, names) or "."
+        raise UsageError(f"there is no column {label!r}{hint} Columns: {few}")
     return None if label is None else names.index(label)
 
 

@@ -161,7 +161,8 @@ def _kinds(kinds: str | Mapping[str, str] | None, names: Sequence[str]) -> dict[
 def _check_name(name: str, names: Sequence[str]) -> None:
     if name not in names:
         few = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
-        raise UsageError(f"there is no column {name!r}{nearest(name, names)} Columns: {few}")
+        hint = nearest(name, names) or "."
+        raise UsageError(f"there is no column {name!r}{hint} Columns: {few}")
 
 
 def _chosen(

@@ -220,8 +220,8 @@ class Run:
     def gone(self) -> bool:
         """Whether the run's own data are not there any more, and no others were given."""
         file = self.folder / "config.yaml"
-        name = read_config(file).get("data") if file.is_file() else None
-        own = self._other is None and name is not None and name not in pv.data.NAMES
+        name = str((read_config(file) if file.is_file() else {}).get("data", ""))
+        own = self._other is None and name not in ("", *pv.data.NAMES)
         return own and not pv.files.home(name).exists()
 
     def _check_own(self, name: str, path: Path) -> None:
