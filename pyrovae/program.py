@@ -206,7 +206,8 @@ class Program(nn.Module, Component, ABC):
         """Learn the units of x from the data to train on, at the first call: see
         :class:`~pyrovae.likelihoods.Likelihood`."""
         likelihood, prior = (getattr(self, name, None) for name in ("likelihood", "prior"))
-        if isinstance(likelihood, Likelihood) and not likelihood.measured:
+        ours = tuple(data.event_shape) == self.event_shape  # the programs refuse others
+        if ours and isinstance(likelihood, Likelihood) and not likelihood.measured:
             x = _some(data, LEARNED).x
             likelihood.measure(x.reshape(-1, *likelihood.event_shape))
             if isinstance(prior, Prior):

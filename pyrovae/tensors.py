@@ -234,7 +234,7 @@ class Data(ABC):
                     f"a batch holds {type(parts[0]).__name__}, which cannot be taken apart: give "
                     f"the data as tensors"
                 )
-            columns.append(torch.cat(parts)[:count])
+            columns.append(_joined(parts)[:count])
         found = TensorData(*columns)._with(layout=self.layout, schema=self.schema)
         return found.integral() if self.serving.integral else found
 
@@ -641,6 +641,17 @@ def _named(gone: Tensor, schema: Schema | None, count: int) -> str:
         several = len(places) > 1
         words = f"column{'s' * several} {', '.join(names)}{', ...' * (len(places) > 10)}"
     return f"{words} of x {'are' if several else 'is'} missing (NaN) in all of the {count:,} data"
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """The rows of several batches, if they are of one shape."""
+    shapes = {tuple(part.shape[1:]) for part in parts}
+    if len(shapes) > 1:
+        raise UsageError(
+            f"data of the shapes {' and '.join(map(str, sorted(shapes)))} follow each other: give "
+            f"data of one shape, shorter ones filled with NaN"
+        )
+    return torch.cat(list(parts))
 
 
 def _check_dense(tensors: Sequence[object]) -> None:

@@ -15,7 +15,8 @@ def test_a_linear_one_spans_the_principal_components() -> None:
     mixing = torch.randn(3, 10) * torch.tensor([[3.0], [2.0], [1.0]])
     x = torch.randn(500, 3) @ mixing + 0.3 * torch.randn(500, 10)
     linear = networks.MLP([])
-    program = programs.Autoencoder((10,), 2, likelihood=likelihoods.Normal(linear), network=linear)
+    normal = likelihoods.Normal(linear, units="none")  # the components of x as it is
+    program = programs.Autoencoder((10,), 2, likelihood=normal, network=linear)
     pv.fit(program, x, epochs=60, batch_size=50, lr=1e-2, progress=False)
     pv.fit(program, x, epochs=20, batch_size=500, lr=1e-3, progress=False)
     ours = (program.denoise(x) - x).square().mean()

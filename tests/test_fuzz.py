@@ -382,7 +382,7 @@ VALID: dict[str, tuple[Any, ...]] = {
     "callbacks": ((), [quiet], [says_stop], [EarlyStopping(1)], [TimeLimit(1e-9)], [Callback()]),
 }
 WRONG: dict[str, tuple[Any, ...]] = dict.fromkeys(VALID, NUMBERS) | {
-    "epochs": tuple(v for v in NUMBERS if not (isinstance(v, int) and v > 10)),
+    "epochs": tuple(v for v in NUMBERS if v is not None and not (isinstance(v, int) and v > 10)),
     "loss": (3, "trace", pyro.infer.Trace_ELBO.loss, len, object(), nn.MSELoss, LONG, []),
     "lr_schedule": (*NUMBERS, "cosine!", pv.schedules.Cosine, len, lambda epoch: 1.0),
     "optimizer": (

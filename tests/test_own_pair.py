@@ -187,7 +187,8 @@ def test_a_pair_is_trained_and_every_verb_opens_the_run(run: Run, here: Path, na
 
 
 def test_a_run_of_python_is_opened_by_its_code_and_data(run: Run, here: Path) -> None:
-    sys.path.append(str(here))
+    sys.path.insert(0, str(here))
+    sys.modules.pop("mine", None)  # that of another test
     import mine  # type: ignore[import-not-found]
 
     x = torch.as_tensor(np.load(here / "x.npy"))
