@@ -201,7 +201,9 @@ def _sap(codes: Tensor, factors: Tensor) -> float:
     for k, factor in enumerate(factors.T.numpy()):
         for j in range(codes.shape[1]):
             unit = scaled[:, j : j + 1]
-            machine = LinearSVC(class_weight="balanced").fit(unit[:half], factor[:half])
+            machine = LinearSVC(class_weight="balanced", dual="auto").fit(
+                unit[:half], factor[:half]
+            )
             scores[j, k] = machine.score(unit[half:], factor[half:])
     return float(_gap(scores).mean())
 

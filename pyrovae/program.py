@@ -29,7 +29,7 @@ __all__ = ["Parts", "Program"]
 
 
 LATENTS = 20  # at most, of a table
-LOOKED, LEARNED = 2**22, 2**25  # entries that a likelihood is chosen by, and units learned from
+LOOKED, LEARNED = 2**22, 2**23  # entries that a likelihood is chosen by, and units learned from
 ROWS = 2**16  # data that units are learned from
 
 _NAMES: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()

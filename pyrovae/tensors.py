@@ -58,7 +58,7 @@ def part_of(held_out: float, n: int) -> int:
     fraction = 0 < held_out < 1
     count = 0
     if -math.inf < held_out < math.inf:
-        count = max(1, round(held_out * n)) if fraction else int(held_out)
+        count = round(held_out * n) if fraction else int(held_out)
     if not 0 < count < n or not (fraction or count == held_out):
         raise UsageError(
             f"cannot hold out {got(held_out)} of {n} data: give a fraction in (0, 1) or a "

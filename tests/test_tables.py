@@ -604,6 +604,7 @@ def test_labels_keep_the_order_of_a_categorical() -> None:
 # --- files of other formats, and back ----------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:Mismatched null-like values:FutureWarning")  # of pandas 2
 def test_parquet_keeps_dtypes(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     names = ["int8", "boolean", "text", "ordered", "seconds", "zone", "Int64", "float32"]
