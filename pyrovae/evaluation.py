@@ -173,9 +173,7 @@ class Evaluation:
             }
         if self.annealed is not None:
             summary["annealed"] = asdict(self.annealed.path) | {
-                "standard_error_over_chains": float(
-                    self.annealed.standard_error.square().mean().sqrt()
-                ),
+                "standard_error_over_chains": self.annealed.typical_error,
                 "acceptance": float(self.annealed.acceptance.mean()),
             }
         if self.sandwich is not None:

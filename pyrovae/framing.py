@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrovae.schema import frame_of, is_frame
 from pyrovae.traces import Pair, as_pair
 
-__all__ = ["codes_table", "framed", "unit_names"]
+__all__ = ["codes_table", "flat", "framed", "unit_names"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,7 +30,7 @@ def framed(verb: F) -> F:
         program = as_pair(pair)
         if program.schema is None or not is_frame(x):
             return found
-        return _table(verb.__name__, program, found, getattr(frame_of(x), "index"))  # noqa: B009
+        return _table(verb.__name__, program, found, frame_of(x).index)
 
     return cast(F, called)
 
@@ -53,12 +53,17 @@ def _table(name: str, program: Pair, found: Any, index: Any) -> Any:
     return pd.concat(tables, keys=range(len(tables)), names=["draw"])
 
 
-def unit_names(codes: Mapping[str, Tensor]) -> list[str]:
-    """A name for each unit of the codes ``[N, ...]`` of a pair's latents: z0, z1, ..., of several
-    latents z1.0, z1.1, ...."""
-    apart = "" if len(codes) == 1 else "."
-    sizes = {name: math.prod(code.shape[1:]) for name, code in codes.items()}
+def unit_names(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """A name for each unit of a pair's latents, whose shapes are given by name: z0, z1, ..., of
+    several latents z1.0, z1.1, ...."""
+    apart = "" if len(shapes) == 1 else "."
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     return [f"{name}{apart}{k}" for name, size in sizes.items() for k in range(size)]
+
+
+def flat(codes: Mapping[str, Tensor]) -> Tensor:
+    """All codes of a datum as one vector, ``[N, units]``, whatever their shapes."""
+    return torch.cat([code.reshape(len(code), -1) for code in codes.values()], 1)
 
 
 def codes_table(found: Tensor | Mapping[str, Tensor], index: object = None) -> Any:
@@ -66,5 +71,5 @@ def codes_table(found: Tensor | Mapping[str, Tensor], index: object = None) -> A
     import pandas as pd
 
     codes = {"z": found} if isinstance(found, Tensor) else dict(found)
-    flat = torch.cat([code.reshape(len(code), -1).double().cpu() for code in codes.values()], 1)
-    return pd.DataFrame(flat.numpy(), index=cast(Any, index), columns=unit_names(codes))
+    names = unit_names({name: tuple(code.shape[1:]) for name, code in codes.items()})
+    return pd.DataFrame(flat(codes).double().cpu().numpy(), cast(Any, index), names)

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyrovae import traces
 from pyrovae.errors import UsageError, got, nearest, whole_number
 from pyrovae.evaluation import CHUNK, evaluate
-from pyrovae.framing import framed
+from pyrovae.framing import flat, framed
 from pyrovae.memory import fits
 from pyrovae.posteriors import Sampler, check_method, sampled
 from pyrovae.progress import shown, steps
@@ -648,11 +648,6 @@ def neighbours(pair: object, x: object, among: object, k: int = 5) -> tuple[Tens
         raise UsageError(f"k must be from 1 to the {len(theirs)} data to choose from, got {k}")
     found = torch.cdist(ours, theirs).topk(k, largest=False)
     return found.indices, found.values
-
-
-def flat(codes: Mapping[str, Tensor]) -> Tensor:
-    """All codes of a datum as one vector, ``[N, units]``, whatever their shapes."""
-    return torch.cat([code.reshape(len(code), -1) for code in codes.values()], 1)
 
 
 def _switched(a: Tensor, b: Tensor, steps: int) -> Tensor:

@@ -623,7 +623,29 @@ class Categorical(Likelihood):
         )
 
 
-class Binomial(Likelihood):
+class Tries(Likelihood):
+    """Successes out of n tries, the first parameter growing with their log odds."""
+
+    whole = True
+
+    def __init__(
+        self,
+        total_count: int,
+        network: Network | nn.Module = MLP([400]),  # noqa: B008
+        units: str = "auto",
+    ) -> None:
+        super().__init__(network, units)
+        self.total_count = whole_number("total_count", total_count)
+
+    def origin(self, x: Tensor) -> Tensor:
+        return _log_odds(x / self.total_count)
+
+    @classmethod
+    def decided_by(cls, seen: Summary, schema: Schema | None = None) -> dict[str, Any]:
+        return {"total_count": max(1, int(seen.high))} if _counts(seen) or seen.binary else {}
+
+
+class Binomial(Tries):
     """p(x|z) = prod_d C(n, x_d) p_d^x_d (1 - p_d)^(n - x_d), p = sigmoid(logits(z)), x in {0..n}.
 
     For successes out of n tries, the n the same everywhere.
@@ -638,30 +660,12 @@ class Binomial(Likelihood):
     torch.Size([5, 3])
     """
 
-    whole = True
-
-    def __init__(
-        self,
-        total_count: int,
-        network: Network | nn.Module = MLP([400]),  # noqa: B008
-        units: str = "auto",
-    ) -> None:
-        super().__init__(network, units)
-        self.total_count = whole_number("total_count", total_count)
-
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
         return {"logits": event_shape}
 
     def distribution(self, logits: Tensor) -> dist.TorchDistribution:
         base = distributions.Binomial(logits=self.from_base(logits), total_count=self.total_count)
         return base.to_event(len(self.event_shape))
-
-    def origin(self, x: Tensor) -> Tensor:
-        return _log_odds(x / self.total_count)
-
-    @classmethod
-    def decided_by(cls, seen: Summary, schema: Schema | None = None) -> dict[str, Any]:
-        return {"total_count": max(1, int(seen.high))} if _counts(seen) or seen.binary else {}
 
     @classmethod
     def suits(cls, seen: Summary) -> str:
@@ -673,7 +677,7 @@ class Binomial(Likelihood):
         )
 
 
-class BetaBinomial(Likelihood):
+class BetaBinomial(Tries):
     """p(x|z) = prod_d C(n, x_d) B(x_d + a_d, n - x_d + b_d) / B(a_d, b_d), a, b = a, b(z).
 
     For successes out of n tries that vary more than a binomial's: p ~ Beta(a, b) for each entry.
@@ -688,24 +692,10 @@ class BetaBinomial(Likelihood):
     torch.Size([5, 3])
     """
 
-    whole = True
-
     MINIMUM = 1e-4  # of a and b
-
-    def __init__(
-        self,
-        total_count: int,
-        network: Network | nn.Module = MLP([400]),  # noqa: B008
-        units: str = "auto",
-    ) -> None:
-        super().__init__(network, units)
-        self.total_count = whole_number("total_count", total_count)
 
     def parameter_shapes(self, event_shape: tuple[int, ...]) -> Shapes:
         return {"log_concentration1": event_shape, "log_concentration0": event_shape}
-
-    def origin(self, x: Tensor) -> Tensor:
-        return _log_odds(x / self.total_count)
 
     def distribution(self, *raw: Tensor) -> dist.TorchDistribution:
         raw = (self.from_base(raw[0]), raw[1])
@@ -714,10 +704,6 @@ class BetaBinomial(Likelihood):
             concentration1=a, concentration0=b, total_count=self.total_count
         )
         return base.to_event(len(self.event_shape))
-
-    @classmethod
-    def decided_by(cls, seen: Summary, schema: Schema | None = None) -> dict[str, Any]:
-        return {"total_count": max(1, int(seen.high))} if _counts(seen) or seen.binary else {}
 
     @classmethod
     def suits(cls, seen: Summary) -> str:
@@ -1149,12 +1135,17 @@ def _of_values(seen: Summary) -> Likelihood:
     if seen.binary:
         return Bernoulli()
     if _counts(seen):
-        return NegativeBinomial() if seen.dispersion > 1.2 else Poisson()
+        return _of_counts(seen)
     if seen.low >= 0 and seen.high <= 1:
         return ContinuousBernoulli()
     several = len({type(column) for column in column_likelihoods(seen)}) > 1
     table = not seen.whole and len(seen.columns) <= FEW
     return Mixed(column_likelihoods(seen)) if several and table else Normal()
+
+
+def _of_counts(seen: Summary) -> Likelihood:
+    """By their spread."""
+    return NegativeBinomial() if seen.dispersion > 1.2 else Poisson()
 
 
 def _of_schema(seen: Summary, schema: Schema) -> list[Likelihood]:
@@ -1167,7 +1158,7 @@ def _of_kind(column: Column, seen: Summary) -> Likelihood:
     if column.kind == "category":
         return Categorical(max(2, len(column.levels)))
     if column.kind == "count":
-        return NegativeBinomial() if seen.dispersion > 1.2 else Poisson()
+        return _of_counts(seen)
     return _KINDS[column.kind]()
 
 
@@ -1189,4 +1180,4 @@ def _column(seen: Summary) -> Likelihood:
         return Normal()
     if seen.high < 10:
         return Categorical(int(seen.high) + 1)
-    return NegativeBinomial() if seen.dispersion > 1.2 else Poisson()
+    return _of_counts(seen)

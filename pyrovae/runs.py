@@ -226,6 +226,8 @@ def before_units(program: Pair, tensors: Mapping[str, Tensor]) -> dict[str, Tens
     are such that it takes x as it is, to the bit as it did."""
     names = {id(tensor): name for name, tensor in program.tensors().items()}
     found: dict[str, Tensor] = {}
+    if tensors.keys() >= set(names.values()):  # nothing is lacking
+        return dict(tensors)
     for top in program.reach().modules.values():
         for part in top.modules():
             if isinstance(part, Likelihood):

@@ -80,7 +80,6 @@ class SparseData(Data):
         self.others = TensorData(rows, *others).tensors[1:]
         self.labels = TensorData(rows, labels=labels).labels
         self.serving = Serving(torch.device("cpu"))
-        self._exact: frozenset[torch.dtype] = frozenset()
         tensor(self.matrix.data[:1])  # complains about what is no number
 
     def _rows(self, rows: slice | np.ndarray) -> Tensor:
@@ -163,19 +162,13 @@ class SparseData(Data):
     def _batches(
         self, parts: Iterable[Cut], order: Tensor | None, generator: torch.Generator | None
     ) -> Iterator[Batch]:
-        self._check_digits()
+        self._check_digits(self._values)
         for start, size, own in parts:
             at: slice | Tensor = slice(start + own.start, start + own.stop)
             if order is not None:
                 at = order[at]
             x = self._rows(at if isinstance(at, slice) else at.numpy())
             yield self.serving.batch([x, *(o[at] for o in self.others)], generator, size, own)
-
-    def _check_digits(self) -> None:
-        dtype = self.dtype or torch.get_default_dtype()
-        if dtype not in self._exact:
-            self.serving.check_digits(self._values)
-            self._exact |= {dtype}
 
     def sample(self, count: int, seed: int = 0) -> TensorData:
         """``count`` of the data at random, all there are, or what takes 256 MiB where that is
@@ -214,9 +207,7 @@ class SparseData(Data):
 
     def with_arguments(self, *others: Tensor) -> Self:
         """The data (x, *others): tensors [N, ...] that a model(x, ...) receives as they are."""
-        sizes = [len(other) for other in others]
-        if any(size != len(self) for size in sizes):
-            raise UsageError(f"arguments must be as many as the data, {len(self)}; got {sizes}")
+        self._check_arguments(others)
         return self._with(others=others, layout=None)
 
     def with_library_size(self) -> Self:

@@ -91,6 +91,7 @@ class Data(ABC):
     in_memory: bool = False
     own_batches: bool = False
     _checks: tuple[Callable[[Batch], object], ...] = ()
+    _exact: frozenset[torch.dtype] = frozenset()  # that x was seen to keep its digits in
 
     @abstractmethod
     def __len__(self) -> int:
@@ -259,6 +260,19 @@ class Data(ABC):
         """What values x has as it is served, of 10,000 data at random or all there are."""
         return self.sample(10_000).summary()
 
+    def _check_digits(self, stored: Tensor) -> None:
+        """Refuse, once for each dtype, integers that the floats to serve them in do not hold."""
+        dtype = self.dtype or torch.get_default_dtype()
+        if dtype not in self._exact and not self.serving.integral:
+            self.serving.check_digits(stored)
+            self._exact |= {dtype}
+
+    def _check_arguments(self, others: Sequence[Tensor]) -> None:
+        """Refuse arguments of a model that are not as many as the data."""
+        sizes = [len(other) for other in others]
+        if any(size != len(self) for size in sizes):
+            raise UsageError(f"arguments must be as many as the data, {len(self)}; got {sizes}")
+
     def _with(self, **changes: object) -> Self:
         other = copy.copy(self)
         other.__dict__.update(changes)
@@ -309,7 +323,6 @@ class TensorData(Data, Dataset[Batch]):
             self.labels = torch.as_tensor(labels, dtype=torch.long, device=x.device)
         _check_rows([*self.tensors, *(() if self.labels is None else (self.labels,))])
         self.serving = Serving(x.device, None, divisor, maximum, binarise)
-        self._exact: frozenset[torch.dtype] = frozenset()  # dtypes that x keeps its digits in
         if binarise is not None:
             self.serving.check_range(x, binarise, ("dynamic", "threshold"))
 
@@ -320,14 +333,8 @@ class TensorData(Data, Dataset[Batch]):
         size: int | None = None,
         own: slice = slice(None),
     ) -> Batch:
-        self._check_digits()
+        self._check_digits(self.tensors[0])
         return self.serving.batch(stored, generator, size, own)
-
-    def _check_digits(self) -> None:
-        dtype = self.dtype or torch.get_default_dtype()
-        if dtype not in self._exact and not self.serving.integral:
-            self.serving.check_digits(self.tensors[0])
-            self._exact |= {dtype}
 
     @property
     def stored(self) -> tuple[Tensor, ...]:
@@ -337,7 +344,7 @@ class TensorData(Data, Dataset[Batch]):
     @property
     def x(self) -> Tensor:
         """All of x [N, *event] as served, free of noise: dynamic data give probabilities."""
-        self._check_digits()
+        self._check_digits(self.tensors[0])
         return self.serving.x(self.tensors[0], noise=False)
 
     @property
@@ -486,9 +493,7 @@ class TensorData(Data, Dataset[Batch]):
         >>> TensorData(torch.zeros(3, 2)).with_arguments(torch.arange(3))
         TensorData(3 x [2] float32, y [], cpu)
         """
-        sizes = [len(other) for other in others]
-        if any(size != len(self) for size in sizes):
-            raise UsageError(f"arguments must be as many as the data, {len(self)}; got {sizes}")
+        self._check_arguments(others)
         return self._with(tensors=(self.tensors[0], *others), layout=None)
 
     def with_library_size(self) -> TensorData:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,3 +47,20 @@ def _close_figures() -> Iterator[None]:
     yield
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
+    """The command line in this process: what it prints, if it ends with the code expected."""
+    from pyrovae import cli
+
+    def run(*arguments: object, code: int = 0) -> SimpleNamespace:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert (stopped.value.code or 0) == code, err
+        assert "Traceback" not in err
+        return SimpleNamespace(out=out, err=err)
+
+    return run

@@ -46,20 +46,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object, code: int = 0) -> SimpleNamespace:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert (stopped.value.code or 0) == code, err
-        assert "Traceback" not in err
-        return SimpleNamespace(out=out, err=err)
-
-    return run
-
-
-@pytest.fixture
 def refused(run: Run, here: Path) -> Callable[..., str]:
     """The one line that a refusal prints, having left nothing on disk."""
 

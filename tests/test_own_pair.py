@@ -150,19 +150,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             del sys.modules[name]
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object, code: int = 0) -> SimpleNamespace:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert (stopped.value.code or 0) == code, err
-        return SimpleNamespace(out=out, err=err)
-
-    return run
-
-
 def data_of(name: str) -> str:
     return "xy.npz" if name == "labelled" else "x.npy"
 

@@ -77,6 +77,7 @@ class Run:
         self.seed: int = options.seed
         self.device = pv.training.choose_device(options.device)
         self._loaded: dict[str, Splits] = {}
+        self._digests: dict[Path, str] = {}
 
     @property
     def folder(self) -> Path:
@@ -117,8 +118,13 @@ class Run:
 
     def _made_of(self, option: str) -> object:
         """What the run's config says; None where it says nothing."""
+        return self._written.get(option)
+
+    @functools.cached_property
+    def _written(self) -> dict[str, Any]:
+        """The run's config as it was written; empty where there is none."""
         file = self.folder / "config.yaml"
-        return read_config(file).get(option) if file.is_file() else None
+        return read_config(file) if file.is_file() else {}
 
     @functools.cached_property
     def test(self) -> TensorData:
@@ -191,15 +197,14 @@ class Run:
     def _config(self, *, own: bool = False) -> dict[str, Any]:
         """What the run's config says, of other data where they were given; if it is asked for its
         ``own``, where it says none."""
-        file = self.folder / "config.yaml"
-        config = read_config(file) if file.is_file() else {}
+        config = self._written
         given = None if own and config.get("data") else self._other
         name = given or config.get("data")
         if name is None:
             raise pv.UsageError(
                 f"{self.path} does not say what data it was trained on; give --data"
             )
-        seed = at_least(0)(f"{file}: seed", config.get("seed", 0))
+        seed = at_least(0)(f"{self.folder / 'config.yaml'}: seed", config.get("seed", 0))
         self._check_unchanged(name, given is not None)
         part = getattr(self.options, "part", None) or ("test" if given is None else "all")
         of = {"other": given is not None, "whole": part == "all"}
@@ -219,8 +224,7 @@ class Run:
     @property
     def gone(self) -> bool:
         """Whether the run's own data are not there any more, and no others were given."""
-        file = self.folder / "config.yaml"
-        name = str((read_config(file) if file.is_file() else {}).get("data", ""))
+        name = str(self._made_of("data") or "")
         own = self._other is None and name not in ("", *pv.data.NAMES)
         return own and not pv.files.home(name).exists()
 
@@ -242,11 +246,19 @@ class Run:
                 f"another; give --data {name} to take it as new data, all of it"
             )
 
+    @functools.cached_property
+    def _about(self) -> dict[str, Any]:
+        """What the run keeps of its data; empty where it keeps nothing."""
+        file = self.folder / pv.runs.DATA
+        found: dict[str, Any] = pv.files.read_json(file) if file.is_file() else {}
+        return found
+
     def _same(self, path: Path) -> bool | None:
         """Whether a path has the data that the run was trained on; None where that is not known."""
-        file = self.folder / pv.runs.DATA
-        known = pv.files.read_json(file).get("digest") if file.is_file() else None
-        return None if known is None else bool(pv.data.digest(path) == known)
+        known = self._about.get("digest")
+        if known is not None and path not in self._digests:
+            self._digests[path] = pv.data.digest(path)
+        return None if known is None else self._digests[path] == known
 
     def _splits(self, config: dict[str, Any]) -> Splits:
         """The data that a config names, loaded once."""
@@ -297,8 +309,7 @@ class Run:
         """The columns of the tables that the run is of; a pair of its own code waits for data."""
         if self.options.pair is None:
             return pv.traces.as_pair(self.pair).schema
-        file = self.folder / pv.runs.DATA
-        known = pv.files.read_json(file).get("schema") if file.is_file() else None
+        known = self._about.get("schema")
         return None if known is None else pv.schema.Schema.from_dict(known)
 
 
@@ -312,7 +323,6 @@ class Verb:
         figure: the name in the run's folder of the picture that it gives as a :class:`Drawing`,
             unless ``--out`` says otherwise; None where it gives none.
         table: the same of a table of numbers.
-        data: whether other data than the run's may be given.
     """
 
     def __init__(
@@ -320,10 +330,9 @@ class Verb:
         function: Callable[..., Drawing | None],
         figure: str | None,
         table: str | None,
-        data: bool,
     ) -> None:
         functools.update_wrapper(self, function)
-        self.function, self.figure, self.table, self.data = function, figure, table, data
+        self.function, self.figure, self.table = function, figure, table
         self.__name__ = function.__name__
 
     def __call__(self, arguments: Sequence[str]) -> None:
@@ -341,14 +350,13 @@ class Verb:
     def _parser(self) -> Parser:
         parser = Parser(self)
         parser.add_argument("run", type=Path, help="run folder, or a model.safetensors file")
-        if self.data:
-            add_option(parser, "data", str | None, None, "other data than the run's")
-            add_option(parser, "data_dir", str | None, None, "where named sets are kept")
-            add_option(parser, "binarise", str | None, None, "other than the run's")
-            add_option(parser, "scale", float | None, None, "of other data: what divides them")
-            kind = Literal["test", "train", "all"] | None
-            text = "test, train or all: of the run's data the test part, of others all"
-            add_option(parser, "part", kind, None, text)
+        add_option(parser, "data", str | None, None, "other data than the run's")
+        add_option(parser, "data_dir", str | None, None, "where named sets are kept")
+        add_option(parser, "binarise", str | None, None, "other than the run's")
+        add_option(parser, "scale", float | None, None, "of other data: what divides them")
+        kind = Literal["test", "train", "all"] | None
+        text = "test, train or all: of the run's data the test part, of others all"
+        add_option(parser, "part", kind, None, text)
         if self.figure is not None or self.table is not None:
             figure = "a .png figure, " if self.figure is not None else ""
             text = f"{figure}a .csv or .parquet table or a .npy array (default: in the run)"
@@ -363,7 +371,7 @@ class Verb:
 
 
 def verb(
-    figure: str | None = None, *, table: str | None = None, data: bool = True
+    figure: str | None = None, *, table: str | None = None
 ) -> Callable[[Callable[..., Drawing | None]], Verb]:
     """Make a function of a run a command, see :class:`Verb`."""
-    return functools.partial(Verb, figure=figure, table=table, data=data)
+    return functools.partial(Verb, figure=figure, table=table)

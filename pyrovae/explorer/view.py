@@ -13,11 +13,11 @@ from pyrovae import traces
 from pyrovae.arrays import channels_last
 from pyrovae.errors import UsageError, in_short, whole_number
 from pyrovae.evaluation import evaluate
+from pyrovae.framing import flat, unit_names
 from pyrovae.generation import (
     Values,
     codes_of,
     decoder,
-    flat,
     impute,
     reconstruct,
     sample,
@@ -107,7 +107,7 @@ class View:
         components of the codes.
         """
         units = self.codes.shape[1]
-        names = self._unit_names()
+        names = unit_names(self.sites)
         order = self._order()
         if int(self.active.sum()) <= 2:
             chosen = (order + order)[:2]
@@ -126,20 +126,12 @@ class View:
         score = self.kl if not self.kl.isnan().any() else spread
         return [int(k) for k in score.argsort(descending=True)]
 
-    def _unit_names(self) -> list[str]:
-        names = []
-        for site, shape in self.sites.items():
-            size = math.prod(shape)
-            apart = "" if len(self.sites) == 1 else "."
-            names += [f"{site}{apart}{k}" for k in range(size)]
-        return names
-
     def about(self) -> Plain:
         """What there is to explore: units, the map, one datum's shape, classes, and of a table or
         of series the ``columns``: name, kind, levels, unit, origin, decimals, low, high and gaps of
         each, see :class:`pyrovae.schema.Column`.
         """
-        names = self._unit_names()
+        names = unit_names(self.sites)
         x = self.data.x.float()
         finite = x[x.isfinite()]
         return {
