@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyrovae.errors import UsageError
 from pyrovae.evaluation import CHUNK
+from pyrovae.progress import shown, steps
 from pyrovae.traces import Density, Problem
 
 __all__ = ["Information", "disentanglement", "information"]
@@ -61,6 +62,7 @@ class Information:
     __repr__ = __str__
 
 
+@shown("information")
 def information(
     pair: object,
     x: object,
@@ -68,6 +70,7 @@ def information(
     plate: str | None = None,
     chunk_bytes: int = CHUNK,
     seed: int = 0,
+    progress: bool = True,
 ) -> Information:
     """What the codes know of x, and how far they lie from the prior as a whole.
 
@@ -82,6 +85,7 @@ def information(
         plate: name of the plate over the data, where several follow the batch's size.
         chunk_bytes: most memory for the densities of a chunk, 128 MB by default.
         seed: of the draws.
+        progress: a bar on a terminal or in a notebook, once it takes more than a second.
 
     Raises:
         UsageError: a global latent, a discrete one that is drawn, a guide with auxiliary variables
@@ -104,7 +108,13 @@ def information(
         torch.manual_seed(seed)
         parts = [_drawn(density) for density in _densities(problem, chunk_bytes)]
         u, own, prior = (torch.cat(part) for part in zip(*parts, strict=True))
-        table = [_across(density, u, chunk_bytes) for density in _densities(problem, chunk_bytes)]
+        every = steps(
+            _densities(problem, chunk_bytes),
+            count,
+            "densities",
+            lambda density: len(density.batch[0]),
+        )
+        table = [_across(density, u, chunk_bytes) for density in every]
     log_q = torch.cat(table, 1).double()  # of the draw of each row, under the q of each column
     mixed = log_q.logsumexp(1) - math.log(count)
     others = log_q.fill_diagonal_(-torch.inf).logsumexp(1) - math.log(count - 1)

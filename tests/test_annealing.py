@@ -287,19 +287,20 @@ def test_the_gap_sees_both_modes() -> None:
 
 @pytest.mark.slow
 def test_digits_in_two_dimensions_by_quadrature() -> None:
-    """Sharp posteriors of a guide that is far off (particles fall short by nats on some): 400
-    temperatures are within a few hundredths of a nat, and nowhere too high."""
+    """Sharp posteriors of a guide that is far off, on some of which particles fall short by nats:
+    nearly all are within a twentieth of a nat, and none is too high by more. What is short are
+    modes that the guide does not know. On 300 digits: tests/benchmarks/bench_evidence.py."""
     digits = pv.data.load("mnist5k")
     small = pv.networks.MLP([64])  # quadrature asks for a million digits
     parts = {"likelihood": pv.likelihoods.Bernoulli(small), "guide": pv.guides.MeanField(small)}
     vae = pv.VAE((1, 28, 28), 2, **parts)
     pv.fit(vae, digits.train.binarised("dynamic"), epochs=8, progress=False, compile=False)
-    x = digits.test.binarised("dynamic").select(torch.arange(40)).fixed()
+    x = digits.test.binarised("dynamic").select(torch.arange(60)).fixed()
     exact = pv.exact_log_evidence(vae, x, points=60)
-    found = pv.anneal(vae, x, Annealing(temperatures=400))
+    found = pv.anneal(vae, x, Annealing(temperatures=6400, leapfrogs=1))
     off = found.log_evidence - exact
-    assert (off < 4 * found.standard_error + 0.05).all()
-    assert (off.abs() < 0.05).double().mean() > 0.6 and off.abs().mean() < 0.12
+    assert (off < 4 * found.standard_error + 0.03).all()
+    assert (off.abs() < 0.05).double().mean() > 0.95 and off.abs().mean() < 0.05
     short = pv.log_evidence(vae, x, 1000) - exact
     assert short.min() < -1 and off.abs().mean() < short.abs().mean() / 2
 

@@ -140,6 +140,10 @@ VERBS: dict[str, tuple[Callable[..., object], str]] = {
         ),
         "sandwich, simulated data",
     ),
+    "information": (
+        lambda p, x, **how: pv.information(p, x[:40], chunk_bytes=2**12, **how),
+        "information, densities",
+    ),
     "posterior": (
         lambda p, x, **how: pv.posterior(p, x[:3], draws=10, chains=2, **how),
         "posterior, data",
@@ -180,7 +184,7 @@ SWITCHED = [
     name for name in VERBS if "progress" in inspect.signature(getattr(pv, name, len)).parameters
 ]
 # one run of the programs, a page, or made of others
-BRIEF = {"explore", "graph", "save", "shapes", "sketch", "to_arviz", "information"}
+BRIEF = {"explore", "graph", "save", "shapes", "sketch", "to_arviz"}
 
 
 def test_every_verb_has_a_row() -> None:
