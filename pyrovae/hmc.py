@@ -20,7 +20,7 @@ DIVERGED = 1000.0  # nats
 def transition(
     potential: Callable[[Tensor], Point],
     point: Point,
-    beta: float,
+    beta: float | Tensor,
     scale: Tensor,
     step: Tensor,
     leapfrogs: int,
@@ -33,7 +33,7 @@ def transition(
     Args:
         potential: of the latents u.
         point: where the chains stand.
-        beta: from 0 to 1.
+        beta: from 0 to 1, a number or ``[batch]``.
         scale: ``[batch, dims]``, the standard deviations that masses are the inverse squares of.
         step: ``[batch]``, step sizes in units of the scale.
         leapfrogs: of a trajectory.
@@ -41,6 +41,7 @@ def transition(
     Returns:
         Where the chains go on, and the probability that they moved ``[chains, batch]``.
     """
+    beta = torch.as_tensor(beta).to(point.target)
     momentum = torch.randn_like(point.u)
     jitter = 1 + JITTER * (2 * torch.rand(point.target.shape).to(point.u) - 1)
     size = (step * jitter)[..., None]

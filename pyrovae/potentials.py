@@ -39,14 +39,15 @@ class Point:
     by_target: Tensor
     by_base: Tensor
 
-    def at(self, beta: float) -> Tensor:
-        """log of base^(1 - beta) target^beta; below all numbers where that is not one."""
-        found = self.target if beta == 1 else torch.lerp(self.base, self.target, beta)
+    def at(self, beta: Tensor) -> Tensor:
+        """log of base^(1 - beta) target^beta, beta a number or ``[batch]``; below all numbers where
+        that is not one."""
+        found = _between(self.base, self.target, beta)
         return torch.where(found.isfinite(), found, -torch.inf)
 
-    def gradient(self, beta: float) -> Tensor:
+    def gradient(self, beta: Tensor) -> Tensor:
         """Its gradient by u."""
-        return self.by_target if beta == 1 else torch.lerp(self.by_base, self.by_target, beta)
+        return _between(self.by_base, self.by_target, beta[..., None])
 
     def where(self, chosen: Tensor, other: Point) -> Point:
         """These points where ``chosen`` ``[chains, batch]`` says so, the others elsewhere."""
@@ -64,6 +65,11 @@ class Point:
         """Points of some chains each, as one of all of them."""
         names = cls.__dataclass_fields__
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+
+def _between(base: Tensor, target: Tensor, beta: Tensor) -> Tensor:
+    """Of the target alone at 1: what it started from may be no number there."""
+    return torch.where(beta == 1, target, torch.lerp(base, target, beta))
 
 
 class Kept:

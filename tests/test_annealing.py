@@ -174,8 +174,9 @@ def test_standard_errors_cover_over_seeds() -> None:
         every = [pv.anneal(pair, x, Annealing(start, temperatures=50), seed=s) for s in range(40)]
         off = torch.stack([a.log_evidence - exact for a in every])
         error = torch.stack([a.standard_error for a in every])
-        # a t distribution of 15 degrees of freedom: 4 s.e. with probability 0.001
-        assert ((off / error).abs() > 4).double().mean() < 0.01
+        # a t distribution of 15 degrees of freedom: 4 s.e. with probability 0.001; weights that
+        # are skewed: 0.005
+        assert ((off / error).abs() > 4).double().mean() < 0.02
         assert 0.7 < float((off / error).square().mean().sqrt()) < 1.4
         # each weight is unbiased, so their mean over seeds is: no bias that a log would have
         ratio = torch.stack([(a.log_weights - exact).exp() for a in every]).flatten(0, 1)
@@ -239,8 +240,8 @@ class _simulations:  # noqa: N801
 def test_the_sandwich_closes_as_temperatures_rise() -> None:
     pair, x, _ = ppca(10)
     paths = [Annealing("prior", temperatures=t) for t in (4, 16, 64)]
-    few, more, most = (pv.sandwich(pair, x, path, simulations=32) for path in paths)
-    assert few.width - more.width > 3 * few.error  # 3.8, 1.0 and 0.1 nats
+    few, more, most = (pv.sandwich(pair, x, path, simulations=64) for path in paths)
+    assert few.width - more.width > 3 * few.error  # 3.9, 1.0 and 0.2 nats
     assert more.width - most.width > 3 * more.error and most.width < 4 * most.error
 
 
