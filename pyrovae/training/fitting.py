@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import numbers
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -199,7 +199,8 @@ def fit(
     Raises:
         UsageError: model and guide sites that differ, no parameters, data outside the support,
             infinite data, data without one known entry, a batch that was asked to be larger than
-            they are, an existing run, a device that is not there, a checkpoint of another run.
+            they are, an existing run, one that another process writes, a device that is not there,
+            a checkpoint of another run.
         Diverged: a loss or gradient that is not finite: at which step, in which site and tensor.
             The pair has the last good weights.
         OutOfMemory: what to lower.
@@ -226,9 +227,12 @@ def fit(
         loss, optimizer, lr, lr_schedule, accumulate, clip_norm, ema, compile, precision
     )
     own = torch.cuda.device(chosen) if chosen.type == "cuda" else nullcontext()
-    with own, Processes.together(chosen) as processes:
+    with (
+        own,
+        Processes.together(chosen) as processes,
+        _folder(out if processes.first else None, force=force, resume=resume) as folder,
+    ):
         first = processes.first
-        folder = _folder(out, force=force, resume=resume) if first else None
         program, data, held_out = _served(program, data, held_out, chosen, seed)
         bar = Progress(epochs, len(data), progress and first)
         keeper = Keeper(pair, folder, processes, checkpoint_every)
@@ -363,12 +367,18 @@ def _check_leaves(observed: Observed, processes: Processes) -> None:
         )
 
 
+@contextmanager
 def _folder(
     out: str | Path | runs.Folder | None, *, force: bool, resume: bool
-) -> runs.Folder | None:
-    if out is None or isinstance(out, runs.Folder):
-        return out
-    return runs.Folder.prepare(out, force=force, resume=resume)
+) -> Iterator[runs.Folder | None]:
+    """The run's folder, where no other process writes meanwhile."""
+    if out is None:
+        yield None
+        return
+    if not isinstance(out, runs.Folder):
+        out = runs.Folder.prepare(out, force=force, resume=resume)
+    with out.alone():
+        yield out
 
 
 def _served(
