@@ -104,6 +104,8 @@ def _fit(options: Namespace, parts: dict[str, Any], stack: ExitStack) -> None:
     if first:
         folder = _folder(vae, train, splits, device, config, options)
         stack.enter_context(folder.alone())
+        if _goes_on(options) and not train.in_memory:
+            _check_file(folder)
     vae.to(device)
     if not _goes_on(options):
         vae.initialise(train.to(device), options.seed)
@@ -134,6 +136,18 @@ def _goes_on(options: Namespace) -> bool:
     """Whether there is a checkpoint, whose weights come in the place of the first ones."""
     there = options.resume and options.out
     return bool(there) and pv.runs.Folder(Path(options.out)).checkpoints.there()
+
+
+def _check_file(folder: pv.runs.Folder) -> None:
+    """Refuse to go on with another file; what is in memory is compared as training begins."""
+    file, about = pv.files.inside(folder.path, pv.runs.DATA), folder.about or {}
+    begun = pv.files.read_json(file) if file.is_file() else {}
+    was = begun.get("digest") if isinstance(begun, dict) else None
+    if was is not None and was != about.get("digest"):
+        raise pv.UsageError(
+            f"this is not the run that was begun: {about['data']} does not hold what {folder.path} "
+            f"was begun with. Resume with those data, or start anew (--out, --force)"
+        )
 
 
 def _program(
