@@ -167,7 +167,7 @@ def fit_codes(
 
 
 def _fit_flow(z: Tensor, seed: int) -> Flow:
-    with torch.random.fork_rng(devices=[]):
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         flow = Flow()
         flow.build(z.shape[1])

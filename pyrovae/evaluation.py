@@ -49,8 +49,9 @@ class Evaluation:
 
     Attributes:
         elbo: ``[N]``, E_q[log p(x, z) - log q(z|x)].
-        reconstruction: ``[N]``, E_q[log p(x|z)] = ELBO + KL.
-        kl: ``[N]``, KL(q(z|x) || p(z)) of all latents.
+        reconstruction: ``[N]``, E_q[log p(x|z)], the mean over the particles.
+        kl: ``[N]``, KL(q(z|x) || p(z)) of all latents, in closed form where there is one; then
+            reconstruction - kl differs from the ELBO by the sampling error of the particles.
         kl_sites: the same per latent site ``[N]``.
         kl_dimensions: mean over the data per latent dimension ``[dims]``, where q and p factorise.
         log_evidence: ``[N]``, log p(x), or None with a global latent: annealed where that was asked
@@ -294,7 +295,7 @@ def evaluate(
     elements = math.prod(problem.data.event_shape)
     return Evaluation(
         elbo=found["elbo"],
-        reconstruction=found["elbo"] + found["kl"],
+        reconstruction=found["reconstruction"],
         kl=found["kl"],
         kl_sites=_under("kl/", found),
         kl_dimensions={name: kl / filled.start for name, kl in dimensions.items()},
@@ -367,7 +368,8 @@ def _under(prefix: str, found: dict[str, Tensor]) -> dict[str, Tensor]:
 def _terms(parts: Sequence[Traces], num_particles: int) -> dict[str, Tensor]:
     """Everything that is told of each datum, ``[batch, ...]``, by name."""
     first, shape = parts[0], parts[0].shape
-    terms = {"elbo": _mean([p.elbo for p in parts]), "kl": _mean([p.total_kl for p in parts])}
+    names = {"elbo": "elbo", "reconstruction": "reconstruction", "kl": "total_kl"}
+    terms = {name: _mean([getattr(p, of) for p in parts]) for name, of in names.items()}
     for name in first.kl:
         if first.kl[name].dim() == 2:
             terms[f"kl/{name}"] = _mean([p.kl[name] for p in parts])
@@ -662,7 +664,7 @@ def gap(
     parts: list[tuple[Tensor, ...]] = []
     notes: tuple[str, ...] = ()
     size = max(1, CHUNK // (4 * shape.row_bytes * max(refine_particles, num_particles)))
-    with problem.pair.evaluating():
+    with torch.inference_mode(False), problem.pair.evaluating():
         torch.manual_seed(seed)
         for batch in problem.batches(size):
             with traces.said(batch):

@@ -10,8 +10,9 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from pyrovae.components import Bounded, construct, describe
 from pyrovae.errors import UsageError, got, in_short
 from pyrovae.files import inside, read_notes, read_tensors, write_tensors, writing
 from pyrovae.likelihoods import Likelihood, Mixed
+from pyrovae.locks import NAME as LOCK
+from pyrovae.locks import writer
 from pyrovae.schema import Schema
 from pyrovae.traces import Pair, as_pair
 
@@ -263,13 +266,14 @@ def environment(device: str = "cpu") -> dict[str, object]:
 
 @dataclass
 class Folder:
-    """A run's folder: nothing of it exists until :meth:`create`."""
+    """A run's folder: nothing of it exists until it is written :meth:`alone`."""
 
     path: Path
     config: Mapping[str, object] | None = None
     heading: str = ""  # said on stderr when the folder is made
     figures: Sequence[str] = ()  # names of pictures that are removed besides
     about: Mapping[str, object] | None = None  # the data, in data.json
+    _alone: bool = field(default=False, init=False, repr=False)
 
     @classmethod
     def prepare(
@@ -309,7 +313,7 @@ class Folder:
         path = self.path
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file; choose another folder for the run")
-        if not wanted and path.is_dir() and any(path.iterdir()):
+        if not wanted and path.is_dir() and any(each.name != LOCK for each in path.iterdir()):
             raise UsageError(
                 f"the run folder {path} exists already; choose another (out, --out), go on with "
                 f"it (resume=True, --resume), or overwrite it with force=True (--force)"
@@ -319,6 +323,23 @@ class Folder:
                 f"the run in {path} has no checkpoint to go on from; choose another folder, or "
                 f"overwrite it with force=True (--force)"
             )
+
+    @contextmanager
+    def alone(self) -> Iterator[Folder]:
+        """Be the one process that writes here; within, it may be said again.
+
+        Raises:
+            UsageError: another one writes here.
+        """
+        if self._alone:
+            yield self
+            return
+        with writer(self.path):
+            self._alone = True
+            try:
+                yield self
+            finally:
+                self._alone = False
 
     @property
     def checkpoints(self) -> Checkpoints:

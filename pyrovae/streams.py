@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
@@ -14,7 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+)
 
 from pyrovae.arrays import is_sparse, may_be_image, no_data, scaled_by, tensor
 from pyrovae.errors import UsageError, got, in_short, reason
@@ -24,7 +32,17 @@ from pyrovae.pictures import Pictures
 from pyrovae.serving import Serving
 from pyrovae.sources import ArrayFile, Source, open_source, reading
 from pyrovae.sparse import Annotated, SparseData, annotated
-from pyrovae.tensors import Batch, Cut, Data, TensorData, cuts, own_rows, part_of, tensor_data
+from pyrovae.tensors import (
+    Batch,
+    Cut,
+    Data,
+    TensorData,
+    cuts,
+    no_entries,
+    own_rows,
+    part_of,
+    tensor_data,
+)
 
 __all__ = ["Data", "FileData", "StreamedData", "as_data"]
 
@@ -434,16 +452,37 @@ class StreamedData(Data):
         return f"StreamedData({type(self.loader.dataset).__name__}, {self.device})"
 
     @property
+    def stored(self) -> tuple[Tensor, ...]:
+        """The tensors that torch's own data sets are made of; of others none is known."""
+        return tuple(_tensors(self.loader.dataset))
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        """A look must not change what is drawn later."""
+        own = self.loader.generator
+        state = None if own is None else own.get_state()
+        with torch.random.fork_rng(devices=[]):
+            yield
+        if own is not None and state is not None:
+            own.set_state(state)
+
+    def check_known(self) -> str:
+        """Raise UsageError where every number of every batch is missing (NaN): those after the
+        first are looked at only where it shows none."""
+        if _is_missing(self._form.few):
+            with self._looking():
+                missing = all(map(_is_missing, self._stored(iter(self.loader))))
+            if missing:
+                raise no_entries()
+        return ""
+
+    @property
     def _form(self) -> _Form:
         """What a first batch shows."""
         if "first" not in self._seen:
-            own = self.loader.generator
-            state = None if own is None else own.get_state()
-            with torch.random.fork_rng(devices=[]):  # a look must not change what is drawn later
+            with self._looking():
                 if next(self._stored(iter(self.loader)), None) is None:
                     raise UsageError("there are no data: the DataLoader yields no batch")
-                if own is not None and state is not None:
-                    own.set_state(state)
         return self._seen["first"]
 
     @property
@@ -628,6 +667,24 @@ def _shared(leaf: object, own: slice, size: int) -> object:
             f"train in one, or give tensors"
         )
     return leaf
+
+
+def _is_missing(batch: Batch) -> bool:
+    """Whether every number of a batch is NaN."""
+    floats = [part for part in batch if isinstance(part, Tensor) and part.is_floating_point()]
+    return bool(floats) and all(bool(part.isnan().all()) for part in floats)
+
+
+def _tensors(dataset: object) -> Iterator[Tensor]:
+    """The tensors of torch's own data sets, and which of them there are."""
+    if isinstance(dataset, TensorDataset):
+        yield from dataset.tensors
+    elif isinstance(dataset, Subset):
+        yield from _tensors(dataset.dataset)
+        yield torch.as_tensor(dataset.indices)
+    elif isinstance(dataset, ConcatDataset):
+        for part in dataset.datasets:
+            yield from _tensors(part)
 
 
 def _as_tensor(leaf: object) -> object:

@@ -581,10 +581,7 @@ class TensorData(Data, Dataset[Batch]):
         """
         gone = [self._never_known(tensor) for tensor in self.tensors if tensor.is_floating_point()]
         if gone and all(bool(each.all()) for each in gone):
-            raise UsageError(
-                f"all entries of the {len(self):,} data are missing (NaN), so there is nothing to "
-                f"learn from: look at how they were read or made"
-            )
+            raise no_entries(f" of the {len(self):,} data")
         of_x = gone[0] if self.tensors[0].is_floating_point() else torch.zeros(0)
         return _named(of_x, self.schema, len(self)) if bool(of_x.any()) else ""
 
@@ -625,6 +622,14 @@ def infinite(name: str, count: int, first: float, datum: int, place: str) -> Usa
     return UsageError(
         f"{name} has {count} entries that are infinite; the first, {first}, is in datum {datum} "
         f"{place}; drop or fill such data, or write NaN where a value is missing"
+    )
+
+
+def no_entries(of: str = "") -> UsageError:
+    """What is said of data of which nothing is known."""
+    return UsageError(
+        f"all entries{of or ' of the data'} are missing (NaN), so there is nothing to learn from: "
+        f"look at how they were read or made"
     )
 
 

@@ -182,3 +182,28 @@ def test_a_mistake_in_one_process_ends_all(tmp_path: Path) -> None:
     for process in both:
         _, errors = process.communicate(timeout=60)
         assert process.returncode != 0 and "must be the same in every process" in errors
+
+
+@pytest.mark.parametrize(
+    ("alone", "resume", "said"),
+    [
+        (('device="cpu",', 'device="cpu", lr=1e-3 * (1 + rank),'), True, "lr "),
+        (("pair = Given()", "x[71, 4] += rank; pair = Given()"), False, "digest of the data "),
+    ],
+    ids=["lr", "data"],
+)
+def test_a_process_that_would_train_otherwise_is_refused(
+    tmp_path: Path, alone: tuple[str, str], resume: bool, said: str
+) -> None:
+    """As the run begins, and as it goes on: each would follow gradients of its own."""
+    settings = {"fit": {"epochs": 1, "compile": False}}
+    other = GIVEN.replace(*alone).replace("g = torch", "rank = int(os.environ['RANK'])\ng = torch")
+    words = f"process 1 was started otherwise than process 0: {said}is "
+    if resume:
+        finish(start(GIVEN, tmp_path / "run", settings, 2))
+        settings["fit"]["resume"] = True
+    both = start(other, tmp_path / "run", settings, 2)
+    ends = [process.communicate(timeout=300)[1] for process in both]
+    assert all(process.returncode for process in both)
+    assert all(words in errors for errors in ends), ends
+    assert (tmp_path / "run").exists() == resume

@@ -13,6 +13,7 @@ import sys
 import tarfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ import pytest
 import torch
 from runner import EPOCHS
 from safetensors.torch import load_file
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import pyrovae as pv
 from pyrovae import files
 from pyrovae.callbacks import Callback, Run
+from pyrovae.training import identity
 
 CLOCKS = ("seconds", "images_per_second")
 
@@ -334,10 +336,35 @@ OLD: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+def unpacked(archive: str, folder: Path) -> None:
+    with tarfile.open(Path(__file__).with_name(archive)) as old:
+        old.extractall(folder, filter="data")
+
+
+def compared(made: Path, whole: Path) -> list[dict[str, str]]:
+    """The rows of a run that went on, which has come to what it would have without the stop."""
+    (weights, rows), (theirs, their_rows) = map(results, (made, whole))
+    for key, value in theirs.items():  # another machine rounds otherwise
+        torch.testing.assert_close(weights[key], value, rtol=1e-4, atol=1e-5)
+    for row, other in zip(rows, their_rows, strict=True):
+        assert row.keys() == other.keys()
+        assert all(float(row[k]) == pytest.approx(float(other[k]), rel=1e-3) for k in row)
+    return rows
+
+
+def test_a_run_of_version_2_goes_on(tmp_path: Path) -> None:
+    """Stopped and whole as those of 0.1.0; the first with units and names for all leaves."""
+    unpacked("runs-2.tar.xz", tmp_path)
+    make, settings = OLD["vae"]
+    usual = {"epochs": 4, "batch_size": 16, "lr": 1e-2, "progress": False, "device": "cpu"}
+    pv.fit(make(), X, out=tmp_path / "vae", resume=True, **usual | settings)
+    assert len(compared(tmp_path / "vae", tmp_path / "vae-whole")) == 4
+    assert torch.isfinite(pv.elbo(pv.load(tmp_path / "vae-whole"), X)).all()
+
+
 @pytest.mark.parametrize("name", OLD)
 def test_a_run_of_version_0_1_0_goes_on(tmp_path: Path, name: str) -> None:
-    with tarfile.open(Path(__file__).with_name("runs-0.1.0.tar.xz")) as old:
-        old.extractall(tmp_path, filter="data")
+    unpacked("runs-0.1.0.tar.xz", tmp_path)
     make, settings = OLD[name]
     usual = {"epochs": 4, "batch_size": 16, "lr": 1e-2, "progress": False, "device": "cpu"}
     pv.fit(make(), X, out=tmp_path / name, resume=True, **usual | settings)
@@ -353,11 +380,7 @@ def test_a_run_of_version_0_1_0_goes_on(tmp_path: Path, name: str) -> None:
     else:  # weights that version 0.1.0 had no name for are in no file of its: said, not made up
         with pytest.raises(pv.UsageError, match=r"missing \[hidden\.0\.weight, hidden\.0\.bias\]"):
             pv.load(tmp_path / f"{name}-whole", into=make())
-    for key, value in theirs.items():  # another machine rounds otherwise
-        torch.testing.assert_close(weights[key], value, rtol=1e-4, atol=1e-5)
-    for row, other in zip(rows, their_rows, strict=True):
-        assert row.keys() == other.keys()
-        assert all(float(row[k]) == pytest.approx(float(other[k]), rel=1e-3) for k in row)
+    compared(tmp_path / name, tmp_path / f"{name}-whole")
 
 
 def written(
@@ -400,13 +423,169 @@ def test_what_plain_functions_do_must_be_the_same(tmp_path: Path) -> None:
             pv.fit(written(**changed), X, validation=X[:16], out=tmp_path, resume=True, **settings)
     other = X.clone()
     other[-1, -1] += 1e-6
-    with pytest.raises(pv.UsageError, match="checksum of the data was"):
+    with pytest.raises(pv.UsageError, match="digest of the data was"):
         pv.fit(written(), other, validation=X[:16], out=tmp_path, resume=True, **settings)
-    with pytest.raises(pv.UsageError, match="checksum of the validation was"):
+    with pytest.raises(pv.UsageError, match="digest of the validation was"):
         pv.fit(written(), X, validation=other[-16:], out=tmp_path, resume=True, **settings)
     settings["epochs"] = 2
     history = pv.fit(written(), X, validation=X[:16], out=tmp_path, resume=True, **settings)
     assert len(history.rows) == 2
+
+
+@pytest.mark.parametrize("stored", [lambda x: x, lambda x: DataLoader(TensorDataset(x), 16)])
+def test_other_data_of_the_same_count_and_first_sum(
+    tmp_path: Path, stored: Callable[[torch.Tensor], Any]
+) -> None:
+    """Two numbers exchanged, two rows exchanged, another shape: of all of them nothing but the
+    bytes tells."""
+    settings: dict[str, Any] = {"batch_size": 16, "progress": False, "device": "cpu"}
+    pv.fit(vae(), stored(X), epochs=1, out=tmp_path, **settings)
+    values, rows = X.clone(), X.clone()
+    values[2, 0], values[2, 1] = X[2, 1], X[2, 0]
+    rows[[40, 70]] = X[[70, 40]]
+    for other in (values, rows, X.flip(0), X + 1e-6 * (torch.arange(80) == 79)[:, None]):
+        with pytest.raises(pv.UsageError, match="digest of the data was"):
+            pv.fit(vae(), stored(other), epochs=2, out=tmp_path, resume=True, **settings)
+    pv.fit(vae(), stored(X.clone()), epochs=2, out=tmp_path, resume=True, **settings)
+
+
+@pytest.mark.parametrize("small", [0, identity.SMALL])
+def test_a_digest_is_of_all_bytes(monkeypatch: pytest.MonkeyPatch, small: int) -> None:
+    """Of large data by sums, of small ones one by one; wherever in its storage a tensor begins."""
+    monkeypatch.setattr(identity, "SMALL", small)
+    x = torch.randint(256, (400, 211), dtype=torch.uint8)
+    own = identity.digest([x])
+    places = [(i, j) for i in (0, 1, 133, 398, 399) for j in (0, 7, 210)]
+    for i, j in places:
+        other = x.clone()
+        other[i, j] ^= 1
+        assert identity.digest([other]) != own
+    other = x.clone()
+    other[[20, 300]] = x[[300, 20]]
+    for different in (other, x[:, :-1], x.t(), x.reshape(211, 400), x.view(torch.int8), x[1:]):
+        assert identity.digest([different]) != own
+    whole = torch.cat([torch.zeros(1, 211, dtype=torch.uint8), x])
+    assert identity.digest([whole[1:]]) == own == identity.digest([x.t().contiguous().t()])
+    assert identity.digest([torch.zeros(0, 3)]) != identity.digest([torch.zeros(3, 0)])
+
+
+BODY = """
+def helper(z, gain={gain}):
+    "{words}"
+    return gain * z.repeat_interleave(2, -1)  # {words}
+
+class Body(torch.nn.Module):
+    def forward(self, z):
+        return self.inner({constant} * z)
+    def inner(self, z):
+        return {inner}
+    def unused(self):
+        return {unused}
+
+body, encoder = Body(), torch.nn.Linear(4, 2)
+
+def model(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(body(z), 1.0).to_event(1), obs=x)
+
+def guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(encoder(x), 0.5).to_event(1))
+"""
+
+
+def typed(**changes: object) -> pv.Pair:
+    """A pair as a user types it, with a module of its own code."""
+    code = {"gain": 1.5, "words": "as it was", "constant": 2.0, "inner": "helper(z)", "unused": 1}
+    space: dict[str, Any] = {"torch": torch, "pyro": pyro, "dist": dist, "__name__": "mine"}
+    torch.manual_seed(0)
+    exec(BODY.format(**code | changes), space)
+    return pv.Pair(space["model"], space["guide"])
+
+
+def test_another_code_is_another_run(tmp_path: Path) -> None:
+    """What no site, module or operation shows: constants, defaults, what a method calls."""
+    settings: dict[str, Any] = {"batch_size": 16, "progress": False, "device": "cpu"}
+    pv.fit(typed(), X, epochs=1, out=tmp_path, **settings)
+    for changed, name in (
+        ({"constant": 3.0}, "Body.forward"),
+        ({"inner": "helper(z, 1.0)"}, "Body.inner"),
+        ({"gain": 2.5}, "helper"),
+    ):
+        said = rf"code of the programs, Python \S+ was {name}:\w+, is now {name}:\w+\."
+        with pytest.raises(pv.UsageError, match=said):
+            pv.fit(typed(**changed), X, epochs=2, out=tmp_path, resume=True, **settings)
+    again = typed(words="otherwise", unused=2)
+    history = pv.fit(again, X, epochs=2, out=tmp_path, resume=True, **settings)
+    assert len(history.rows) == 2
+
+
+class Tanh(pv.priors.StandardNormal):
+    """A prior of the user's own."""
+
+    def forward(self, *labels: torch.Tensor) -> Any:
+        return dist.Normal(self.zeros, 1.0 + self.zeros).to_event(1)
+
+
+def test_another_part_is_another_run(tmp_path: Path) -> None:
+    def made(**changes: Any) -> pv.VAE:
+        torch.manual_seed(0)
+        mlp = pv.networks.MLP
+        parts = {"likelihood": pv.likelihoods.Normal(mlp([8])), "guide": None, **changes}
+        return pv.VAE((4,), 2, **{name: part for name, part in parts.items() if part is not None})
+
+    settings: dict[str, Any] = {"batch_size": 16, "progress": False, "device": "cpu"}
+    pv.fit(made(), X, epochs=1, out=tmp_path, **settings)
+    likelihoods, mlp = pv.likelihoods, pv.networks.MLP
+    for changes, said in (
+        ({"likelihood": likelihoods.Normal(mlp([8], "Tanh"))}, "activation was 'ReLU', is now"),
+        ({"likelihood": likelihoods.Laplace(mlp([8]))}, "pair.likelihood was Normal, is now"),
+        ({"prior": pv.priors.Laplace()}, "pair.prior was StandardNormal, is now Laplace"),
+        ({"prior": Tanh()}, "pair.prior was StandardNormal, is now Tanh"),
+        ({"guide": pv.guides.MeanField(mlp([400], "Tanh"))}, "is now 'Tanh'"),
+    ):
+        with pytest.raises(pv.UsageError, match=said):
+            pv.fit(made(**changes), X, epochs=2, out=tmp_path, resume=True, **settings)
+
+
+def test_what_may_change_is_said(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "batch_size": 16, "progress": False, "device": "cpu", "validation": 16, "out": tmp_path
+    }  # fmt: skip
+    pair = vae()
+    pv.fit(pair, X, epochs=3, compile=False, **settings)
+    again = vae()
+    with pytest.warns(UserWarning, match="compile was False, is now 'auto'; keep_best was False"):
+        pv.fit(again, X, epochs=4, keep_best=True, resume=True, **settings)
+    best, final = values(again), pv.load(tmp_path / "checkpoints" / "best.safetensors")
+    assert all(map(torch.equal, best, values(final)))
+    settings |= {"resume": True, "keep_best": True}
+    with pytest.warns(UserWarning, match=r"is in epoch 4 already and epochs=2 asks for fewer"):
+        history = pv.fit(other := vae(), X, epochs=2, **settings)
+    assert len(history.rows) == 4 and all(map(torch.equal, values(other), best))
+    pv.fit(vae(), X, epochs=5, callbacks=[stops(18)], **settings)
+    with pytest.warns(UserWarning, match="is in epoch 5 already and epochs=4"):
+        pv.fit(vae(), X, epochs=4, **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(pv.fit(vae(), X, epochs=5, **settings).rows) == 5
+
+
+@pytest.mark.parametrize("version", [3, 0, "2", True, None])
+def test_a_checkpoint_of_a_version_that_is_not_known(tmp_path: Path, version: object) -> None:
+    settings: dict[str, Any] = {"batch_size": 16, "progress": False, "device": "cpu"}
+    pv.fit(vae(), X, epochs=1, out=tmp_path, **settings)
+    file = tmp_path / "checkpoints" / "last.safetensors"
+    tensors, notes = files.read_tensors(file)
+    entries = notes["state"]["dict"]
+    assert ["version", 2] in entries
+    entries[entries.index(["version", 2])][1] = version
+    files.write_tensors(file, tensors, notes)
+    before = file.read_bytes()
+    with pytest.raises(pv.UsageError, match="is of version .*reads those up to 2: install"):
+        pv.fit(vae(), X, epochs=2, out=tmp_path, resume=True, **settings)
+    assert file.read_bytes() == before
 
 
 class Counting(Callback):

@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyro
@@ -313,3 +314,58 @@ def test_an_entry_that_no_datum_has_is_said(
     pair = pv.VAE(shape, 2, likelihood=pv.likelihoods.Bernoulli(pv.networks.MLP([8])))
     with pytest.warns(UserWarning, match=f"{said} .NaN. in all of the 96 data"):
         fit(pair, x.reshape(96, *shape))
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("rows", [16, 64], ids=["batches", "whole"])
+def test_what_surrounds_the_call_changes_nothing(around: Callable[[], Any], rows: int) -> None:
+    """Gradients are found in no_grad() and inference_mode() too, to the same bits."""
+
+    def vae() -> pv.VAE:
+        torch.manual_seed(0)
+        return pv.VAE((4,), 2, likelihood=pv.likelihoods.Normal(pv.networks.MLP([8])))
+
+    x = torch.randn(64, 4)
+    settings: dict[str, Any] = {"epochs": 3, "batch_size": rows, "progress": False, "lr": 1e-2}
+    plain, inside = vae(), vae()
+    pv.fit(plain, x, **settings)
+    with around():
+        pv.fit(inside, x.clone(), **settings)
+        assert not torch.is_grad_enabled()
+        elbo = pv.gap(inside, x[:4].clone(), 20, steps=2).elbo
+    assert torch.equal(elbo, pv.gap(inside, x[:4], 20, steps=2).elbo)
+    assert all(map(torch.equal, plain.parameters(), inside.parameters()))
+    with torch.inference_mode():
+        untrainable = vae()
+    with pytest.raises(pv.UsageError, match="made under torch.inference_mode.*make it outside"):
+        pv.fit(untrainable, x, **settings)
+
+
+NOTHING = torch.full((64, 4), float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("x", "validation"),
+    [
+        (NOTHING, None),
+        (NOTHING.numpy(), 0.25),
+        (DataLoader(TensorDataset(NOTHING), 16), None),
+        (torch.zeros(64, 4), NOTHING),
+    ],
+    ids=["tensor", "array", "loader", "validation"],
+)
+def test_data_of_which_nothing_is_known(x: Any, validation: Any) -> None:
+    with pytest.raises(pv.UsageError, match="all entries .*are missing .NaN., so there is nothing"):
+        pv.fit(pv.VAE((4,), 2), x, epochs=1, validation=validation, progress=False)
+
+
+def test_a_loader_whose_first_data_are_missing_is_taken_and_left_as_it_is() -> None:
+    x = torch.cat([NOTHING[:32], torch.randn(32, 4)])
+    x[40] = x[41] = float("nan")
+    loaders = [
+        DataLoader(TensorDataset(x), 1, shuffle=True, generator=torch.Generator().manual_seed(0))
+        for _ in range(2)
+    ]
+    data = pv.tensors.Data
+    assert isinstance(stream := pv.data.as_data(loaders[0]), data) and stream.check_known() == ""
+    assert all(a[0].equal(b[0]) or a[0].isnan().all() for a, b in zip(*loaders, strict=True))

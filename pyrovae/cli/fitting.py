@@ -10,6 +10,7 @@ import math
 import os
 from argparse import Namespace
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,12 +69,12 @@ def fit(arguments: list[str]) -> None:
       torchrun --nproc-per-node 2 -m pyrovae fit --data mnist --data-dir ~/data --out runs/two
     """
     options, parts = fit_options(fit, arguments)
-    with pv.progress.task(shown=not (options.quiet or options.json)):
-        _fit(options, parts)
+    with pv.progress.task(shown=not (options.quiet or options.json)), ExitStack() as stack:
+        _fit(options, parts, stack)
 
 
-def _fit(options: Namespace, parts: dict[str, Any]) -> None:
-    """The run, from its data to its figures."""
+def _fit(options: Namespace, parts: dict[str, Any], stack: ExitStack) -> None:
+    """The run, from its data to its figures; ``stack`` keeps its folder until then."""
     first = os.environ.get("RANK", "0") == "0"  # of the processes under torchrun
     device = pv.training.choose_device(options.device)
     options.scale = _scale(options.scale, parts)
@@ -99,7 +100,12 @@ def _fit(options: Namespace, parts: dict[str, Any]) -> None:
         held_out = vae.serve(held_out)
     train, test = vae.serve(train, training=True), vae.serve(test)
     check_data(vae, test)
-    folder = _folder(vae, train, splits, device, config, options) if first else None
+    folder = None
+    if first:
+        folder = _folder(vae, train, splits, device, config, options)
+        stack.enter_context(folder.alone())
+        if _goes_on(options) and not train.in_memory:
+            _check_file(folder)
     vae.to(device)
     if not _goes_on(options):
         vae.initialise(train.to(device), options.seed)
@@ -130,6 +136,18 @@ def _goes_on(options: Namespace) -> bool:
     """Whether there is a checkpoint, whose weights come in the place of the first ones."""
     there = options.resume and options.out
     return bool(there) and pv.runs.Folder(Path(options.out)).checkpoints.there()
+
+
+def _check_file(folder: pv.runs.Folder) -> None:
+    """Refuse to go on with another file; what is in memory is compared as training begins."""
+    file, about = pv.files.inside(folder.path, pv.runs.DATA), folder.about or {}
+    begun = pv.files.read_json(file) if file.is_file() else {}
+    was = begun.get("digest") if isinstance(begun, dict) else None
+    if was is not None and was != about.get("digest"):
+        raise pv.UsageError(
+            f"this is not the run that was begun: {about['data']} does not hold what {folder.path} "
+            f"was begun with. Resume with those data, or start anew (--out, --force)"
+        )
 
 
 def _program(

@@ -70,8 +70,9 @@ def evaluate(
     )
     print(dumps(evaluation, indent=2) if json else words)
     if run.path.is_dir() and not (run.options.data or run.options.binarise or run.options.part):
-        with contextlib.suppress(pv.UsageError):  # a run that may only be read
-            pv.runs.Folder(run.path).write_json("evaluation.json", evaluation)
+        # a run that may only be read, or that is being made anew
+        with contextlib.suppress(pv.UsageError), pv.runs.Folder(run.path).alone() as folder:
+            folder.write_json("evaluation.json", evaluation)
 
 
 @verb("samples")

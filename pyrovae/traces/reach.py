@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from types import CodeType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any, TypeVar
@@ -20,6 +22,7 @@ LIBRARIES = {
     "torch", "tqdm", "typing", "weakref",
 }  # fmt: skip
 CLOSED = (NoneType, ModuleType, type, str, bytes, int, float, complex, Dataset, DataLoader)
+PLAIN = (NoneType, str, bytes, int, float, complex)
 OPENED = (Messenger, torch.distributions.Distribution, torch.distributions.transforms.Transform)
 
 
@@ -32,11 +35,15 @@ class Reach:
     Attributes:
         modules: by name; a module that another one holds is named within that.
         leaves: tensors outside modules that can be trained, by name.
+        functions: what the programs are made of.
+        kinds: the classes of what they hold.
     """
 
     def __init__(self, roots: Mapping[str, object]) -> None:
         self.modules: dict[str, nn.Module] = {}
         self.leaves: dict[str, Tensor] = {}
+        self.functions: dict[int, FunctionType] = {}
+        self.kinds: dict[type, None] = {}
         self._seen: set[int] = set()
         for name, value in roots.items():
             self._follow(name, value, 0)
@@ -51,12 +58,87 @@ class Reach:
             if _is_trainable(value):
                 _add(self.leaves, name, value)
             return
+        self._note(value)
         if isinstance(value, nn.Module):
             _add(self.modules, name, value)
             for module in value.modules():
                 self._seen.update(map(id, (module, *module._parameters.values())))
         for key, part in _parts(name, value):
             self._follow(key, part, depth + 1)
+
+    def _note(self, value: object) -> None:
+        """What code a value has."""
+        function = value.__func__ if isinstance(value, MethodType) else value
+        if isinstance(function, FunctionType):
+            self.functions[id(function)] = function
+        value = value.__self__ if isinstance(value, MethodType) else value
+        held = value.modules() if isinstance(value, nn.Module) else [value]
+        self.kinds.update((type(each), None) for each in held)
+
+    def code(self) -> list[str]:
+        """What the user wrote of the programs: a name and a digest of each function, and of each
+        method that the programs or a library may call; none of libraries.
+
+        >>> def model(x):
+        ...     return 2 * x
+        >>> def other(x):
+        ...     return 3 * x  # another constant
+        >>> [Reach({"": f}).code() == Reach({"": model}).code() for f in (model, other)]
+        [True, False]
+        """
+        new = [*self.functions.values(), *(f for kind in self.kinds for f in _methods(kind))]
+        own: dict[int, FunctionType] = {}
+        while new:
+            function = new.pop()
+            file = function.__code__.co_filename
+            if id(function) not in own and not _of_library(function.__module__, file):
+                own[id(function)] = function
+                new += [held for _, held in _named(function) if isinstance(held, FunctionType)]
+        return sorted({f"{f.__qualname__}:{_digest(f):08x}" for f in own.values()})
+
+
+def _of_library(module: str | None, file: str = "") -> bool:
+    top = (module or "").split(".")[0]
+    known = top in LIBRARIES or (top in sys.stdlib_module_names and top != "__main__")
+    return known or "site-packages" in file
+
+
+def _methods(kind: type) -> list[FunctionType]:
+    """The methods of a user's class that programs call, or a library's class that it is made of."""
+    own: dict[str, FunctionType] = {}
+    called = {"__call__", "forward", "model", "guide"}
+    for each in reversed(kind.__mro__):
+        if _of_library(each.__module__):
+            called |= {name for name in vars(each) if not name.startswith("__")}
+        else:
+            own |= {n: f for n, f in vars(each).items() if isinstance(f, FunctionType)}
+    return list(_reached(own, called))
+
+
+def _reached(own: dict[str, FunctionType], called: set[str]) -> Iterable[FunctionType]:
+    """The functions of these that are called, or that one of them names."""
+    found: dict[str, FunctionType] = {}
+    while new := called & own.keys() - found.keys():
+        found |= {name: own[name] for name in new}
+        called = {word for name in new for word in _names(own[name].__code__)}
+    return found.values()
+
+
+def _digest(function: FunctionType) -> int:
+    """Of what a function does, whatever its names, its place in a file and its docstring are."""
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    plain = [v for v in defaults if isinstance(v, PLAIN)]
+    return zlib.crc32(repr([_content(function.__code__, function.__doc__), plain]).encode())
+
+
+def _content(value: object, docstring: object = None) -> object:
+    """A constant of code, or code, as what it says."""
+    if isinstance(value, CodeType):
+        constants = [_content(part) for part in value.co_consts if part != docstring or not part]
+        return value.co_code, value.co_names, constants
+    if isinstance(value, frozenset):  # in an order of its own in each process
+        return sorted(map(repr, value))
+    return [_content(part) for part in value] if isinstance(value, tuple) else value
 
 
 def _unwrapped(value: object) -> object:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import numbers
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -199,7 +199,8 @@ def fit(
     Raises:
         UsageError: model and guide sites that differ, no parameters, data outside the support,
             infinite data, data without one known entry, a batch that was asked to be larger than
-            they are, an existing run, a device that is not there, a checkpoint of another run.
+            they are, an existing run, one that another process writes, a device that is not there,
+            a checkpoint of another run.
         Diverged: a loss or gradient that is not finite: at which step, in which site and tensor.
             The pair has the last good weights.
         OutOfMemory: what to lower.
@@ -226,16 +227,21 @@ def fit(
         loss, optimizer, lr, lr_schedule, accumulate, clip_norm, ema, compile, precision
     )
     own = torch.cuda.device(chosen) if chosen.type == "cuda" else nullcontext()
-    with own, Processes.together(chosen) as processes:
+    with (
+        own,
+        torch.inference_mode(False),  # whatever surrounds the call
+        torch.enable_grad(),
+        Processes.together(chosen) as processes,
+        _folder(out if processes.first else None, force=force, resume=resume) as folder,
+    ):
         first = processes.first
-        folder = _folder(out, force=force, resume=resume) if first else None
         program, data, held_out = _served(program, data, held_out, chosen, seed)
         bar = Progress(epochs, len(data), progress and first)
         keeper = Keeper(pair, folder, processes, checkpoint_every)
         with own_randomness(seed + 7919 * processes.rank), program.scope(), Signals() as signals:
             session = _session(
                 pair, program, data, held_out, recipe, keeper, bar, resume=resume, epochs=epochs,
-                batch_size=size, seed=seed, device=chosen,
+                batch_size=size, keep_best=keep_best, seed=seed, device=chosen,
                 callbacks=cast("Sequence[Callback]", callbacks if first else ()),
             )  # fmt: skip
             recovery = Recovery(session, keeper, rollbacks, bar.say)
@@ -264,6 +270,7 @@ def _session(
     resume: bool,
     epochs: int,
     batch_size: int,
+    keep_best: bool,
     seed: int,
     device: torch.device,
     callbacks: Sequence[Callback],
@@ -273,10 +280,12 @@ def _session(
     processes, folder = keeper.processes, keeper.folder
     few = _first_data(data, batch_size, processes)
     known = {"batch_size": repr(batch_size), "seed": repr(seed)}
+    known |= {"compile": repr(recipe.compile), "keep_best": repr(keep_best)}
     watched = watched_of(data, seed)
-    _check_known(watched)
-    known |= identity.of_data(data, watched, held_out, few, whole=folder is not None)
-    known |= identity.of_pair(program, few) if resume or folder is not None else {}
+    _check_known(watched, held_out)
+    compared = folder is not None or processes.size > 1
+    known |= identity.of_data(data, watched, held_out, few, whole=compared)
+    known |= identity.of_pair(program, few) if compared else {}
     state = keeper.begun() if resume else None
     if state is not None:  # what the programs declare when they first run gets its value
         identity.check(known, state.identity)
@@ -287,6 +296,8 @@ def _session(
     data, held_out = observed.data, observed.held_out
     steps = Steps(observed, recipe, processes, len(data))
     steps.expect(epochs * math.ceil(len(data) / batch_size), bar.say)
+    known |= steps.identity()
+    identity.check_everywhere(known, processes)
     _check_leaves(observed, processes)
     session = Session(
         pair=pair,
@@ -296,7 +307,7 @@ def _session(
         steps=steps,
         measure=Measure(observed, watched, held_out, processes, size=batch_size, device=device),
         history=History(seed=seed, device=str(device)),
-        identity=known | steps.identity(),
+        identity=known,
         processes=processes,
         generator=torch.Generator(device).manual_seed(seed),
         callbacks=callbacks,
@@ -319,6 +330,7 @@ def _begin(
     """Take up the state, if there is one, and write that the run begins or goes on."""
     if state is not None:
         identity.check(session.identity, state.identity)
+        _say_changes(session, state)
         if not session.restore(state):
             count = len(state.random)
             bar.say(f"begun by {count} processes: the noise is new from here on")
@@ -334,6 +346,19 @@ def _begin(
         bar.say(f"there is no run in {folder.path} to go on with: it begins anew")
 
 
+def _say_changes(session: Session, state: State) -> None:
+    """Warn of what may change when a run goes on, and of epochs that are over already."""
+    if words := identity.changes_said(session.identity, state.identity):
+        warnings.warn(f"the run goes on otherwise than it was begun: {words}", stacklevel=6)
+    if state.place.epoch - 1 + bool(state.place.batches) > session.epochs:
+        begun = state.place.epoch - (not state.place.batches)
+        warnings.warn(
+            f"the run is in epoch {begun} already and epochs={session.epochs} asks for fewer: it "
+            f"is left as it is after step {state.place.step}",
+            stacklevel=6,
+        )
+
+
 def _first_data(data: Data, batch_size: int, processes: Processes) -> Args:
     """The first batch, the same whenever it is asked for."""
     data.check_finite()
@@ -345,9 +370,11 @@ def _first_data(data: Data, batch_size: int, processes: Processes) -> Args:
     return few
 
 
-def _check_known(watched: Data) -> None:
+def _check_known(watched: Data, held_out: Data | None) -> None:
     """Refuse data of which nothing is known; warn of entries that no datum has."""
     words = watched.check_known()
+    if held_out is not None:
+        held_out.check_known()
     if words:
         warnings.warn(f"{words}: nothing is learned there, leave it out", stacklevel=5)
 
@@ -363,12 +390,18 @@ def _check_leaves(observed: Observed, processes: Processes) -> None:
         )
 
 
+@contextmanager
 def _folder(
     out: str | Path | runs.Folder | None, *, force: bool, resume: bool
-) -> runs.Folder | None:
-    if out is None or isinstance(out, runs.Folder):
-        return out
-    return runs.Folder.prepare(out, force=force, resume=resume)
+) -> Iterator[runs.Folder | None]:
+    """The run's folder, where no other process writes meanwhile."""
+    if out is None:
+        yield None
+        return
+    if not isinstance(out, runs.Folder):
+        out = runs.Folder.prepare(out, force=force, resume=resume)
+    with out.alone():
+        yield out
 
 
 def _served(
@@ -376,6 +409,11 @@ def _served(
 ) -> tuple[Pair, Data, Data | None]:
     """Pair and data on the device, and as they take each other."""
     program.to(device)
+    if any(tensor.is_inference() for tensor in program.tensors().values()):
+        raise UsageError(
+            "the pair was made under torch.inference_mode(), and its parameters can never be "
+            "trained: make it outside of that"
+        )
     data = as_data(program.serve(data), device=device)
     if held_out is not None:
         held_out = as_data(program.serve(held_out), device=device)

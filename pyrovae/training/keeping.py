@@ -14,7 +14,7 @@ from pyrovae.processes import Processes
 from pyrovae.runs import Folder
 from pyrovae.training.state import State, checkpoint_of_this_run
 
-__all__ = ["Keeper"]
+__all__ = ["Keeper", "shared"]
 
 RARELY = 100  # a checkpoint is made after so many times as long as the last one took
 
@@ -75,15 +75,21 @@ class Keeper:
 
     def _shared(self, tree: Any) -> State | None:
         """The first process's state, in all of them."""
-        if self.processes.size > 1:
-            sent = to_bytes(tree)
-            size = torch.tensor([len(sent)])
-            self.processes.same([size])
-            if not self.processes.first:
-                sent = torch.empty(int(size), dtype=torch.uint8)
-            self.processes.same([sent])
-            tree = from_bytes(sent)
+        tree = shared(tree, self.processes)
         if tree is None:
             return None
         with checkpoint_of_this_run():
             return State.of(tree)
+
+
+def shared(tree: Any, processes: Processes) -> Any:
+    """The first process's tree of plain values and tensors, in all of them."""
+    if processes.size == 1:
+        return tree
+    sent = to_bytes(tree)
+    size = torch.tensor([len(sent)])
+    processes.same([size])
+    if not processes.first:
+        sent = torch.empty(int(size), dtype=torch.uint8)
+    processes.same([sent])
+    return from_bytes(sent)

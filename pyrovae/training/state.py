@@ -13,10 +13,12 @@ from torch import Tensor
 
 from pyrovae import runs, traces
 from pyrovae.checkpoints import check_alike
-from pyrovae.errors import UsageError
+from pyrovae.errors import UsageError, got
 from pyrovae.traces import Args, Pair
 
 __all__ = ["Best", "Place", "State", "Weights", "checkpoint_of_this_run", "named"]
+
+VERSION = 2  # of what a checkpoint holds; STEPS lead to it
 
 
 @dataclass
@@ -92,6 +94,7 @@ class State:
         random: the random states of every process, ``[2, bytes]`` each: as the epoch at hand
             began, and now.
         callbacks: the states of those that have one.
+        version: of how a state is made, as :data:`STEPS` counts them.
     """
 
     identity: dict[str, str]
@@ -104,15 +107,17 @@ class State:
     handlers: str
     random: list[Tensor]
     callbacks: dict[str, dict[str, object]]
+    version: int = VERSION
 
     @classmethod
     def of(cls, tree: Mapping[str, Any]) -> State:
-        """The state that a checkpoint holds as a tree, one of version 0.1.0 too.
+        """The state that a checkpoint holds as a tree, one of an earlier version too.
 
         Raises:
             AttributeError, KeyError, TypeError, ValueError: the tree is of something else.
+            UsageError: it is of a later version.
         """
-        tree = _from_0_1_0(tree) if "told" in tree else tree
+        tree = _current(tree)
         best, identity = tree["best"], tree["identity"]
         if not all(isinstance(word, str) for entry in identity.items() for word in entry):
             raise TypeError(f"it is of the run {identity!s:.100}")
@@ -189,6 +194,20 @@ def _order_of_0_1_0(weights: Weights, now: list[str], graph: Iterable[str]) -> l
     return known + [n for n in graph if n not in known]
 
 
+def _current(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree of a checkpoint as this version would make it."""
+    version = tree.get("version", 1 if "told" in tree else 2)  # the first two did not say
+    if type(version) is not int or not 0 < version <= VERSION:
+        raise UsageError(
+            f"the checkpoint is of version {got(version)}, and this pyrovae reads those up to "
+            f"{VERSION}: install the pyrovae that wrote it, or a newer one"
+        )
+    found = dict(tree)
+    for step in STEPS[version - 1 :]:
+        found = step(found)
+    return found
+
+
 def _from_0_1_0(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The tree of a checkpoint of version 0.1.0 as those of today are made."""
     best = tree["best"]
@@ -219,6 +238,9 @@ def _from_0_1_0(tree: Mapping[str, Any]) -> dict[str, Any]:
         "callbacks": {},
         **{name: tree[name] for name in ("rows", "average", "optimizer", "random")},
     }
+
+
+STEPS = (_from_0_1_0,)  # from each version to the next
 
 
 @contextmanager
