@@ -113,12 +113,14 @@ def _fit(options: Namespace, parts: dict[str, Any]) -> None:
     if history.stopped and not options.json:
         say(f"stopped after epoch {len(history.rows)}: {history.stopped}")
     found, evaluation, words = evaluated(vae, test, options.num_particles)
-    folder.write_json("evaluation.json", evaluation)
-    _figures(_Results(vae, test, splits, history, found), folder.path)
-    if options.json:
-        print(json.dumps({"run": str(folder.path), "evaluation": evaluation}))
-    else:
-        print(f"\ntest set, {words}\n\n{folder.path}")
+    try:
+        folder.write_json("evaluation.json", evaluation)
+        _figures(_Results(vae, test, splits, history, found), folder.path)
+    finally:  # the numbers are there, whatever becomes of files
+        if options.json:
+            print(json.dumps({"run": str(folder.path), "evaluation": evaluation}))
+        else:
+            print(f"\ntest set, {words}\n\n{folder.path}")
 
 
 def _scale(asked: float | None, parts: Mapping[str, object]) -> float | None:
