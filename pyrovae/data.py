@@ -194,8 +194,7 @@ def load(
     _check_path(name, path)
     _check_asked(pictures, str(path), path)
     with reading(path):
-        if stream is not True and not path.is_dir():
-            _check_size(path, stream)
+        _check_size(path, stream)
         if stream is not True and _is_table(path, stream):
             return _from_table(path, asked, seed, hold_out)
         _no_table(asked, but="label" if path.suffix.lower() == ".parquet" else "")
@@ -206,6 +205,8 @@ def load(
 
 def _check_size(path: Path, stream: bool | str) -> None:
     """Refuse to read a file at once that is small on disk and large in memory."""
+    if stream is True or path.is_dir():
+        return
     check_size(path)
     claimed = table_nbytes(path) if path.suffix.lower() == ".parquet" else 0
     if stream is False or fits(2 * claimed, "cpu"):
