@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 LAST, BEFORE = "checkpoints/last.safetensors", "checkpoints/before.safetensors"
+NEXT = "checkpoints/next.safetensors"  # on its way to be the last one
 
 
 def flatten(tree: object, where: str = "state") -> tuple[object, dict[str, Tensor]]:
@@ -111,15 +112,11 @@ class Checkpoints:
             UsageError: it cannot be written; those that were there stay.
         """
         plain, tensors = flatten(state)
-        last = inside(self.folder, LAST)
-        new = last.with_name("next.safetensors")
+        last, new = inside(self.folder, LAST), inside(self.folder, NEXT)
         write_tensors(new, tensors, {"state": plain})
-        try:
-            if last.exists():
-                last.replace(inside(self.folder, BEFORE))
-            new.replace(last)
-        except OSError as error:
-            raise UsageError(f"cannot write {last}: {error.strerror}") from error
+        if last.exists():
+            last.replace(inside(self.folder, BEFORE))
+        new.replace(last)
 
     def back(self) -> None:
         """Forget the last state where there is one before it."""
@@ -129,17 +126,12 @@ class Checkpoints:
 
     def close(self) -> None:
         """Keep the last state alone: the run is over."""
-        if (self.folder / LAST).exists():
-            inside(self.folder, BEFORE).unlink(missing_ok=True)
+        if inside(self.folder, LAST).exists():
+            inside(self.folder, BEFORE).remove()
 
     def there(self) -> bool:
         """Whether a state has been kept, whole or torn."""
-        return any((self.folder / name).exists() for name in (LAST, BEFORE))
-
-    def tidy(self) -> None:
-        """Remove what a process that was killed left half-written."""
-        for file in (self.folder / LAST).parent.glob(".*"):
-            file.unlink(missing_ok=True)
+        return any(inside(self.folder, name).exists() for name in (LAST, BEFORE))
 
     def read(self) -> Any:
         """The last state that is whole, or None where there has been none.

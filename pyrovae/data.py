@@ -25,7 +25,7 @@ from torch import Tensor
 
 from pyrovae.arrays import is_sparse, tensor
 from pyrovae.errors import UsageError, nearest, reason
-from pyrovae.files import home
+from pyrovae.files import TIMES, check_held, check_size, home
 from pyrovae.memory import fits
 from pyrovae.pictures import Pictures
 from pyrovae.schema import Schema
@@ -194,12 +194,24 @@ def load(
     _check_path(name, path)
     _check_asked(pictures, str(path), path)
     with reading(path):
+        _check_size(path, stream)
         if stream is not True and _is_table(path, stream):
             return _from_table(path, asked, seed, hold_out)
         _no_table(asked, but="label" if path.suffix.lower() == ".parquet" else "")
         if stream is True or path.is_dir() or path.suffix.lower() in (".npy", ".parquet"):
             return _from_sources(path, label, seed, stream, pictures, hold_out)
         return _from_arrays(path, _read(path), seed, pictures, hold_out)
+
+
+def _check_size(path: Path, stream: bool | str) -> None:
+    """Refuse to read a file at once that is small on disk and large in memory."""
+    if stream is True or path.is_dir():
+        return
+    check_size(path)
+    claimed = table_nbytes(path) if path.suffix.lower() == ".parquet" else 0
+    if stream is False or fits(2 * claimed, "cpu"):
+        remedy = "stream it (stream=True, --stream true), or write it without compression"
+        check_held(path, claimed, path.stat().st_size, TIMES, remedy)
 
 
 def _check_stream(stream: object) -> None:

@@ -158,7 +158,8 @@ class Flow(Guide):
         hidden: list[int] = [64],  # noqa: B006
     ) -> None:
         super().__init__(network)
-        self.kind, self.transforms = kind, whole_number("transforms", transforms)
+        self.kind = kind
+        self.transforms = whole_number("transforms", transforms, most=networks.LAYERS)
         self.context, self.hidden = whole_number("context", context), list(hidden)
         networks.flow(kind, 2, 0, 1)  # a wrong kind is said at once
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyrovae.errors import UsageError
-from pyrovae.files import inside
+from pyrovae.files import Place, inside
 
 if sys.platform == "win32":
     import msvcrt
@@ -27,7 +27,7 @@ __all__ = ["NAME", "writer"]
 
 NAME = ".writer"  # the file that is locked, while there is a writer
 OPEN = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
-OPEN |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # nor wait for a pipe
+OPEN |= getattr(os, "O_NONBLOCK", 0)  # nor wait for a pipe
 # where a lock cannot be had for no fault of the user's
 UNLOCKED = (errno.ENOSPC, errno.EDQUOT, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 WORDS = r"process (\d+) on ([\w.-]*) since ([\d-]+ [\d:]+)\n"
@@ -81,29 +81,26 @@ class _Held:
     """A file that this process has locked.
 
     Args:
-        path: the file's.
+        place: where the file is.
         handle: of it, opened.
     """
 
-    def __init__(self, path: Path, handle: int) -> None:
-        self.path, self.handle = path, handle
+    def __init__(self, place: Place, handle: int) -> None:
+        self.place, self.handle = place, handle
         _all.add(self)
 
     def release(self) -> None:
         """Unlock and remove the file; in a forked child it is the parent's."""
         if self in _all:
-            with suppress(OSError):
+            with suppress(UsageError):
                 if self.there():
-                    self.path.unlink()
+                    self.place.remove()
             self.close()
 
     def there(self) -> bool:
         """Whether the path leads to this file and no other."""
-        try:
-            found = self.path.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(found, os.fstat(self.handle))
+        found = self.place.status()
+        return found is not None and os.path.samestat(found, os.fstat(self.handle))
 
     def close(self) -> None:
         """Let go of the file."""
@@ -125,7 +122,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def _taken(path: Path) -> _Held:
+def _taken(place: Place) -> _Held:
     """The file, locked.
 
     Raises:
@@ -133,9 +130,8 @@ def _taken(path: Path) -> _Held:
         UsageError: another has locked it.
     """
     for _ in range(AGAIN):
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            held = _Held(path, os.open(path, OPEN, 0o666))
+            held = _Held(place, place.open(OPEN, make=True))
         except FileNotFoundError:  # the folder was removed by the one that had made it
             continue
         try:
@@ -150,15 +146,15 @@ def _taken(path: Path) -> _Held:
 
 def _locked(held: _Held) -> bool:
     """Lock an opened file and write whose it is; False where its path leads to it no longer."""
-    handle, path = held.handle, held.path
+    handle, place = held.handle, held.place
     found = os.fstat(handle)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-        raise UsageError(f"{path} is no file of a run's own; remove it, or choose another folder")
+        raise UsageError(f"{place} is no file of a run's own; remove it, or choose another folder")
     try:
         _lock(handle)
     except (BlockingIOError, PermissionError) as error:
         raise UsageError(
-            f"{path.parent} is being written by {_owner(handle)}; wait for it, stop it, or choose "
+            f"{place.root} is being written by {_owner(handle)}; wait for it, stop it, or choose "
             f"another folder (out, --out)"
         ) from error
     if not held.there():

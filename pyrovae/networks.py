@@ -23,6 +23,7 @@ from pyrovae.components import Component
 from pyrovae.errors import UsageError, nearest
 
 Shapes = Mapping[str, tuple[int, ...]]
+LAYERS = 1000  # of one network: more of them take minutes to make and do not learn
 
 __all__ = ["MLP", "Conditional", "ConvNet", "GatedMLP", "Network"]
 
@@ -51,6 +52,8 @@ def activation(name: str) -> nn.Module:
 
 
 def _positive(name: str, sizes: Sequence[int]) -> list[int]:
+    if len(sizes) > LAYERS:
+        raise UsageError(f"{name} has {len(sizes):,} layers: give at most {LAYERS:,}")
     if any(int(size) != size or size < 1 for size in sizes):
         raise UsageError(f"{name} must be positive whole numbers, got {list(sizes)}")
     return [int(size) for size in sizes]
@@ -236,7 +239,7 @@ def flow(
         options["shapes"] = [(bins,), (bins,), (bins - 1,)]
     order = torch.arange(size)
     if size > 1:
-        options["hidden_features"] = list(hidden)
+        options["hidden_features"] = _positive("hidden", hidden)
     each = []
     for layer in range(transforms):
         if size > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from pyrovae.arrays import channels_last, may_be_image, scaled_by
 from pyrovae.errors import UsageError, got, nearest, number, whole_number
+from pyrovae.files import TIMES, check_held
 from pyrovae.tensors import TensorData
 
 if TYPE_CHECKING:
@@ -195,9 +197,16 @@ def _opened(file: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            return Image.open(file, formats=FORMATS)
+            image = Image.open(file, formats=FORMATS)
         except too_large as error:
             raise UsageError(
                 f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels, which may take more memory "
                 f"than there is: make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS"
             ) from error
+    nbytes = math.prod(image.size) * len(image.getbands())
+    try:
+        check_held(file, nbytes, file.stat().st_size, TIMES, "make it smaller")
+    except UsageError:
+        image.close()
+        raise
+    return image

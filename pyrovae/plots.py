@@ -28,6 +28,7 @@ from torch import Tensor
 from pyrovae.annealing import Sandwich
 from pyrovae.arrays import channels_last
 from pyrovae.data import UsageError
+from pyrovae.files import Place, writing
 from pyrovae.schema import Column, Schema, face
 from pyrovae.traces import Sketch, SketchedSite
 
@@ -1473,18 +1474,21 @@ def _box(ax: Axes, x: float, y: float, size: int, name: str, colour: str, hatch:
     ax.text(x + 0.5, y + 0.2, name, size=7, **paint)
 
 
-def save(axes: Drawn, path: str | Path) -> Path:
+def save(axes: Drawn, path: str | Path | Place) -> Path:
     """Write the figure of `axes` (one, or an array) as a PNG, 120 dots per inch, and close it.
 
     Missing folders are made.
+
+    Raises:
+        UsageError: a name that does not end in .png, or a path that cannot be written.
     """
     import matplotlib.pyplot as plt
 
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"figures are saved as PNG, but the file is {path.name!r}: name it .png")
+    file = Path(str(path))
+    if file.suffix.lower() != ".png":
+        raise UsageError(f"figures are saved as PNG, but the file is {file.name!r}: name it .png")
     figure = cast(Any, np.asarray(axes, dtype=object).flat[0]).get_figure(root=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    with writing(path if isinstance(path, Place) else file) as stream:
+        figure.savefig(stream, format="png", dpi=120, bbox_inches="tight")
     plt.close(figure)
-    return path
+    return file

@@ -234,7 +234,8 @@ class Flow(Prior):
         hidden: list[int] = [64, 64],  # noqa: B006
     ) -> None:
         super().__init__()
-        self.kind, self.transforms = kind, whole_number("transforms", transforms)
+        self.kind = kind
+        self.transforms = whole_number("transforms", transforms, most=networks.LAYERS)
         self.hidden = list(hidden)
         networks.flow(kind, 2, 0, 1)  # a wrong kind is said at once
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import io
 import json
 import math
 import os
@@ -15,16 +16,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
 from torch import Tensor, nn
 
-from pyrovae.checkpoints import BEFORE, LAST, Checkpoints
+from pyrovae.checkpoints import BEFORE, LAST, NEXT, Checkpoints
 from pyrovae.components import Bounded, construct, describe
 from pyrovae.errors import UsageError, got, in_short
-from pyrovae.files import inside, read_notes, read_tensors, write_tensors, writing
+from pyrovae.files import (
+    Place,
+    extend,
+    inside,
+    read_notes,
+    read_tensors,
+    sweep,
+    write_bytes,
+    write_tensors,
+)
 from pyrovae.likelihoods import Likelihood, Mixed
 from pyrovae.locks import NAME as LOCK
 from pyrovae.locks import writer
@@ -34,10 +44,11 @@ from pyrovae.traces import Pair, as_pair
 __all__ = ["Folder", "before_units", "environment", "load", "of_own_code", "save"]
 
 WEIGHTS, BEST, DATA = "model.safetensors", "checkpoints/best.safetensors", "data.json"
+CONFIG, METRICS = "config.yaml", "metrics.csv"
 FIGURES = ("training", "reconstructions", "samples", "interpolation", "latent_map", "kl", "program")
 OWN = (
-    *("config.yaml", "metrics.csv", WEIGHTS, "environment.json", "evaluation.json"),
-    *(DATA, LAST, BEFORE, BEST),
+    *(CONFIG, METRICS, WEIGHTS, "environment.json", "evaluation.json"),
+    *(DATA, LAST, BEFORE, BEST, NEXT),
     *(f"figures/{name}.png" for name in (*FIGURES, "traversal")),
 )
 
@@ -56,10 +67,10 @@ def save(pair: object, path: str | Path) -> Path:
         UsageError: a path that cannot be written.
     """
     path = Path(path)
-    file = path if path.suffix == ".safetensors" else inside(path, WEIGHTS)
+    named = path.suffix == ".safetensors"
     program = as_pair(pair)
-    write_tensors(file, program.tensors(), _notes(program))
-    return file
+    write_tensors(path if named else inside(path, WEIGHTS), program.tensors(), _notes(program))
+    return path if named else path / WEIGHTS
 
 
 def load(path: str | Path, into: object = None, allow: Sequence[str] = ()) -> Any:
@@ -79,8 +90,7 @@ def load(path: str | Path, into: object = None, allow: Sequence[str] = ()) -> An
         UsageError: no such file, a corrupt one, tensors that do not fit, ``into`` missing, a class
             of a module that is not allowed, a model larger than the file's tensors.
     """
-    file = Path(path)
-    file = file / WEIGHTS if file.is_dir() else file
+    file = _weights(path)
     if not file.exists():
         raise UsageError(f"there is no saved model at {file}; give a run folder or its {WEIGHTS}")
     pair = _build(file, allow) if into is None else into
@@ -100,15 +110,20 @@ def load(path: str | Path, into: object = None, allow: Sequence[str] = ()) -> An
 def of_own_code(path: str | Path) -> bool:
     """Whether a file, or that of a run's folder, holds the parameters of a pair that no file can
     describe."""
-    file = Path(path)
-    file = file / WEIGHTS if file.is_dir() else file
+    file = _weights(path)
     if not file.exists():
         return False
     _, notes = read_notes(file)
     return "state" not in notes and notes.get("model") is None
 
 
-def _build(file: Path, allow: Sequence[str]) -> Any:
+def _weights(path: str | Path) -> Path | Place:
+    """A file that was named, or that of a run's folder."""
+    path = Path(path)
+    return inside(path, WEIGHTS) if path.is_dir() else path
+
+
+def _build(file: Path | Place, allow: Sequence[str]) -> Any:
     """The pair that a file describes, if its tensors are those of the file."""
     shapes, notes = read_notes(file)
     notes = _current(notes, file)
@@ -124,7 +139,7 @@ def _build(file: Path, allow: Sequence[str]) -> Any:
         )
     # masks, orders and what draws the first weights come to a few times the weights
     elements = 10**7 + 30 * sum(map(math.prod, shapes.values()))
-    operations = 10**4 + 20 * min(len(shapes), 10**4)
+    operations = 10**3 + 20 * min(len(shapes), 10**4)
     try:
         with Bounded(elements, operations, f"{file} describes a larger model than it holds"):
             pair = construct(notes["model"], "program", f"{file}: model", allow=allow)
@@ -170,7 +185,7 @@ def _notes(program: Pair) -> dict[str, object]:
     return {"version": VERSION, "model": model, **schema}
 
 
-def _current(notes: Mapping[str, Any], file: Path) -> dict[str, Any]:
+def _current(notes: Mapping[str, Any], file: Path | Place) -> dict[str, Any]:
     """What a file says, as this version would write it."""
     version = notes.get("version", 1)
     if not isinstance(version, int) or not 0 < version <= VERSION:
@@ -275,6 +290,10 @@ class Folder:
     about: Mapping[str, object] | None = None  # the data, in data.json
     _alone: bool = field(default=False, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        self._rows: list[Mapping[str, float]] = []  # of metrics.csv, those that are on disk first
+        self._told, self._size = 0, cast("int | None", 0)  # rows and bytes; None: to be made anew
+
     @classmethod
     def prepare(
         cls,
@@ -349,36 +368,71 @@ class Folder:
     def create(self) -> None:
         """Make the folder; an earlier run's files in it, and nothing else, are removed."""
         self.path.mkdir(parents=True, exist_ok=True)
+        self.tidy()
         for name in (*OWN, *(f"figures/{figure}.png" for figure in self.figures)):
-            # a link is removed, not what it leads to
-            (inside(self.path, Path(name).parent) / Path(name).name).unlink(missing_ok=True)
+            inside(self.path, name).remove()  # of a link, not what it leads to
         self.introduce()
 
     def introduce(self) -> None:
         """Write the config and what the data are, and say what is about to be done."""
-        if self.config is not None:
-            with writing(inside(self.path, "config.yaml")) as temporary:
-                temporary.write_text(yaml.safe_dump(self.config, sort_keys=False))
-        if self.about is not None:
-            self.write_json(DATA, self.about)
+        self._describe()
         if self.heading:
             print(self.heading, file=sys.stderr)
 
+    def _describe(self, *, lacking: bool = False) -> None:
+        """Write the config and what the data are, or what is ``lacking`` of them."""
+        if self.config is not None and not (lacking and inside(self.path, CONFIG).exists()):
+            text = yaml.safe_dump(self.config, sort_keys=False)
+            write_bytes(inside(self.path, CONFIG), text.encode())
+        if self.about is not None and not (lacking and inside(self.path, DATA).exists()):
+            self.write_json(DATA, self.about)
+
+    def tidy(self) -> None:
+        """Remove what a process that was killed left half-written.
+
+        Raises:
+            UsageError: a link in the place of a folder.
+        """
+        sweep(self.path, OWN)
+
     def rewrite(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """``metrics.csv`` with these rows alone."""
-        (self.path / "metrics.csv").unlink(missing_ok=True)
-        for row in rows:
-            self.append(row)
+        """``metrics.csv`` with these rows alone.
+
+        Raises:
+            UsageError: it cannot be written; :meth:`catch_up` tries again.
+        """
+        self._rows, self._told, self._size = list(rows), 0, None
+        self.catch_up()
 
     def append(self, row: Mapping[str, float]) -> None:
-        """One more line of ``metrics.csv``."""
-        file = inside(self.path, "metrics.csv")
-        new = not file.exists()
-        with file.open("a", newline="") as stream:
-            writer = csv.DictWriter(stream, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        """One more line of ``metrics.csv``.
+
+        Raises:
+            UsageError: it cannot be written; :meth:`catch_up` tries again.
+        """
+        self._rows.append(row)
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Write what could not be written before and what was deleted meanwhile: the rows that
+        ``metrics.csv`` lacks, all of them where it is not as it was left, and what describes the
+        run.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        self._describe(lacking=True)
+        file = inside(self.path, METRICS)
+        there = file.status()
+        if self._size is None or self._size != (there.st_size if there else 0):
+            text = _as_csv(self._rows, header=True)
+            write_bytes(file, text) if text else file.remove()
+            self._size = len(text)
+        elif self._told < len(self._rows):
+            text = _as_csv(self._rows[self._told :], header=not self._told)
+            extend(file, text, self._size)
+            self._size += len(text)
+        self._told = len(self._rows)
 
     def save_best(self, pair: object, tensors: Mapping[str, Tensor]) -> None:
         """The weights of the best epoch, as :func:`load` reads them."""
@@ -391,5 +445,14 @@ class Folder:
 
     def write_json(self, name: str, content: object) -> None:
         """One file of the run."""
-        with writing(inside(self.path, name)) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
+        text = json.dumps(content, indent=2) + "\n"
+        write_bytes(inside(self.path, name), text.encode())
+
+
+def _as_csv(rows: Sequence[Mapping[str, float]], *, header: bool) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [])
+    if header and rows:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyrovae.arrays import channels_last
 from pyrovae.cells import BOOLEANS, scalars, typed
 from pyrovae.errors import UsageError, got, in_short, nearest
-from pyrovae.files import writing
+from pyrovae.files import Place, writing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -513,7 +513,7 @@ def _of_polars(column: Any) -> pd.Series:
     return pd.Series(column.to_list(), dtype="object" if kind.startswith("List") else None)
 
 
-def write(frame: pd.DataFrame, path: str | Path) -> None:
+def write(frame: pd.DataFrame, path: str | Path | Place) -> None:
     """A table as a file: .csv, .tsv or .parquet, whole or not at all; its index too where that is
     more than 0, 1, ....
 
@@ -522,15 +522,15 @@ def write(frame: pd.DataFrame, path: str | Path) -> None:
     """
     import pandas as pd
 
-    file = Path(path)
+    file = Path(str(path))
     suffix = file.suffix.lower()
     if suffix not in WRITTEN:
         raise UsageError(f"a table is written as {' '.join(WRITTEN)}, not as {file.name!r}")
     plain = isinstance(frame.index, pd.RangeIndex) and frame.index.name is None
-    with writing(file) as temporary:
+    with writing(path if isinstance(path, Place) else file) as stream:
         if suffix == ".parquet":
             try:
-                frame.to_parquet(temporary, index=not plain)
+                frame.to_parquet(stream, index=not plain)
             except ImportError as error:
                 raise UsageError(
                     f"writing {file} needs pyarrow ({error}); "
@@ -538,7 +538,7 @@ def write(frame: pd.DataFrame, path: str | Path) -> None:
                 ) from error
         else:
             separator = "\t" if suffix == ".tsv" else ","
-            frame.to_csv(temporary, sep=separator, index=not plain)
+            frame.to_csv(stream, mode="wb", sep=separator, index=not plain)
 
 
 # --- what a column is, from its values ---------------------------------------------------------

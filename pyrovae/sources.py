@@ -28,6 +28,7 @@ BLOCK, ROWS = 2**20, 2**11  # bytes and rows that are read at once
 SCALE = (
     "give scale=255 for pixels, scale=1 for the values as they are (--scale on the command line)"
 )
+OTHERS = 100_000  # files that a folder of images may have besides
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
@@ -420,7 +421,7 @@ def digest(path: str | Path) -> str:
     """
     path, found = home(path), hashlib.blake2b(digest_size=16)
     if path.is_dir():
-        for file in sorted(path.rglob("[!.]*")):
+        for file in sorted(_walked(path)):
             if file.is_file():
                 found.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
         return found.hexdigest()
@@ -470,10 +471,30 @@ def _cores() -> int:
     return len(own(0)) if own else os.cpu_count() or 1
 
 
+def _walked(root: Path) -> Iterator[Path]:
+    """What is in a folder and its subfolders, as long as it looks like one of images.
+
+    Raises:
+        UsageError: much that is none, such as a home or a whole disk.
+    """
+    images = others = 0
+    for file in root.rglob("[!.]*"):
+        if file.suffix.lower() in IMAGES:
+            images += 1
+        else:
+            others += 1
+        if others > OTHERS + 10 * images:
+            raise UsageError(
+                f"{root} has {others:,} files and folders beside {images:,} images, so that it is "
+                f"no folder of images: name the one that has them alone"
+            )
+        yield file
+
+
 def _images_below(root: Path) -> list[Path]:
     """The images in a folder and its subfolders, relative to it."""
     found = sorted(
-        file for file in root.rglob("[!.]*") if file.suffix.lower() in IMAGES and file.is_file()
+        file for file in _walked(root) if file.suffix.lower() in IMAGES and file.is_file()
     )
     if not found:
         raise UsageError(f"there are no images in {root}; images are files {' '.join(IMAGES)}")

@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,19 +48,18 @@ class Tell(Callback):
 
 def dying(number: int, late: bool) -> None:
     """From now on, the process dies before or after it renames its ``number``-th file."""
-    count, rename = 0, Path.replace
+    count, rename = 0, os.replace
 
-    def replace(self: Path, target: Any) -> Path:
+    def replace(*files: Any, **folders: Any) -> None:
         nonlocal count
         count += 1
         if count == number and not late:
             os.kill(os.getpid(), signal.SIGKILL)
-        done = rename(self, target)
+        rename(*files, **folders)
         if count == number:
             os.kill(os.getpid(), signal.SIGKILL)
-        return done
 
-    Path.replace = replace  # type: ignore[method-assign,assignment]
+    os.replace = replace  # type: ignore[assignment]
 
 
 def train(

@@ -119,12 +119,14 @@ def _fit(options: Namespace, parts: dict[str, Any], stack: ExitStack) -> None:
     if history.stopped and not options.json:
         say(f"stopped after epoch {len(history.rows)}: {history.stopped}")
     found, evaluation, words = evaluated(vae, test, options.num_particles)
-    folder.write_json("evaluation.json", evaluation)
-    _figures(_Results(vae, test, splits, history, found), folder.path)
-    if options.json:
-        print(json.dumps({"run": str(folder.path), "evaluation": evaluation}))
-    else:
-        print(f"\ntest set, {words}\n\n{folder.path}")
+    try:
+        folder.write_json("evaluation.json", evaluation)
+        _figures(_Results(vae, test, splits, history, found), folder.path)
+    finally:  # the numbers are there, whatever becomes of files
+        if options.json:
+            print(json.dumps({"run": str(folder.path), "evaluation": evaluation}))
+        else:
+            print(f"\ntest set, {words}\n\n{folder.path}")
 
 
 def _scale(asked: float | None, parts: Mapping[str, object]) -> float | None:
@@ -141,7 +143,7 @@ def _goes_on(options: Namespace) -> bool:
 def _check_file(folder: pv.runs.Folder) -> None:
     """Refuse to go on with another file; what is in memory is compared as training begins."""
     file, about = pv.files.inside(folder.path, pv.runs.DATA), folder.about or {}
-    begun = pv.files.read_json(file) if file.is_file() else {}
+    begun = pv.files.read_json(file) if file.exists() else {}
     was = begun.get("digest") if isinstance(begun, dict) else None
     if was is not None and was != about.get("digest"):
         raise pv.UsageError(

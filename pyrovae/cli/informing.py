@@ -25,6 +25,7 @@ from pyrovae.cli.verbs import Run
 
 if TYPE_CHECKING:
     from pyrovae.data import Splits
+    from pyrovae.files import Place
     from pyrovae.likelihoods import Likelihood
     from pyrovae.summaries import Summary
 
@@ -75,7 +76,7 @@ class _Files:
     def __init__(self, folder: Path) -> None:
         self.folder, self.faults = folder, list[str]()
 
-    def _read(self, name: str, read: Callable[[Path], object]) -> object:
+    def _read(self, name: str, read: Callable[[Place], object]) -> object:
         try:  # a link might show another file
             file = pv.files.inside(self.folder, name)
             return read(file) if file.exists() else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import functools
 import inspect
 import re
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pyrovae as pv
 
 if TYPE_CHECKING:
+    from pyrovae.files import Place
     from pyrovae.program import Program
     from pyrovae.tensors import TensorData
 
@@ -90,6 +92,8 @@ OWN: dict[str, dict[str, Option]] = {
 }
 # not part of what repeats a run
 TRANSIENT = ("out", "force", "resume", "max_seconds", "quiet", "json")
+# said on the command line alone: a file of a stranger could make others be overwritten or run
+ALONE = ("force", "out", "resume", "allow")
 TABLE = (
     "label",
     "columns",
@@ -510,9 +514,9 @@ def _refuse_beside_a_pair(
         )
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path | Place) -> dict[str, Any]:
     """The options in a file, each of the type that it has as a flag."""
-    config = pv.files.read_yaml(pv.files.home(path))
+    config = pv.files.read_yaml(path)
     if not isinstance(config, dict):
         raise pv.UsageError(f"the config {path} is not a mapping of options to values")
     if config.pop("standardise", False):
@@ -520,8 +524,12 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path} asks for standardise, whose shift and scale were in no file: units are "
             f"learned and kept with the model now; take the line out and fit anew"
         )
-    if "force" in config:
-        raise pv.UsageError(f"{path} cannot say force; files are overwritten by --force alone")
+    for name in ALONE:
+        if name in config:
+            raise pv.UsageError(
+                f"{path} cannot say {name}: what is written, overwritten or trusted is said by "
+                f"{flag_of(name)} alone; take the line out"
+            )
     known = all_options()
     for name, value in config.items():
         if name in known:
@@ -529,6 +537,23 @@ def read_config(path: Path) -> dict[str, Any]:
         elif name not in PARTS:
             raise pv.components.unknown(f"option for {path} to set:", name, [*known, *PARTS])
     return config
+
+
+def refuse_home(where: object, name: str) -> None:
+    """Refuse a folder that a file names where it is somebody's home or around one: what is in it
+    is not for a stranger's file to have read."""
+    path = pv.files.home(name).resolve()
+    if name in pv.data.NAMES or not path.is_dir():
+        return
+    homes = [Path.home().resolve()]
+    with contextlib.suppress(ImportError, KeyError):  # Windows; an owner without an account
+        import pwd
+
+        homes.append(Path(pwd.getpwuid(path.stat().st_uid).pw_dir).resolve())
+    if any(path == home or path in home.parents for home in homes):
+        raise pv.UsageError(
+            f"{where}: data names a home or a folder around one, {name}; give --data"
+        )
 
 
 def _fit_parser(command: Callable[..., object], flags: Mapping[str, str]) -> Parser:
@@ -566,9 +591,9 @@ def _configured(options: argparse.Namespace) -> dict[str, Any]:
     if options.resume and options.out is None:
         raise pv.UsageError("--resume needs the run's folder: give --out")
     if options.config is not None:
-        return read_config(Path(options.config))
+        return read_config(pv.files.home(options.config))
     if options.resume:
-        begun = pv.files.home(options.out) / "config.yaml"
+        begun = pv.files.inside(pv.files.home(options.out), pv.runs.CONFIG)
         return read_config(begun) if begun.exists() else {}
     return {}
 
@@ -594,6 +619,8 @@ def fit_options(
     theirs = options.data_dir is None and config.get("data_dir") is not None
     parser.set_defaults(**config, theirs=theirs)
     options = parser.parse_args(rest)
+    if options.data == config.get("data"):
+        refuse_home(options.config or options.out, options.data)
     at_least(1)("--num-particles", options.num_particles)
     at_least(0)("--seed", options.seed)
     known = pv.signatures.options(pv.fit)

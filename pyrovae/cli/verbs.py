@@ -23,6 +23,7 @@ from pyrovae.cli.options import (
     checked_options,
     of_a_table,
     read_config,
+    refuse_home,
     say,
 )
 
@@ -123,8 +124,8 @@ class Run:
     @functools.cached_property
     def _written(self) -> dict[str, Any]:
         """The run's config as it was written; empty where there is none."""
-        file = self.folder / "config.yaml"
-        return read_config(file) if file.is_file() else {}
+        file = pv.files.inside(self.folder, pv.runs.CONFIG)
+        return read_config(file) if file.exists() else {}
 
     @functools.cached_property
     def test(self) -> TensorData:
@@ -162,11 +163,11 @@ class Run:
 
         usual = f"{name}.csv" if drawing.draw is None else f"figures/{name}.png"
         path = self.out or pv.files.inside(self.folder, usual)
-        if path.suffix == ".npy":
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, drawing.values.numpy())
-        elif path.suffix in TABLES:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        suffix = Path(str(path)).suffix
+        if suffix == ".npy":
+            with pv.files.writing(path) as stream:
+                np.save(stream, drawing.values.numpy())
+        elif suffix in TABLES:
             pv.schema.write(self._frame(drawing), path)
         elif drawing.draw is not None:
             pv.plots.save(drawing.draw(), path)
@@ -240,6 +241,7 @@ class Run:
             raise pv.UsageError(
                 f"{self.path}: data names a folder around the run, {name}; give --data"
             )
+        refuse_home(self.path, name)
         if self._same(path) is False:
             raise pv.UsageError(
                 f"{name} has changed since the run was trained on it, so that its test part may be "
@@ -249,8 +251,8 @@ class Run:
     @functools.cached_property
     def _about(self) -> dict[str, Any]:
         """What the run keeps of its data; empty where it keeps nothing."""
-        file = self.folder / pv.runs.DATA
-        found: dict[str, Any] = pv.files.read_json(file) if file.is_file() else {}
+        file = pv.files.inside(self.folder, pv.runs.DATA)
+        found: dict[str, Any] = pv.files.read_json(file) if file.exists() else {}
         return found
 
     def _same(self, path: Path) -> bool | None:

@@ -6,7 +6,7 @@ import math
 import numbers
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -250,9 +250,12 @@ def fit(
             )
             try:
                 trainer.run()
-            finally:
-                if folder is not None and not signals.twice:
-                    folder.save(pair, session.history.device)
+            except BaseException:  # it is told of, not what cannot be written besides
+                if not signals.twice:
+                    with suppress(UsageError):
+                        keeper.finish(session.history.device)
+                raise
+            keeper.finish(session.history.device)
     words = f"training stopped in epoch {session.epoch}, after step {session.step}"
     end_program(session.history.stopped, words + "; resume goes on from there" * (out is not None))
     return session.history

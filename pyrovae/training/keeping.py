@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,6 +38,7 @@ class Keeper:
         self.kept: Checkpoints | Memory = Memory() if folder is None else folder.checkpoints
         self._next = 0.0
         self._best_kept = 0  # its epoch, once it is on disk
+        self._failing: set[str] = set()  # what cannot be written at the moment
 
     def due(self, step: int) -> bool:
         """Whether a state should be kept after this step."""
@@ -44,7 +47,7 @@ class Keeper:
     def begun(self) -> State | None:
         """The state that the folder has, in all processes."""
         if self.folder is not None:
-            self.folder.checkpoints.tidy()
+            self.folder.tidy()
         return self._shared(self.kept.read() if self.processes.first else None)
 
     def last(self, *, before: bool) -> State | None:
@@ -55,23 +58,72 @@ class Keeper:
 
     def keep(self, state: State, start: float) -> None:
         """Make a state the last one; ``start`` is when collecting it began."""
-        try:
+        with self._training_on("checkpoints", f"no checkpoint at step {state.place.step}"):
             if self.processes.first:
                 self.kept.write(state)
                 best = state.best
                 if self.folder and best and best.epoch != self._best_kept:
                     self.folder.save_best(self.pair, best.weights.named)
                     self._best_kept = best.epoch
-        except UsageError as error:  # hours of work are worth more than a full disk
-            message = f"no checkpoint at step {state.place.step}: {error}"
-            warnings.warn(message, stacklevel=2)
         now = time.perf_counter()
         self._next = now + RARELY * (now - start)
+
+    def rewrite(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Tell these rows alone."""
+        if self.folder is not None:
+            with self._training_on("rows", "metrics.csv lacks rows"):
+                self.folder.rewrite(rows)
+
+    def append(self, row: Mapping[str, float]) -> None:
+        """Tell one more row, and what could not be told before."""
+        if self.folder is None:
+            return
+        if not self.folder.path.is_dir():
+            self._warn("folder", f"{self.folder.path} is gone; it is made again")
+            self._best_kept = 0
+        with self._training_on("rows", "metrics.csv lacks rows"):
+            self.folder.append(row)
 
     def close(self) -> None:
         """Keep what is needed of a run that is over."""
         if self.processes.first:
-            self.kept.close()
+            with self._training_on("checkpoints", "one checkpoint too many is left"):
+                self.kept.close()
+
+    def finish(self, device: str) -> None:
+        """Write the weights, and what could not be written before.
+
+        Raises:
+            UsageError: that is still not possible.
+        """
+        if self.folder is None:
+            return
+        try:
+            self.folder.save(self.pair, device)
+            self.folder.catch_up()
+        except UsageError as error:
+            raise UsageError(
+                f"training has ended, and what it made is not whole on disk: {error}. The pair in "
+                f"memory has its weights (pv.save(pair, path)); resume=True (--resume) goes on "
+                f"from the last checkpoint once {self.folder.path} can be written"
+            ) from error
+
+    @contextmanager
+    def _training_on(self, what: str, words: str) -> Iterator[None]:
+        """Warn where something cannot be written, once until it can be again: hours of work are
+        worth more than a full disk."""
+        try:
+            yield
+        except UsageError as error:
+            self._warn(what, f"{words}: {error}")
+        else:
+            self._failing.discard(what)
+
+    def _warn(self, what: str, words: str) -> None:
+        if what not in self._failing:
+            on = "training goes on, and what is missing is written once it can be"
+            warnings.warn(f"{words}; {on}", stacklevel=4)
+        self._failing.add(what)
 
     def _shared(self, tree: Any) -> State | None:
         """The first process's state, in all of them."""

@@ -46,8 +46,7 @@ class Recovery:
             raise Diverged(f"{bad}, before any state could be kept. Lower lr")
         session.restore(last)
         session.place.rate, session.place.rollbacks = place.rate, place.rollbacks
-        if self.keeper.folder is not None:
-            self.keeper.folder.rewrite(session.history.rows)
+        self.keeper.rewrite(session.history.rows)
         if not self.careful:
             self.careful = True
             self.say(f"{bad}: back to step {session.step}, to see where it began")

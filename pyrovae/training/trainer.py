@@ -50,13 +50,11 @@ class Trainer:
         self.session, self.keeper, self.recovery = session, keeper, recovery
         self.bar, self.signals = bar, signals
         self.batch_size, self.keep_best = batch_size, keep_best
-        self.folder = keeper.folder
 
     def run(self) -> None:
         """Train to the end, or to where a callback or a signal ends it."""
         session = self.session
-        if self.folder is not None:
-            self.folder.rewrite(session.history.rows)
+        self.keeper.rewrite(session.history.rows)
         with self.bar, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered (NaN|.*inf)")  # it is looked into here
             self.bar.advance(session.place.data + (session.epoch - 1) * len(session.data))
@@ -177,8 +175,7 @@ class Trainer:
             if "validation_elbo" in row and history.best() == len(history.rows) - 1:
                 session.keep_best()
         place.seconds += time.perf_counter() - begun
-        if self.folder is not None:
-            self.folder.append(row)
+        self.keeper.append(row)
         self.bar.end_epoch(row)
         answers = [callback.epoch(session) for callback in session.callbacks]
         place.next_epoch()
