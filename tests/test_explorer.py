@@ -65,8 +65,9 @@ def server(view: explorer.View) -> Iterator[explorer.Server]:
 
 @pytest.fixture(scope="module")
 def client(server: explorer.Server) -> Iterator[Any]:
-    with httpx.Client(base_url=server.url, timeout=30) as client:
-        yield client
+    with httpx.Client(base_url=server.address, timeout=30) as client:
+        assert client.get(server.url, follow_redirects=True).status_code == 200
+        yield client  # which has the key now
 
 
 PENGUINS = Schema(
@@ -387,7 +388,7 @@ class TestStrangers:
 
 def test_a_taken_port_is_a_mistake(view: explorer.View) -> None:
     with explorer.serve(view) as server:
-        port = int(re.findall(r"\d+", server.url)[-1])
+        port = int(re.findall(r"\d+", server.address)[-1])
         with pytest.raises(pv.UsageError, match="cannot be had"):
             explorer.serve(view, port)
 
@@ -402,7 +403,7 @@ def test_the_export_is_one_file_that_asks_for_nothing(view: explorer.View, tmp_p
 
 def test_nothing_in_the_data_ends_the_script(data: pv.data.TensorData, vae: pv.VAE) -> None:
     view = explorer.View(vae, data, points=20, names=["</script><b>", *"123456789"])
-    assert "</script><b>" not in explorer.server.page({"about": view.about()})
+    assert "</script><b>" not in explorer.server.page({"about": view.about()})[0]
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:
@@ -439,8 +440,8 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     with subprocess.Popen(begin, cwd=tmp_path, preexec_fn=heeding, **pipes) as serve:
         try:
             url = serve.stdout.readline().strip()
-            assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
-            assert httpx.get(url + "api/about").json()["kind"] == "table"
+            assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{40,}", url)
+            assert httpx.get(url.replace("?", "api/about?")).json()["kind"] == "table"
             serve.send_signal(signal.SIGINT)
             assert serve.wait(30) in (0, 130)
             assert "Traceback" not in serve.stderr.read()
@@ -454,7 +455,8 @@ def test_in_a_notebook_the_loop_answers_between_cells(vae: pv.VAE, data: Any) ->
     async def cells() -> None:
         server = pv.explore(vae, data.x[:20], browser=False)
         assert server.thread is None
-        async with httpx.AsyncClient(base_url=server.url) as client:
+        async with httpx.AsyncClient(base_url=server.address) as client:
+            client.params = {"token": server.key}
             asked = asyncio.create_task(client.post("/api/decode", json={"z": [0.0, 0.0, 0.0]}))
             await asyncio.sleep(0)
             wanted = pv.decode(vae, torch.zeros(1, 3)).flatten(1)
@@ -560,7 +562,7 @@ class TestInABrowser:
         wanted = pv.decode(vae, z).flatten()
         until(lambda: torch.allclose(pixels(browser, "decoded"), wanted, atol=3 / 255))
         assert not torch.allclose(before, wanted, atol=0.05)
-        assert complaints(browser, server.url) == []
+        assert complaints(browser, server.address) == []
 
     def test_a_clicked_datum_has_the_numbers_of_evaluate(
         self, browser: Any, server: Any, vae: pv.VAE, view: explorer.View
@@ -586,7 +588,7 @@ class TestInABrowser:
             assert shown == pytest.approx(float(getattr(found, name)), abs=1e-3), name
         shown = pixels(browser, "datum-x")
         assert torch.allclose(shown, view.data.x[index].flatten(), atol=3 / 255)
-        assert complaints(browser, server.url) == []
+        assert complaints(browser, server.address) == []
 
     def test_a_link_repeats_the_view(self, browser: Any, server: Any, vae: pv.VAE) -> None:
         opened(browser, server.url)
@@ -626,7 +628,7 @@ class TestInABrowser:
         until(lambda: None not in browser.execute_script("return own"))
         filled = torch.tensor(browser.execute_script("return own"))
         assert torch.allclose(filled, pv.impute(vae, x).flatten(), atol=1e-4)
-        assert complaints(browser, server.url) == []
+        assert complaints(browser, server.address) == []
 
     def test_an_uploaded_picture_has_its_posterior(
         self, browser: Any, server: Any, vae: pv.VAE, view: explorer.View, tmp_path: Path
@@ -722,7 +724,7 @@ class TestATableInABrowser:
         words = by(browser, "datum-sheet").text
         for word in ("your own", "Dream", "4,200", "True", "missing", "2008-01-10"):
             assert word in words
-        assert complaints(browser, of_tables.url) == []
+        assert complaints(browser, of_tables.address) == []
 
     def test_a_row_is_shown_with_its_values_and_its_class(
         self, browser: Any, of_tables: Any, penguins: Any
@@ -782,7 +784,7 @@ class TestATableInABrowser:
                 settled(browser)
                 wide = browser.execute_script("return document.documentElement.scrollWidth")
                 assert wide <= PHONE["width"]
-                assert complaints(browser, server.url) == []
+                assert complaints(browser, server.address) == []
         finally:
             browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
@@ -838,7 +840,7 @@ class TestSeriesInABrowser:
             assert np.allclose(values, series.data.x[4], atol=1e-5)
             by(browser, "own-posterior").click()
             until(lambda: "your own" in browser.find_element("id", "datum-words").text)
-            assert complaints(browser, server.url) == []
+            assert complaints(browser, server.address) == []
 
 
 def test_a_collapsed_model_says_so(browser: Any, server: Any) -> None:
@@ -850,4 +852,4 @@ def test_a_collapsed_model_says_so(browser: Any, server: Any) -> None:
     with explorer.serve(explorer.View(pair, torch.rand(50, 3))) as other:
         opened(browser, other.url)
         assert "collapsed" in by(browser, "collapsed").text
-        assert complaints(browser, other.url) == []
+        assert complaints(browser, other.address) == []
