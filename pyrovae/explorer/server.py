@@ -13,7 +13,7 @@ import socket
 import tempfile
 import threading
 import webbrowser
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -139,7 +139,7 @@ def application(view: View, key: str) -> Application:
     text, policy = page()
     _answer_questions(app, view, text)
     _answer_mistakes(app)
-    return _Guarded(app, key, [*_HEADERS, (b"content-security-policy", policy.encode())])
+    return _Guarded(app, key, policy)
 
 
 def _answer_questions(app: "FastAPI", view: View, text: str) -> None:
@@ -244,8 +244,8 @@ class _Guarded:
     browser gets it as a cookie in return, and goes on to the clean address.
     """
 
-    def __init__(self, app: Application, key: str, headers: Headers) -> None:
-        self.app, self.key, self.headers = app, key, headers
+    def __init__(self, app: Application, key: str, policy: str) -> None:
+        self.app, self.key, self.policy = app, key, policy
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -254,24 +254,16 @@ class _Guarded:
             return
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
         token = _keys(scope["query_string"].decode("latin-1").split("&"), "token")
-        refused = _refused(headers) or self._stranger(scope, headers, token)
-        body = b""
-        while refused is None:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            if len(body) > MOST_BYTES:
-                refused = 413, f"a request is at most {MOST_BYTES:,} bytes long"
-            if not message.get("more_body"):
-                break
-        if refused:
-            await self._answer(send, *refused, _again(headers))
+        if refused := _refused(headers) or self._stranger(scope, headers, token):
+            await _refuse(send, headers, *refused)
+            return
+        body = await _body(receive)
+        if body is None:
+            await _refuse(send, headers, *_LONG)
             return
         if token and scope["path"] == "/":
             kept = f"{_cookie(scope)}={self.key}; Path=/; HttpOnly; SameSite=Strict"
-            clean = [(b"location", b"/"), (b"set-cookie", kept.encode())]
-            await self._answer(send, 303, "this page is at /", clean)
+            await _answer(send, 303, "", self.policy, {"location": "/", "set-cookie": kept})
             return
         parts = iter([{"type": "http.request", "body": body, "more_body": False}])
 
@@ -280,7 +272,7 @@ class _Guarded:
 
         async def dressed(message: Event) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *self.headers]
+                message["headers"] = [*message["headers"], *_dressed(self.policy, {})]
             await send(message)
 
         with quiet():  # who asks looks at the page
@@ -300,24 +292,55 @@ class _Guarded:
             "cookies"
         )
 
-    async def _answer(self, send: Send, status: int, sentence: str, more: Headers) -> None:
-        body = json.dumps({"error": sentence}).encode()
-        headers = [(b"content-type", b"application/json"), *more, *self.headers]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+
+def _dressed(policy: str, headers: Mapping[str, str]) -> Headers:
+    """Headers, and those that every answer has."""
+    given = {
+        **headers,
+        "content-security-policy": policy,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cache-control": "no-store",
+    }
+    return [(name.encode(), value.encode()) for name, value in given.items()]
 
 
-_HEADERS: Headers = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-]
+async def _answer(
+    send: Send, status: int, text: str, policy: str, headers: Mapping[str, str]
+) -> None:
+    given = _dressed(policy, headers)
+    await send({"type": "http.response.start", "status": status, "headers": given})
+    await send({"type": "http.response.body", "body": text.encode()})
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """What is sent; None where it is too long. Who has gone meanwhile is answered in vain."""
+    body, more = b"", True
+    while more and len(body) <= MOST_BYTES:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    return body if len(body) <= MOST_BYTES else None
+
+
+# a browser that follows a link from elsewhere keeps strict cookies back until it asks from here
+_AGAIN = 'if (performance.getEntriesByType("navigation")[0].type !== "reload") location.reload();'
+
+
+async def _refuse(send: Send, headers: dict[str, str], status: int, sentence: str) -> None:
+    kind, text, policy = "application/json", json.dumps({"error": sentence}), "default-src 'none'"
+    if headers.get("sec-fetch-site") == "cross-site":
+        kind, text = "text/html", f"<!doctype html><p>{sentence}</p><script>{_AGAIN}</script>"
+        policy += f"; script-src {_digest(_AGAIN)}; frame-ancestors 'none'"
+    await _answer(send, status, text, policy, {"content-type": kind})
+
+
+_LONG = 413, f"a request is at most {MOST_BYTES:,} bytes long"
 
 
 def _refused(headers: dict[str, str]) -> tuple[int, str] | None:
     length = headers.get("content-length", "0")
     if not length.isdigit() or int(length) > MOST_BYTES:
-        return 413, f"a request is at most {MOST_BYTES:,} bytes long"
+        return _LONG
     if not _ours(headers.get("host", "")):
         return 403, "this page answers to 127.0.0.1 and localhost alone"
     if headers.get("origin", "http://" + headers["host"]) != "http://" + headers["host"]:
@@ -339,12 +362,6 @@ def _keys(fields: Sequence[str], name: str) -> list[str]:
 def _cookie(scope: Event) -> str:
     """Cookies are a host's, whatever the port: each server has one of its own name."""
     return f"pyrovae-{scope['server'][1]}"
-
-
-def _again(headers: dict[str, str]) -> Headers:
-    """Who follows a link from elsewhere sends no strict cookie, but does when asked to come again
-    from here."""
-    return [(b"refresh", b"0")] if headers.get("sec-fetch-site") == "cross-site" else []
 
 
 def _patient() -> type[asyncio.Protocol]:
