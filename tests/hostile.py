@@ -1,12 +1,14 @@
 """Hostile inputs, made anew each time, and a judge of what becomes of each.
 
-Every case has a folder of its own within a watched one, and a process of its own, forked from one
-that has imported everything; it is refused in one sentence or taken, and may run nothing of what it
-was given, touch nothing outside its folder, take no longer and no more memory than is stated.
+Every case has a folder of its own within a watched one, and is put to a process apart, forked from
+one that has imported everything; it is refused in one sentence or taken, and may run nothing of
+what it was given, touch nothing outside its folder, take no longer and no more memory than is
+stated.
 """
 
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import json
@@ -161,21 +163,19 @@ def _command(words: list[str]) -> None:
 REFUSALS = (pv.UsageError, pv.training.Diverged, pv.training.OutOfMemory, pv.processes.Lost)
 
 
-def _child(case: Case, place: Place, report: Path) -> None:
-    """One case, in a process of its own."""
-    os.setsid()
+def _answered(case: Case, place: Place, report: Path) -> None:
+    """One case, in the process that is judged."""
     place.work.mkdir()
     os.chdir(place.work)
-    torch.set_num_threads(1)
     act = case.make(place)
-    for number, mode in ((0, "r"), (1, "w"), (2, "w")):
-        name = "/dev/null" if number == 0 else report.with_suffix(f".{number}")
-        with Path(name).open(mode) as stream:
+    for number in (1, 2):
+        with report.with_suffix(f".{number}").open("w") as stream:
             os.dup2(stream.fileno(), number)
     Path("/proc/self/clear_refs").write_text("5")  # the largest from here on
     base = resident()
-    limit = resident("VmSize") + 4 * 2**30
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (resident("VmSize") + 4 * 2**30, most))
+    report.with_suffix(".go").touch()
     begin, said = time.monotonic(), ""
     try:
         act()
@@ -187,8 +187,12 @@ def _child(case: Case, place: Place, report: Path) -> None:
         where = f"{Path(last.filename).name}:{last.lineno}"
         outcome, said = "internal", f"{type(error).__name__}: {str(error)[:300]} ({where})"
     seconds, peak = time.monotonic() - begin, resident("VmHWM") - base
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.chdir(place.root)
     found = {"outcome": outcome, "said": said, "seconds": seconds, "mebibytes": peak / 2**20}
-    report.write_text(json.dumps(found))
+    report.with_suffix(".new").write_text(json.dumps(found))
+    report.with_suffix(".new").rename(report)
 
 
 def _cpu(pid: int) -> float:
@@ -199,50 +203,88 @@ def _cpu(pid: int) -> float:
     return 0.0
 
 
-def judged(case: Case, place: Place, before: dict[str, Any]) -> Verdict:
-    """What becomes of a case; ``before`` is what was around."""
-    report = Path(tempfile.gettempdir(), f"hostile-{os.getpid()}")
-    for path in (report, report.with_suffix(".1"), report.with_suffix(".2")):
-        path.unlink(missing_ok=True)
-    sys.stdout.flush()
-    if not (pid := os.fork()):
+class Judge:
+    """What becomes of cases: each is put to a process forked from this one, which goes on to the
+    next, and is ended and made anew after whatever went wrong, took long or left threads."""
+
+    def __init__(self, cases: Sequence[Case], place: Place) -> None:
+        self.cases, self.place, self.before = cases, place, place.around()
+        self.report = Path(tempfile.gettempdir(), f"hostile-{os.getpid()}")
+        self.pid = self.pipe = self.done = 0
+        gc.collect()
+        gc.freeze()  # what a collection in the copy would touch is copied
+
+    def _begin(self) -> None:
+        sys.stdout.flush()
+        reads, self.pipe = os.pipe()
+        self.pid, self.done = os.fork(), 0
+        if self.pid:
+            os.close(reads)
+            return
+        os.close(self.pipe)
+        os.setsid()
+        with Path("/dev/null").open() as stream:
+            os.dup2(stream.fileno(), 0)
+        torch.set_num_threads(1)
         try:
-            _child(case, place, report)
+            while number := os.read(reads, 8):
+                _answered(self.cases[int.from_bytes(number, "little")], self.place, self.report)
         except BaseException:
             traceback.print_exc()
-        os._exit(0)
-    begin, hung, status = time.monotonic(), False, None
-    while status is None:
-        ended, code = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            status = code
-        elif _cpu(pid) > SECONDS or time.monotonic() - begin > 3 * SECONDS:
-            hung = True  # of computing, or of waiting on a busy machine
+        os._exit(1)
+
+    def end(self) -> None:
+        """End the process."""
+        if self.pid:
             with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            status = -9
-        else:
-            time.sleep(0.005)
-    verdict = Verdict(case.kind, case.name, "crashed")
-    if hung:
-        verdict.outcome, verdict.seconds = "hung", time.monotonic() - begin
-    elif report.exists():
-        verdict = Verdict(case.kind, case.name, **json.loads(report.read_text()))
-    verdict.faults = list(_faults(verdict, case, report))
-    if place.canary.exists():
-        verdict.faults.append("executed")
-        shutil.rmtree(place.canary, ignore_errors=True)
-    if (after := place.around()) != before:
-        changed = [p for p in {*before, *after} if before.get(p) != after.get(p)]
-        verdict.faults.append(f"written or removed outside: {', '.join(sorted(changed)[:3])}")
-        before |= {p: after[p] for p in after}
-        for path in set(before) - set(after):
-            del before[path]
-    for path in (report, report.with_suffix(".1"), report.with_suffix(".2")):
-        path.unlink(missing_ok=True)
-    shutil.rmtree(place.work, ignore_errors=True)
-    return verdict
+                os.killpg(self.pid, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.waitpid(self.pid, 0)
+            os.close(self.pipe)
+            self.pid = 0
+
+    def _hangs(self, number: int) -> bool:
+        os.write(self.pipe, number.to_bytes(8, "little"))
+        made = False
+        begin = spent = math.inf
+        while not self.report.exists() and not os.waitpid(self.pid, os.WNOHANG)[0]:
+            if not made and self.report.with_suffix(".go").exists():
+                made, begin, spent = True, time.monotonic(), _cpu(self.pid)
+            # of computing, or of waiting on a busy machine
+            if _cpu(self.pid) - spent > SECONDS or time.monotonic() - begin > 3 * SECONDS:
+                return True
+            time.sleep(0.002)
+        return False
+
+    def verdict(self, number: int) -> Verdict:
+        case, report = self.cases[number], self.report
+        for suffix in ("", ".1", ".2", ".new", ".go"):
+            report.with_suffix(suffix).unlink(missing_ok=True)
+        if not self.pid:
+            self._begin()
+        hung = self._hangs(number)
+        verdict = Verdict(case.kind, case.name, "hung" if hung else "crashed")
+        if not hung and report.exists():
+            verdict = Verdict(case.kind, case.name, **json.loads(report.read_text()))
+        verdict.faults = [*_faults(verdict, case, report), *self._left()]
+        self.done += 1
+        odd = verdict.faults or verdict.mebibytes > 100 or verdict.seconds > 5
+        if odd or case.kind == "swapped paths" or self.done == 50:
+            self.end()
+        shutil.rmtree(self.place.work, ignore_errors=True)
+        return verdict
+
+    def _left(self) -> Iterator[str]:
+        """Traces outside."""
+        if self.place.canary.exists():
+            shutil.rmtree(self.place.canary)
+            yield "executed"
+        after = self.place.around()
+        if after != self.before:
+            both = {*self.before, *after}
+            changed = sorted(p for p in both if self.before.get(p) != after.get(p))
+            self.before = after
+            yield f"written or removed outside: {', '.join(changed[:3])}"
 
 
 def _faults(verdict: Verdict, case: Case, report: Path) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/hostile.py --out tests/benchmarks/results/hostile.json
 
-Each is made anew, and judged in a process of its own: see ``tests/hostile.py``. ``--kind`` takes
+Each is made anew, and put to a process apart: see ``tests/hostile.py``. ``--kind`` takes
 the kinds whose names begin so; ``--every 10`` every tenth case.
 """
 
@@ -32,14 +32,15 @@ def main() -> None:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         place = hostile.warmed(Path(folder))
-        before = place.around()
         cases = [case for case in hostile.corpus() if case.kind.startswith(options.kind)]
+        judge = hostile.Judge(cases, place)
         verdicts = []
-        for case in cases[:: options.every]:
-            verdicts.append(hostile.judged(case, place, before))
+        for number in range(0, len(cases), options.every):
+            verdicts.append(judge.verdict(number))
             if verdicts[-1].faults:
                 last = verdicts[-1]
                 print(f"{last.kind}: {last.name!r}: {last.faults} {last.said!r}"[:400], flush=True)
+        judge.end()
     kinds = {v.kind: 0 for v in verdicts}
     for verdict in verdicts:
         kinds[verdict.kind] += 1
