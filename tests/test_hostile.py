@@ -8,22 +8,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hostile
+import hostiles
 import pytest
 
 COMMAND = Path(__file__).parent / "benchmarks" / "hostile.py"
 
 
 def test_there_are_many_of_many_kinds() -> None:
-    cases = hostile.corpus()
+    cases = hostiles.corpus()
     assert len(cases) >= 700 and len({(case.kind, case.name) for case in cases}) == len(cases)
-    assert len(hostile.KINDS) >= 12
+    assert len(hostiles.KINDS) >= 12
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux for memory")
 def test_a_sample_of_them_does_no_harm(tmp_path: Path) -> None:
     out = tmp_path / "found.json"
-    words = [sys.executable, str(COMMAND), "--every", "29", "--out", str(out)]
+    words = [sys.executable, str(COMMAND), "--every", "30", "--out", str(out)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=900)
     found = json.loads(out.read_text())
     assert found["faults"] == [] and done.returncode == 0, done.stdout
@@ -56,22 +56,22 @@ HARM = {
     "internal": "1 / 0",
     "crashed": "__import__('os').abort()",
     "escapes": "print('\\x1b[2J')",
-    "no sentence": "raise hostile.pv.UsageError('no')",
+    "no sentence": "raise hostiles.pv.UsageError('no')",
     "none: taken": "pass",
-    "none: refused": "raise hostile.pv.UsageError('this is a sentence that says what to do')",
+    "none: refused": "raise hostiles.pv.UsageError('this is a sentence that says what to do')",
 }
 HARMS = """
 import json, sys, tempfile
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import hostile
+import hostiles
 HARM = {harm!r}
-hostile.SECONDS = 2
+hostiles.SECONDS = 2
 def act(code):
-    return lambda place: lambda: exec(code, {{"place": place, "hostile": hostile}})
+    return lambda place: lambda: exec(code, {{"place": place, "hostiles": hostiles}})
 with tempfile.TemporaryDirectory() as folder:
-    place = hostile.Place(Path(folder))
-    judge = hostile.Judge([hostile.Case("harm", n, act(c)) for n, c in HARM.items()], place)
+    place = hostiles.Place(Path(folder))
+    judge = hostiles.Judge([hostiles.Case("harm", n, act(c)) for n, c in HARM.items()], place)
     seen = {{name: judge.verdict(k).faults for k, name in enumerate(HARM)}}
     judge.end()
 print(json.dumps(seen))

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/hostile.py --out tests/benchmarks/results/hostile.json
 
-Each is made anew, and put to a process apart: see ``tests/hostile.py``. ``--kind`` takes
+Each is made anew, and put to a process apart: see ``tests/hostiles.py``. ``--kind`` takes
 the kinds whose names begin so; ``--every 10`` every tenth case.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import hostile
+import hostiles
 
 from pyrovae.runs import environment
 
@@ -31,9 +31,9 @@ def main() -> None:
     options = parser.parse_args()
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        place = hostile.warmed(Path(folder))
-        cases = [case for case in hostile.corpus() if case.kind.startswith(options.kind)]
-        judge = hostile.Judge(cases, place)
+        place = hostiles.warmed(Path(folder))
+        cases = [case for case in hostiles.corpus() if case.kind.startswith(options.kind)]
+        judge = hostiles.Judge(cases, place)
         verdicts = []
         for number in range(0, len(cases), options.every):
             verdicts.append(judge.verdict(number))
@@ -45,11 +45,11 @@ def main() -> None:
     for verdict in verdicts:
         kinds[verdict.kind] += 1
     found = {
-        "counts": hostile.summary(verdicts),
+        "counts": hostiles.summary(verdicts),
         "kinds": kinds,
         "largest_mebibytes": round(max(v.mebibytes for v in verdicts)),
         "longest_seconds": round(max(v.seconds for v in verdicts), 1),
-        "limits": {"seconds": hostile.SECONDS, "mebibytes": hostile.BYTES // 2**20},
+        "limits": {"seconds": hostiles.SECONDS, "mebibytes": hostiles.BYTES // 2**20},
         "faults": [asdict(v) for v in verdicts if v.faults],
         "wall_seconds": round(time.monotonic() - begin),
         "environment": environment(),

@@ -1486,7 +1486,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "expanded": lambda: torch.zeros(1, 6).expand(10**10, 6),
     "torch sparse": lambda: torch.sparse_coo_tensor([[0], [0]], [1.0], (10**12, 6)),
     "torch sparse wide": lambda: torch.sparse_coo_tensor([[0], [0]], [1.0], (20, 10**12)),
-    "csr rows": lambda: scipy.sparse.csr_matrix((10**7, 6), dtype="f4"),
+    "csr rows": lambda: scipy.sparse.csr_matrix((10**4, 6), dtype="f4"),
     "csr columns": lambda: scipy.sparse.csr_matrix((20, 10**9), dtype="f4"),
     "coo": lambda: scipy.sparse.coo_matrix((10**9, 10**9), dtype="f4"),
     "indices far": lambda: unsound(indices=np.full(60, 10**6, "i4")),
