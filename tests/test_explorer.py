@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import gc
+import hashlib
 import itertools
 import json
 import random
 import re
 import shutil
 import signal
+import socket
 import string
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +71,9 @@ def server(view: explorer.View) -> Iterator[explorer.Server]:
 
 @pytest.fixture(scope="module")
 def client(server: explorer.Server) -> Iterator[Any]:
-    with httpx.Client(base_url=server.url, timeout=30) as client:
-        yield client
+    with httpx.Client(base_url=server.address, timeout=30) as client:
+        assert client.get(server.url, follow_redirects=True).status_code == 200
+        yield client  # which has the key now
 
 
 PENGUINS = Schema(
@@ -378,6 +385,50 @@ class TestStrangers:
         assert {200, 404, 405, 422} <= seen
         assert client.get("/api/about").status_code == 200
 
+    def test_who_has_no_key_sees_nothing(self, server: explorer.Server) -> None:
+        name = f"pyrovae-{port_of(server)}"
+        wrong = server.key[:-1] + ("a" if server.key[-1] != "a" else "b")
+        asked = [("GET", "/"), ("HEAD", "/"), ("GET", "/api/about"), ("GET", "/openapi.json")]
+        asked += [("POST", "/api/decode"), ("GET", "/docs"), ("OPTIONS", "/api/decode")]
+        ways = [{}, {"params": {"token": wrong}}, {"params": {"token": ""}}]
+        ways += [{"headers": {"cookie": f"{name}={given}"}} for given in (wrong, "", "a=b")]
+        ways += [{"headers": {"cookie": name.encode() + b"=\xe9"}}]
+        ways += [{"headers": {"cookie": f"pyrovae-1={server.key}; {name}"}}]
+        ways += [{"headers": {"authorization": f"token {server.key}"}}]
+        for (method, path), way in itertools.product(asked, ways):
+            with httpx.Client(base_url=server.address) as stranger:
+                answer = stranger.request(method, path, content=b"{}", **way)
+            assert answer.status_code == 403 and not answer.cookies
+            assert method == "HEAD" or "the whole address" in answer.json()["error"]
+
+    def test_the_key_of_the_address_is_exchanged_for_a_cookie(self, server: Any, view: Any) -> None:
+        with httpx.Client(base_url=server.address) as client:
+            answer = client.get(server.url)
+            assert answer.status_code == 303 and answer.headers["location"] == "/"
+            name, kept = answer.headers["set-cookie"].split("=", 1)
+            assert name == f"pyrovae-{port_of(server)}"
+            assert {part.strip() for part in kept.split(";")} >= {"HttpOnly", "SameSite=Strict"}
+            assert client.get("/").status_code == client.get("/api/about").status_code == 200
+        asked = httpx.get(server.address + "api/about", params={"token": server.key})
+        assert asked.status_code == 200 and not asked.cookies
+        with explorer.serve(view) as other:
+            assert other.key != server.key
+            given = {"cookie": f"pyrovae-{port_of(other)}={server.key}"}
+            assert httpx.get(other.address, headers=given).status_code == 403
+
+    def test_the_browser_is_shown_a_file_that_others_cannot_read(
+        self, view: explorer.View, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The words of a command, and so of the browser's, are seen by all users."""
+        shown: list[str] = []
+        monkeypatch.setattr("webbrowser.open", shown.append)
+        with explorer.serve(view) as server:
+            server.open()
+            file = Path(shown[0].removeprefix("file://"))
+            assert server.key not in shown[0] and server.url in file.read_text()
+            assert file.parent.stat().st_mode & 0o077 == 0
+        assert not file.parent.exists()
+
     def test_a_latent_that_the_model_refuses(self) -> None:
         program = ROWS["SpikeAndSlab heavy"].make()
         view = explorer.View(program, program.serve(ROWS["SpikeAndSlab heavy"].data()))
@@ -385,9 +436,117 @@ class TestStrangers:
             view.decode([-5.0] * len(view.about()["units"]))
 
 
+def port_of(server: explorer.Server) -> int:
+    return int(server.address.split(":")[-1].strip("/"))
+
+
+def held() -> tuple[int, int]:
+    """Descriptors and threads of this process."""
+    return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+
+def ended(connection: socket.socket, drip: bytes = b"") -> bytes:
+    """What is said until the other side ends it, while a little is sent now and then."""
+    said = b""
+    connection.settimeout(0.05)
+    for _ in range(600):
+        try:
+            if drip:
+                connection.sendall(drip)
+            few = connection.recv(1000)
+            if not few:
+                return said
+            said += few
+        except TimeoutError:
+            continue
+        except OSError:
+            return said
+    raise AssertionError("the connection is not ended")
+
+
+class TestPatience:
+    """Of connections by which nothing comes, or little by little."""
+
+    @pytest.fixture
+    def brief(self, view: explorer.View, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+        assert explorer.server.PATIENCE == 10
+        monkeypatch.setattr(explorer.server, "PATIENCE", 0.5)
+        with explorer.serve(view) as server:
+            yield server
+
+    @pytest.mark.parametrize(
+        ("first", "drip"),
+        [
+            (b"", b""),
+            (b"GET ", b"x"),
+            (b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n", b"a: b\r\n"),
+            (b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", b"GET"),  # answered, and then
+            (b"POST /api/decode?token=KEY HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+             b"content-length: 9000\r\n\r\n", b" "),
+            (b"POST /api/decode?token=KEY HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+             b"transfer-encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+            (b"\x16\x03\x01", b"\x00"),
+        ],
+        ids=["nothing", "line", "headers", "second", "body", "chunks", "noise"],
+    )  # fmt: skip
+    def test_they_are_ended(self, brief: explorer.Server, first: bytes, drip: bytes) -> None:
+        with socket.create_connection(("127.0.0.1", port_of(brief))) as slow:
+            slow.sendall(first.replace(b"KEY", brief.key.encode()))
+            assert b"200 OK" not in ended(slow, drip)
+        assert httpx.get(brief.address, params={"token": brief.key}).status_code == 303
+
+    def test_who_takes_no_answer_is_not_waited_for(self, brief: explorer.Server) -> None:
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2000)
+            slow.connect(("127.0.0.1", port_of(brief)))
+            cookie = f"cookie: pyrovae-{port_of(brief)}={brief.key}"
+            ask = f"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n{cookie}\r\n\r\n".encode()
+            before = held()
+            with contextlib.suppress(OSError):
+                for _ in range(200):
+                    slow.settimeout(0.05)
+                    slow.sendall(ask)
+            until(lambda: held()[0] < before[0] or not brief.running.server_state.connections)
+
+    def test_many_are_bounded_and_others_are_answered(self, server: explorer.Server) -> None:
+        most = explorer.server.MOST_CONNECTIONS
+        httpx.get(server.address)
+        descriptors, threads = held()
+        with contextlib.ExitStack() as stack:
+            address = ("127.0.0.1", port_of(server))
+            for k in range(3 * most):
+                slow = stack.enter_context(socket.create_connection(address))
+                slow.sendall(b"GET / HTTP/1.1\r\n")
+                if k % 50 == 0:
+                    asked = httpx.get(server.address, params={"token": server.key}, timeout=30)
+                    assert asked.status_code == 303
+            until(lambda: len(server.running.server_state.connections) <= most)
+            assert held()[0] <= descriptors + 3 * most + most + 5  # ours, theirs
+            assert held()[1] == threads
+        until(lambda: held()[0] <= descriptors)
+
+
+def test_many_requests_leave_nothing_behind(server: explorer.Server, client: Any) -> None:
+    """2,000 of them: tests/benchmarks/bench_explorer.py --requests 2000."""
+
+    def some(count: int) -> None:
+        for k in range(count):
+            assert client.post("/api/decode", json={"z": [k / 100, 0, 0]}).status_code == 200
+            assert client.get(f"/api/datum/{k % 7}").status_code == 200
+            assert client.post("/api/decode", json={"z": [0.0]}).status_code == 422
+            assert httpx.get(server.address).status_code == 403
+
+    some(10)
+    before, objects = held(), len(gc.get_objects())
+    some(40)
+    gc.collect()
+    assert held() == before
+    assert len(gc.get_objects()) - objects < 2000
+
+
 def test_a_taken_port_is_a_mistake(view: explorer.View) -> None:
     with explorer.serve(view) as server:
-        port = int(re.findall(r"\d+", server.url)[-1])
+        port = int(re.findall(r"\d+", server.address)[-1])
         with pytest.raises(pv.UsageError, match="cannot be had"):
             explorer.serve(view, port)
 
@@ -400,9 +559,54 @@ def test_the_export_is_one_file_that_asks_for_nothing(view: explorer.View, tmp_p
         explorer.export(view, tmp_path / "page.txt")
 
 
+class Inline(HTMLParser):
+    """What stands in a page's script and style, and the policy that it states."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.parts, self.policy = "", {"script": "", "style": ""}, ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        given = dict(attrs)
+        self.open = tag
+        assert "style" not in given and not any(name.startswith("on") for name in given)
+        if given.get("http-equiv") == "Content-Security-Policy":
+            assert not any(self.parts.values()), "what stands before it is not bound by it"
+            self.policy = given["content"]
+
+    def handle_endtag(self, tag: str) -> None:
+        self.open = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.open in self.parts:
+            self.parts[self.open] += data
+
+
+def policy_of(text: str) -> dict[str, list[str]]:
+    parts = (part.split() for part in text.split(";"))
+    return {name: values for name, *values in parts}
+
+
+def test_the_page_runs_what_it_holds_and_no_more(
+    view: explorer.View, client: Any, tmp_path: Path
+) -> None:
+    served = client.get("/")
+    exported = explorer.export(view, tmp_path / "page.html", steps=3).read_text()
+    policies = [served.headers["content-security-policy"], Inline(exported).policy]
+    for text, stated in zip((served.text, exported), policies, strict=True):
+        policy, page = policy_of(stated), Inline(text)
+        for name in ("script", "style"):
+            digest = base64.b64encode(hashlib.sha256(page.parts[name].encode()).digest()).decode()
+            assert policy[f"{name}-src"] == [f"'sha256-{digest}'"]
+        assert policy["default-src"] == ["'none'"] and policy["img-src"] == ["data:"]
+    assert policy_of(policies[0])["connect-src"] == ["'self'"]
+    assert "connect-src" not in policies[1] and not Inline(served.text).policy
+
+
 def test_nothing_in_the_data_ends_the_script(data: pv.data.TensorData, vae: pv.VAE) -> None:
     view = explorer.View(vae, data, points=20, names=["</script><b>", *"123456789"])
-    assert "</script><b>" not in explorer.server.page({"about": view.about()})
+    assert "</script><b>" not in explorer.server.page({"about": view.about()})[0]
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:
@@ -439,8 +643,8 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     with subprocess.Popen(begin, cwd=tmp_path, preexec_fn=heeding, **pipes) as serve:
         try:
             url = serve.stdout.readline().strip()
-            assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
-            assert httpx.get(url + "api/about").json()["kind"] == "table"
+            assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{40,}", url)
+            assert httpx.get(url.replace("?", "api/about?")).json()["kind"] == "table"
             serve.send_signal(signal.SIGINT)
             assert serve.wait(30) in (0, 130)
             assert "Traceback" not in serve.stderr.read()
@@ -454,7 +658,8 @@ def test_in_a_notebook_the_loop_answers_between_cells(vae: pv.VAE, data: Any) ->
     async def cells() -> None:
         server = pv.explore(vae, data.x[:20], browser=False)
         assert server.thread is None
-        async with httpx.AsyncClient(base_url=server.url) as client:
+        async with httpx.AsyncClient(base_url=server.address) as client:
+            client.params = {"token": server.key}
             asked = asyncio.create_task(client.post("/api/decode", json={"z": [0.0, 0.0, 0.0]}))
             await asyncio.sleep(0)
             wanted = pv.decode(vae, torch.zeros(1, 3)).flatten(1)
@@ -560,7 +765,7 @@ class TestInABrowser:
         wanted = pv.decode(vae, z).flatten()
         until(lambda: torch.allclose(pixels(browser, "decoded"), wanted, atol=3 / 255))
         assert not torch.allclose(before, wanted, atol=0.05)
-        assert complaints(browser, server.url) == []
+        assert complaints(browser, server.address) == []
 
     def test_a_clicked_datum_has_the_numbers_of_evaluate(
         self, browser: Any, server: Any, vae: pv.VAE, view: explorer.View
@@ -586,7 +791,7 @@ class TestInABrowser:
             assert shown == pytest.approx(float(getattr(found, name)), abs=1e-3), name
         shown = pixels(browser, "datum-x")
         assert torch.allclose(shown, view.data.x[index].flatten(), atol=3 / 255)
-        assert complaints(browser, server.url) == []
+        assert complaints(browser, server.address) == []
 
     def test_a_link_repeats_the_view(self, browser: Any, server: Any, vae: pv.VAE) -> None:
         opened(browser, server.url)
@@ -626,7 +831,7 @@ class TestInABrowser:
         until(lambda: None not in browser.execute_script("return own"))
         filled = torch.tensor(browser.execute_script("return own"))
         assert torch.allclose(filled, pv.impute(vae, x).flatten(), atol=1e-4)
-        assert complaints(browser, server.url) == []
+        assert complaints(browser, server.address) == []
 
     def test_an_uploaded_picture_has_its_posterior(
         self, browser: Any, server: Any, vae: pv.VAE, view: explorer.View, tmp_path: Path
@@ -682,6 +887,53 @@ class TestInABrowser:
         until(lambda: by(browser, "decoded").get_attribute("data-version") != version)
         assert complaints(browser, path.as_uri()) == []
 
+    def test_the_exported_page_reaches_nobody(
+        self, browser: Any, server: explorer.Server, view: explorer.View, tmp_path: Path
+    ) -> None:
+        opened(browser, explorer.export(view, tmp_path / "page.html", steps=3).as_uri())
+        script = """
+        const [url, done] = arguments, seen = [];
+        document.addEventListener("securitypolicyviolation", (e) => {
+          seen.push(e.effectiveDirective); if (seen.length === 4) done(seen.sort());
+        });
+        fetch(url).catch(() => {}); new Image().src = url;
+        document.head.append(Object.assign(document.createElement("script"), { text: "window.ran = 1" }));
+        document.head.append(Object.assign(document.createElement("script"), { src: url }));
+        """  # noqa: E501
+        seen = browser.execute_async_script(script, server.url)
+        assert seen == ["connect-src", "img-src", "script-src-elem", "script-src-elem"]
+        assert browser.execute_script("return window.ran") is None
+        browser.get_log("browser")
+
+    def test_a_file_or_another_page_leads_to_it(
+        self,
+        browser: Any,
+        server: explorer.Server,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A strict cookie is kept back from who comes from elsewhere, at first."""
+        shown: list[str] = []
+        monkeypatch.setattr("webbrowser.open", shown.append)
+        browser.get(server.address)
+        browser.delete_all_cookies()
+        browser.get(server.address)
+        assert "the whole address" in browser.find_element("tag name", "body").text
+        server.open()
+        link = tmp_path / "links.html"
+        links = [f"{server.url}#datum=4", f"{server.address}#datum=5"]
+        link.write_text("".join(f'<a href="{each}">x</a>' for each in links))
+        ready = "return document.body && document.body.dataset.ready"
+        browser.get(shown[0])
+        until(lambda: browser.execute_script(ready))
+        for k, datum in ((1, "5"), (0, "4")):
+            browser.get(link.as_uri())
+            browser.find_elements("tag name", "a")[k].click()
+            until(lambda: browser.execute_script(ready))
+            assert by(browser, "number").get_attribute("value") == datum
+            assert browser.current_url.startswith(server.address + "#")
+            assert server.key not in browser.current_url
+
 
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
 
@@ -722,7 +974,7 @@ class TestATableInABrowser:
         words = by(browser, "datum-sheet").text
         for word in ("your own", "Dream", "4,200", "True", "missing", "2008-01-10"):
             assert word in words
-        assert complaints(browser, of_tables.url) == []
+        assert complaints(browser, of_tables.address) == []
 
     def test_a_row_is_shown_with_its_values_and_its_class(
         self, browser: Any, of_tables: Any, penguins: Any
@@ -782,7 +1034,7 @@ class TestATableInABrowser:
                 settled(browser)
                 wide = browser.execute_script("return document.documentElement.scrollWidth")
                 assert wide <= PHONE["width"]
-                assert complaints(browser, server.url) == []
+                assert complaints(browser, server.address) == []
         finally:
             browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
@@ -838,7 +1090,7 @@ class TestSeriesInABrowser:
             assert np.allclose(values, series.data.x[4], atol=1e-5)
             by(browser, "own-posterior").click()
             until(lambda: "your own" in browser.find_element("id", "datum-words").text)
-            assert complaints(browser, server.url) == []
+            assert complaints(browser, server.address) == []
 
 
 def test_a_collapsed_model_says_so(browser: Any, server: Any) -> None:
@@ -850,4 +1102,4 @@ def test_a_collapsed_model_says_so(browser: Any, server: Any) -> None:
     with explorer.serve(explorer.View(pair, torch.rand(50, 3))) as other:
         opened(browser, other.url)
         assert "collapsed" in by(browser, "collapsed").text
-        assert complaints(browser, other.url) == []
+        assert complaints(browser, other.address) == []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import webbrowser
-
 import pyrovae as pv
 from pyrovae.cli.options import say
 from pyrovae.cli.verbs import Count, Run, Whole, verb
@@ -39,7 +37,7 @@ def explore(
         return
     with pv.explorer.serve(view, port) as server:
         print(server.url, flush=True)
-        say("Ctrl-C ends it")
+        say("the address has the key to the page; Ctrl-C ends it")
         if browser:
-            webbrowser.open(server.url)
+            server.open()
         server.wait()

@@ -3,12 +3,17 @@
 import asyncio
 import base64
 import contextlib
+import hashlib
+import hmac
 import importlib.resources
 import json
+import math
+import secrets
 import socket
+import tempfile
 import threading
 import webbrowser
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,30 +27,48 @@ if TYPE_CHECKING:
 MOST_BYTES = 2**20  # of a request
 MOST_VALUES = 200_000  # of one datum
 MOST_PICTURES = 100  # of one answer
+MOST_CONNECTIONS = 100  # at once
+PATIENCE = 10.0  # seconds until a request is there, or its answer is taken
 HOST = "127.0.0.1"
 
 Event = MutableMapping[str, Any]  # what each key holds, ASGI says
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 Application = Callable[[Event, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
 
 
-def page(exported: object = None) -> str:
-    """The page, whole: style and script are in it, so that it asks for nothing but numbers.
+def page(exported: object = None) -> tuple[str, str]:
+    """The page, whole: style and script are in it, so that it asks for nothing but numbers; and the
+    content security policy under which it works, which an exported page carries itself.
 
     Args:
         exported: what a page without a server shows; None for one that asks its server.
     """
     folder = importlib.resources.files("pyrovae.explorer")
-    html, style, script = (
+    text, style, script = (
         (folder / name).read_text("utf-8") for name in ("page.html", "page.css", "page.js")
     )
     # "<" may not end the script early
     held = json.dumps(exported, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    parts = {"/*STYLE*/": style, "/*SCRIPT*/": script, "/*EXPORTED*/null": held}
-    for mark, text in parts.items():
-        html = html.replace(mark, text)
-    return html
+    script = f'\n"use strict";\nconst EXPORTED = {held};\n{script}\n'
+    policy = (
+        f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; "
+        f"img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    if exported is None:
+        policy += "; connect-src 'self'; frame-ancestors 'none'"
+    meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    parts = {"/*STYLE*/": style, "/*SCRIPT*/": script}
+    parts["<!--POLICY-->"] = "" if exported is None else meta
+    for mark, part in parts.items():
+        text = text.replace(mark, part)
+    return text, policy
+
+
+def _digest(text: str) -> str:
+    """How a policy names what stands in the page."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 @shown("export the page")
@@ -73,7 +96,7 @@ def export(view: View, path: str | Path, *, steps: int = 15) -> Path:
         "samples": kept(_drawn(view)),
         "codes": [[round(float(v), 4) for v in row] for row in view.codes],
     }
-    path.write_text(page(held), "utf-8")
+    path.write_text(page(held)[0], "utf-8")
     return path
 
 
@@ -102,8 +125,8 @@ def _packed(rows: Any) -> dict[str, object]:
     return {"low": low, "high": high, "size": size, "bytes": base64.b64encode(shades).decode()}
 
 
-def application(view: View) -> Application:
-    """The ASGI application: the page at ``/``, questions below ``/api``.
+def application(view: View, key: str) -> Application:
+    """The ASGI application: the page at ``/``, questions below ``/api``, for who has the key.
 
     Whatever is wrong with a request is answered by a 4xx and ``{"error": sentence}``.
     """
@@ -113,12 +136,13 @@ def application(view: View) -> Application:
         raise UsageError('the page needs FastAPI: pip install "pyrovae[explore]"') from error
 
     app = FastAPI(title="pyrovae explore", docs_url=None, redoc_url=None)
-    _answer_questions(app, view)
+    text, policy = page()
+    _answer_questions(app, view, text)
     _answer_mistakes(app)
-    return _Guarded(app)
+    return _Guarded(app, key, policy)
 
 
-def _answer_questions(app: "FastAPI", view: View) -> None:
+def _answer_questions(app: "FastAPI", view: View, text: str) -> None:
     """The page and what it asks of the view."""
     from fastapi.responses import HTMLResponse
     from pydantic import BaseModel, ConfigDict, Field
@@ -152,11 +176,9 @@ def _answer_questions(app: "FastAPI", view: View) -> None:
     class Chosen(Question):
         indices: Annotated[list[index], Field(min_length=1, max_length=MOST_PICTURES)]
 
-    html = page()
-
     @app.get("/", response_class=HTMLResponse)
     async def whole() -> str:
-        return html
+        return text
 
     @app.get("/api/about")
     async def about() -> Any:
@@ -199,28 +221,31 @@ def _answer_mistakes(app: "FastAPI") -> None:
     from starlette.exceptions import HTTPException
 
     @app.exception_handler(UsageError)
-    def mistaken(_: Request, error: UsageError) -> JSONResponse:
+    async def mistaken(_: Request, error: UsageError) -> JSONResponse:
         return JSONResponse({"error": str(error)}, 422)
 
     @app.exception_handler(RequestValidationError)
-    def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         return JSONResponse({"error": f"{where}: {first['msg']}"}, 422)
 
     @app.exception_handler(HTTPException)
-    def unknown(_: Request, error: HTTPException) -> JSONResponse:
+    async def unknown(_: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": str(error.detail)}, error.status_code)
 
 
 class _Guarded:
-    """Answers only who asks this machine by its own name, and no more than a megabyte long.
+    """Answers only who has the key and asks this machine by its own name, and no more than a
+    megabyte long.
 
-    A page elsewhere on the web could otherwise have the reader's browser ask (DNS rebinding).
+    Whoever else works on this machine could otherwise read the page, and a page elsewhere on the
+    web have the reader's browser ask (DNS rebinding). The address that is opened has the key; the
+    browser gets it as a cookie in return, and goes on to the clean address.
     """
 
-    def __init__(self, app: Application) -> None:
-        self.app = app
+    def __init__(self, app: Application, key: str, policy: str) -> None:
+        self.app, self.key, self.policy = app, key, policy
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -228,17 +253,17 @@ class _Guarded:
                 await self.app(scope, receive, send)
             return
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
-        refused = _refused(headers)
-        body = b""
-        while refused is None:
-            message = await receive()
-            body += message.get("body", b"")
-            if len(body) > MOST_BYTES:
-                refused = 413, f"a request is at most {MOST_BYTES:,} bytes long"
-            if not message.get("more_body"):
-                break
-        if refused:
-            await _answer(send, *refused)
+        token = _keys(scope["query_string"].decode("latin-1").split("&"), "token")
+        if refused := _refused(headers) or self._stranger(scope, headers, token):
+            await _refuse(send, headers, *refused)
+            return
+        body = await _body(receive)
+        if body is None:
+            await _refuse(send, headers, *_LONG)
+            return
+        if token and scope["path"] == "/":
+            kept = f"{_cookie(scope)}={self.key}; Path=/; HttpOnly; SameSite=Strict"
+            await _answer(send, 303, "", self.policy, {"location": "/", "set-cookie": kept})
             return
         parts = iter([{"type": "http.request", "body": body, "more_body": False}])
 
@@ -247,30 +272,75 @@ class _Guarded:
 
         async def dressed(message: Event) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *_HEADERS]
+                message["headers"] = [*message["headers"], *_dressed(self.policy, {})]
             await send(message)
 
         with quiet():  # who asks looks at the page
             await self.app(scope, replay, dressed)
 
+    def _stranger(
+        self, scope: Event, headers: dict[str, str], token: list[str]
+    ) -> tuple[int, str] | None:
+        """A refusal of who has no key, in the address or as a cookie."""
+        given = token or _keys(headers.get("cookie", "").split(";"), _cookie(scope))
+        # each compared in a time that tells nothing of it
+        if any(hmac.compare_digest(each.encode(), self.key.encode()) for each in given):
+            return None
+        return 403, (
+            "this page has a key: open it by the whole address, ?token=... included, that pyrovae "
+            "explore printed when it began (in Python the server's url), in a browser that keeps "
+            "cookies"
+        )
 
-# the page holds its own script and style, and may ask nobody but this server
-_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: "
-    "blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_HEADERS = [
-    (b"content-security-policy", _POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-]
+
+def _dressed(policy: str, headers: Mapping[str, str]) -> Headers:
+    """Headers, and those that every answer has."""
+    given = {
+        **headers,
+        "content-security-policy": policy,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cache-control": "no-store",
+    }
+    return [(name.encode(), value.encode()) for name, value in given.items()]
+
+
+async def _answer(
+    send: Send, status: int, text: str, policy: str, headers: Mapping[str, str]
+) -> None:
+    given = _dressed(policy, headers)
+    await send({"type": "http.response.start", "status": status, "headers": given})
+    await send({"type": "http.response.body", "body": text.encode()})
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """What is sent; None where it is too long. Who has gone meanwhile is answered in vain."""
+    body, more = b"", True
+    while more and len(body) <= MOST_BYTES:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    return body if len(body) <= MOST_BYTES else None
+
+
+# a browser that follows a link from elsewhere keeps strict cookies back until it asks from here
+_AGAIN = 'if (performance.getEntriesByType("navigation")[0].type !== "reload") location.reload();'
+
+
+async def _refuse(send: Send, headers: dict[str, str], status: int, sentence: str) -> None:
+    kind, text, policy = "application/json", json.dumps({"error": sentence}), "default-src 'none'"
+    if headers.get("sec-fetch-site") == "cross-site":
+        kind, text = "text/html", f"<!doctype html><p>{sentence}</p><script>{_AGAIN}</script>"
+        policy += f"; script-src {_digest(_AGAIN)}; frame-ancestors 'none'"
+    await _answer(send, status, text, policy, {"content-type": kind})
+
+
+_LONG = 413, f"a request is at most {MOST_BYTES:,} bytes long"
 
 
 def _refused(headers: dict[str, str]) -> tuple[int, str] | None:
     length = headers.get("content-length", "0")
     if not length.isdigit() or int(length) > MOST_BYTES:
-        return 413, f"a request is at most {MOST_BYTES:,} bytes long"
+        return _LONG
     if not _ours(headers.get("host", "")):
         return 403, "this page answers to 127.0.0.1 and localhost alone"
     if headers.get("origin", "http://" + headers["host"]) != "http://" + headers["host"]:
@@ -283,11 +353,64 @@ def _ours(host: str) -> bool:
     return name in (HOST, "localhost") and (not port or port.isdigit())
 
 
-async def _answer(send: Send, status: int, sentence: str) -> None:
-    body = json.dumps({"error": sentence}).encode()
-    headers = [(b"content-type", b"application/json"), *_HEADERS]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _keys(fields: Sequence[str], name: str) -> list[str]:
+    """What ``name`` is in fields of the form ``name=value``."""
+    pairs = (field.strip().partition("=") for field in fields)
+    return [value for each, _, value in pairs if each == name]
+
+
+def _cookie(scope: Event) -> str:
+    """Cookies are a host's, whatever the port: each server has one of its own name."""
+    return f"pyrovae-{scope['server'][1]}"
+
+
+def _patient() -> type[asyncio.Protocol]:
+    """uvicorn's side of a connection, with an end to waiting."""
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Patient(H11Protocol):
+        """Ends a connection whose request is not there, whole, or whose answer is not taken, in
+        time, however slowly it trickles; where there are too many, the one that waits the longest.
+        """
+
+        late: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.watch()
+            if len(self.connections) > MOST_CONNECTIONS:
+                waiting = [each for each in self.connections if isinstance(each, Patient)]
+                first = min((each for each in waiting if each.late), key=Patient.due)
+                first.transport.abort()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self.watch()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self.watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self.rest()
+
+        def due(self) -> float:
+            return self.late.when() if self.late else math.inf
+
+        def watch(self) -> None:
+            cycle = self.cycle
+            if cycle is not None and not cycle.more_body and not cycle.response_complete:
+                self.rest()  # it is for us to answer
+            elif self.late is None:
+                self.late = self.loop.call_later(PATIENCE, self.transport.abort)
+
+        def rest(self) -> None:
+            if self.late is not None:
+                self.late.cancel()
+                self.late = None
+
+    return Patient
 
 
 class Server:
@@ -298,19 +421,26 @@ class Server:
     by that loop, between cells; elsewhere by a thread, while the caller should :meth:`wait`.
 
     Attributes:
-        url: where it is, on this machine alone.
+        address: where it is, on this machine alone.
+        key: what opens it, drawn anew for each server.
+        url: both, to be opened: ``http://127.0.0.1:PORT/?token=KEY``.
     """
 
     def __init__(self, view: View, port: int = 0) -> None:
-        app = application(view)
+        self.key = secrets.token_urlsafe(32)
+        app = application(view, self.key)
         import uvicorn
 
-        config = uvicorn.Config(app, host=HOST, port=port, log_level="critical", lifespan="off")
+        config = uvicorn.Config(
+            app, host=HOST, port=port, http=_patient(), log_level="critical", lifespan="off"
+        )
         self.running = uvicorn.Server(config)
         self.socket = socket.create_server((HOST, port))
         # answers go out at once, not when the browser has acknowledged their first half
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.url = f"http://{HOST}:{self.socket.getsockname()[1]}/"
+        self.address = f"http://{HOST}:{self.socket.getsockname()[1]}/"
+        self.url = f"{self.address}?token={self.key}"
+        self.note: tempfile.TemporaryDirectory[str] | None = None
         self.thread: threading.Thread | None = None
         try:
             loop = asyncio.get_running_loop()
@@ -321,8 +451,21 @@ class Server:
         else:
             self.task = loop.create_task(self.running._serve([self.socket]))
 
+    def open(self) -> None:
+        """Show it in the browser, by way of a file that only its user can read: the words of a
+        command, the browser's too, are seen by all who work on the machine."""
+        self.note = tempfile.TemporaryDirectory(prefix="pyrovae-", ignore_cleanup_errors=True)
+        file = Path(self.note.name, "explore.html")
+        file.write_text(
+            f'<!doctype html><meta http-equiv="refresh" content="0; url={self.url}">'
+            f'<a href="{self.url}">pyrovae explore</a>'
+        )
+        webbrowser.open(file.as_uri())
+
     def close(self) -> None:
         """End it."""
+        if self.note is not None:
+            self.note.cleanup()
         self.running.should_exit = True
         if self.thread is not None:
             self.thread.join(10)
@@ -367,8 +510,9 @@ def explore(
     """Explore a pair on a page in the browser: its codes, what they decode to, where the guide is
     wrong.
 
-    In a notebook it returns at once, and the page is answered between cells; in a script it returns
-    when Ctrl-C ends it, as ``plt.show()`` does.
+    Only who has its whole address, which has a key in it, sees the page. In a notebook it returns
+    at once, and the page is answered between cells; in a script it returns when Ctrl-C ends it, as
+    ``plt.show()`` does.
 
     Args:
         pair: any pair with a continuous latent per datum.
@@ -384,7 +528,7 @@ def explore(
     view = View(pair, x, names=names, seed=seed)
     server = serve(view, port)
     if browser:
-        webbrowser.open(server.url)
+        server.open()
     if server.thread is not None:
         print(f"{server}; Ctrl-C ends it", flush=True)
         with server, contextlib.suppress(KeyboardInterrupt):

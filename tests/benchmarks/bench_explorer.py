@@ -6,19 +6,29 @@
 from the input event of a slider until the picture that it asks for is drawn, both by the browser's
 own clock; medians of rounds, with the fastest and the slowest. ``--shots FOLDER`` takes the
 README's screenshots instead.
+
+    python tests/benchmarks/bench_explorer.py --requests 2000 --out explorer_requests.json
+
+What so many requests leave behind in the process that answers them: memory, threads, descriptors,
+before them (after a tenth as many, which warm it up) and after. No run and no browser are needed.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import itertools
 import json
+import re
 import shutil
 import statistics
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
 from selenium import webdriver
 
@@ -96,14 +106,61 @@ def shots(driver: Any, url: str, folder: Path) -> None:
     driver.save_screenshot(str(folder / "explore-phone.png"))
 
 
+def held() -> dict[str, float]:
+    """What this process, which asks and answers, holds."""
+    gc.collect()
+    status = Path("/proc/self/status").read_text()
+    return {
+        "resident_mib": round(int(re.findall(r"VmRSS:\s*(\d+) kB", status)[0]) / 1024, 1),
+        "threads": threading.active_count(),
+        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
+    }
+
+
+def soak(count: int) -> dict[str, Any]:
+    """Questions of each kind in turn, right and wrong, with the key and without."""
+    x = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round()
+    torch.manual_seed(0)
+    with explorer.serve(explorer.View(pv.VAE((1, 8, 8), 3), x)) as server:
+        stranger = httpx.Client(base_url=server.address, timeout=60)
+        friend = httpx.Client(base_url=server.address, timeout=60)
+        friend.get(server.url)
+        asks = (
+            lambda k: friend.get("/"),
+            lambda k: friend.get("/api/about"),
+            lambda k: friend.post("/api/decode", json={"z": [k % 9 / 3, 0.0, -1.0]}),
+            lambda k: friend.get(f"/api/datum/{k % 200}"),
+            lambda k: friend.post("/api/samples", json={"n": 24, "seed": k}),
+            lambda k: friend.post("/api/path", json={"start": k % 200, "end": 3}),
+            lambda k: friend.post(
+                "/api/impute", json={"x": [None] * (k % 64) + [1] * (64 - k % 64)}
+            ),
+            lambda k: friend.post("/api/decode", json={"z": [0.0]}),
+            lambda k: stranger.get("/api/about"),
+            lambda k: httpx.get(server.url),
+        )
+        seen: dict[str, int] = {}
+        states = []
+        for part in (count // 10, count):
+            for k, ask in zip(range(part), itertools.cycle(asks)):
+                status = str(ask(k).status_code)
+                seen[status] = seen.get(status, 0) + (part == count)
+            states.append(held())
+    return {"requests": count, "answers": seen, "before": states[0], "after": states[1]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", help="run folder of `pyrovae fit`")
+    parser.add_argument("run", nargs="?", help="run folder of `pyrovae fit`")
+    parser.add_argument("--requests", type=int, help="ask so often instead")
     parser.add_argument("--loads", type=int, default=9)
     parser.add_argument("--moves", type=int, default=100)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--shots", type=Path)
     options = parser.parse_args()
+    if options.requests:
+        report(soak(options.requests), options.out)
+        return
     test = pv.data.load("mnist5k").test.binarised("static")
     view = explorer.View(pv.load(options.run), test, points=1000)
     with explorer.serve(view) as server, tempfile.TemporaryDirectory() as profile:
@@ -115,10 +172,14 @@ def main() -> None:
             found = measure(driver, server.url, options.loads, options.moves)
         finally:
             driver.quit()
+    report(found, options.out)
+
+
+def report(found: dict[str, Any], out: Path | None) -> None:
     found |= {"threads": torch.get_num_threads(), "environment": environment()}
     print(json.dumps(found, indent=2))
-    if options.out:
-        options.out.write_text(json.dumps(found, indent=2) + "\n")
+    if out:
+        out.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":
