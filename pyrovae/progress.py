@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from pyrovae.turns import turn
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -172,7 +174,8 @@ def quiet() -> AbstractContextManager[None]:
 
 
 def shown(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a function a task, which its argument ``progress``, if it has one, shows or not.
+    """Make a function a task, which its argument ``progress``, if it has one, shows or not; of
+    several threads one at a time is at its task.
 
     >>> @shown("add")
     ... def total(numbers, *, progress: bool = True):
@@ -184,7 +187,7 @@ def shown(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def made(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            with task(name, bool(kwargs.get("progress", True))):
+            with turn(name), task(name, bool(kwargs.get("progress", True))):
                 return function(*args, **kwargs)
 
         return call

@@ -25,6 +25,7 @@ from pyrovae.serving import Serving
 from pyrovae.sources import ArrayFile, Source, open_source, reading
 from pyrovae.sparse import Annotated, SparseData, annotated
 from pyrovae.tensors import Batch, Cut, Data, TensorData, cuts, own_rows, part_of, tensor_data
+from pyrovae.turns import turn
 
 __all__ = ["Data", "FileData", "StreamedData", "as_data"]
 
@@ -439,7 +440,7 @@ class StreamedData(Data):
         if "first" not in self._seen:
             own = self.loader.generator
             state = None if own is None else own.get_state()
-            with torch.random.fork_rng(devices=[]):  # a look must not change what is drawn later
+            with turn(), torch.random.fork_rng(devices=[]):  # a look changes no later draw
                 if next(self._stored(iter(self.loader)), None) is None:
                     raise UsageError("there are no data: the DataLoader yields no batch")
                 if own is not None and state is not None:

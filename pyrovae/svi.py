@@ -43,6 +43,7 @@ from pyrovae.traces import (
     stored,
     wrapped,
 )
+from pyrovae.turns import turn
 
 __all__ = ["SVI", "Snapshot", "Step"]
 
@@ -717,13 +718,14 @@ class SVI(pyro.infer.SVI):
         jit = type(loss).__name__.startswith("Jit")  # Pyro's, which compile themselves
         if not isinstance(loss, ELBO) or jit or wrapped():
             return super().step(*args, **kwargs)
-        self.evaluate = step = self._step(loss)
-        value = step(args, kwargs)
-        if self._joint is None or self._joint.optim is not self.optim:
-            self._joint = Joint(self.optim)
-        names = {leaf: step.names[id(leaf)] for leaf in step.leaves if id(leaf) in step.names}
-        with naming_in_store(names):
-            self._joint.step(step.leaves, step.idle)
+        with turn("SVI.step"):
+            self.evaluate = step = self._step(loss)
+            value = step(args, kwargs)
+            if self._joint is None or self._joint.optim is not self.optim:
+                self._joint = Joint(self.optim)
+            names = {leaf: step.names[id(leaf)] for leaf in step.leaves if id(leaf) in step.names}
+            with naming_in_store(names):
+                self._joint.step(step.leaves, step.idle)
         return value if step.parts is None else type(step.parts)(map(float, step.parts))
 
     def _step(self, loss: ELBO) -> Step:

@@ -16,7 +16,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
-    "errors", "progress", "memory", "summaries", "arrays", "layouts", "serving", "signatures",
+    "errors", "turns",
+    "progress", "memory", "summaries", "arrays", "layouts", "serving", "signatures",
     "files", "cells", "schema", "tensors", "pictures", "sources", "sparse", "tables", "streams",
     "randomness", "data", "labels", "components", "networks", "units", "schedules", "distributions",
     "supports", "priors", "likelihoods", "guides", "program", "vae",

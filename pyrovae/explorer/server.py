@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pyrovae.errors import UsageError
 from pyrovae.explorer.view import View
 from pyrovae.progress import quiet, shown
+from pyrovae.turns import at_most
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 2**20  # of a request
 MOST_VALUES = 200_000  # of one datum
 MOST_PICTURES = 100  # of one answer
+PATIENCE = 5.0  # seconds for which other threads are waited for
 HOST = "127.0.0.1"
 
 Event = MutableMapping[str, Any]  # what each key holds, ASGI says
@@ -250,7 +252,7 @@ class _Guarded:
                 message["headers"] = [*message["headers"], *_HEADERS]
             await send(message)
 
-        with quiet():  # who asks looks at the page
+        with quiet(), at_most(PATIENCE):  # who asks looks at the page
             await self.app(scope, replay, dressed)
 
 
@@ -293,9 +295,10 @@ async def _answer(send: Send, status: int, sentence: str) -> None:
 class Server:
     """A page that is being served; ``with`` or :meth:`close` ends it.
 
-    Pyro's handlers belong to the process, not to a thread: two threads that run programs get in
-    each other's way. Inside a running event loop, a notebook's, questions are therefore answered
-    by that loop, between cells; elsewhere by a thread, while the caller should :meth:`wait`.
+    Pyro's handlers belong to the process, not to a thread, so that threads take turns
+    (:mod:`pyrovae.turns`). Inside a running event loop, a notebook's, questions are answered by
+    that loop, between cells; elsewhere by a thread, which says so where another one, such as that
+    of a ``fit``, is busy for long.
 
     Attributes:
         url: where it is, on this machine alone.

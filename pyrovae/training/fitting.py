@@ -34,6 +34,7 @@ from pyrovae.training.signals import Signals, end_program
 from pyrovae.training.state import Place, State, checkpoint_of_this_run, named
 from pyrovae.training.steps import Optimizer, Recipe, Steps
 from pyrovae.training.trainer import Trainer
+from pyrovae.turns import turn
 
 __all__ = ["choose_device", "fit"]
 
@@ -226,7 +227,7 @@ def fit(
         loss, optimizer, lr, lr_schedule, accumulate, clip_norm, ema, compile, precision
     )
     own = torch.cuda.device(chosen) if chosen.type == "cuda" else nullcontext()
-    with own, Processes.together(chosen) as processes:
+    with turn("fit"), own, Processes.together(chosen) as processes:
         first = processes.first
         folder = _folder(out, force=force, resume=resume) if first else None
         program, data, held_out = _served(program, data, held_out, chosen, seed)
