@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -251,9 +251,13 @@ def alone() -> bool:
 
 
 def say(message: str) -> None:
-    """A line on the standard error, above the bar if there is one."""
+    """A line on the standard error, above the bar if there is one; none where that is closed, full
+    or has lost its reader, which ends no work."""
     work = _current.get()
-    if work is None or work.bar is None:
-        print(message, file=sys.stderr, flush=True)
-    else:
-        work.bar.write(message, file=sys.stderr)
+    if sys.stderr is None:
+        return
+    with suppress(OSError, ValueError, RuntimeError):  # the last: from a signal, within another
+        if work is None or work.bar is None:
+            print(message, file=sys.stderr, flush=True)
+        else:
+            work.bar.write(message, file=sys.stderr)

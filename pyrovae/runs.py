@@ -20,6 +20,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from pyrovae import progress
 from pyrovae.checkpoints import BEFORE, LAST, Checkpoints
 from pyrovae.components import Bounded, construct, describe
 from pyrovae.errors import UsageError, got, in_short
@@ -341,7 +342,7 @@ class Folder:
         if self.about is not None:
             self.write_json(DATA, self.about)
         if self.heading:
-            print(self.heading, file=sys.stderr)
+            progress.say(self.heading)
 
     def rewrite(self, rows: Sequence[Mapping[str, float]]) -> None:
         """``metrics.csv`` with these rows alone."""

@@ -89,7 +89,7 @@ class _Process:
         name = next((t.name for t in threading.enumerate() if t.ident == self.thread), "unknown")
         return f"another thread ({name}) is busy with {words}"
 
-    def _mend(self, lock: threading._RLock) -> None:
+    def _mend(self, lock: object) -> None:
         with self.mending:
             if self.lock is lock:
                 self.lock = threading.RLock()
