@@ -14,7 +14,6 @@ import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
-from torch._dynamo.eval_frame import OptimizedModule
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
@@ -429,7 +428,7 @@ class Step:
         numbers = {p.identity() for p in changed if may_be_input(p.value, p.now())} - self.fixed
         self.inputs |= numbers
         objects = [leaf for leaf in call.others if not is_number(leaf)]
-        if any(isinstance(m, OptimizedModule) for m in self.pair.modules()):
+        if any(isinstance(m, kernels.OptimizedModule) for m in self.pair.modules()):
             self.refuse("a module is under torch.compile already")
             return None
         before, versions = Snapshot(self.pair), [t._version for t in call.tensors]
