@@ -107,6 +107,7 @@ _ROOMS = {
     "tensors": (),
     "traces": ("Pair", "Sketch", "sketch"),
     "training": ("History", "fit"),
+    "turns": (),
     "vae": ("VAE",),
 }
 __all__ = sorted(name for room, names in _ROOMS.items() for name in (room, *names))

@@ -19,6 +19,7 @@ from pyrovae.progress import doing, shown
 from pyrovae.tensors import TensorData
 from pyrovae.traces import Pair, Problem
 from pyrovae.training import fit
+from pyrovae.turns import turn
 
 __all__ = ["CodeDensity", "fit_codes"]
 
@@ -52,7 +53,7 @@ class CodeDensity:
     def codes(self, n: int, *, seed: int = 0) -> Tensor:
         """``[n, dims]`` draws from r."""
         whole_number("n", n)
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with turn(), torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             if self.kind == "flow":
                 return cast(Tensor, self.fitted().sample((n,)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -294,11 +293,9 @@ class Progress:
     def end_epoch(self, row: dict[str, float]) -> None:
         self.show(int(row["epoch"]), row)
         if self.lines and not progress.interactive():
-            print(
+            progress.say(
                 f"epoch {row['epoch']:.0f}/{self.epochs}  {row['images_per_second']:,.0f} "
-                f"images/s  {_summary(row)}",
-                file=sys.stderr,
-                flush=True,
+                f"images/s  {_summary(row)}"
             )
 
 

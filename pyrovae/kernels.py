@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,11 +13,30 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-__all__ = ["Run", "folded", "kernels", "looks", "saving"]
+
+def _no_cache() -> str:
+    """Why there is no place for what torch.compile makes; "" if there is one. It is wanted, and an
+    error where it is missing, as soon as the compiler, or an optimiser, is imported: a folder that
+    is there lets them be, and nothing is compiled into it."""
+    try:
+        folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir()
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path.cwd())
+        return f"there is no folder to be written to: {error}; set TORCHINDUCTOR_CACHE_DIR to one"
+    return ""
+
+
+NO_CACHE = _no_cache()
+
+from torch._dynamo.eval_frame import OptimizedModule  # noqa: E402
+from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files  # noqa: E402
+
+__all__ = ["OptimizedModule", "Run", "folded", "kernels", "looks", "saving"]
 
 Run = Callable[..., list[Tensor]]
 
@@ -94,6 +115,8 @@ def kernels(graph: GraphModule, example: Sequence[Tensor]) -> Run:
     Raises:
         Exception: whatever the compiler raises.
     """
+    if NO_CACHE:
+        raise OSError(NO_CACHE)
     options: dict[str, Any] = {
         "fallback_random": True,  # torch's own numbers: the handlers' noise
         # a check of the compiler that takes as long as the kernels; one that fails is noticed by

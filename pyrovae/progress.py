@@ -8,9 +8,11 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from pyrovae.turns import turn
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -172,7 +174,8 @@ def quiet() -> AbstractContextManager[None]:
 
 
 def shown(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a function a task, which its argument ``progress``, if it has one, shows or not.
+    """Make a function a task, which its argument ``progress``, if it has one, shows or not; of
+    several threads one at a time is at its task.
 
     >>> @shown("add")
     ... def total(numbers, *, progress: bool = True):
@@ -184,7 +187,7 @@ def shown(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def made(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            with task(name, bool(kwargs.get("progress", True))):
+            with turn(name), task(name, bool(kwargs.get("progress", True))):
                 return function(*args, **kwargs)
 
         return call
@@ -248,9 +251,13 @@ def alone() -> bool:
 
 
 def say(message: str) -> None:
-    """A line on the standard error, above the bar if there is one."""
+    """A line on the standard error, above the bar if there is one; none where that is closed, full
+    or has lost its reader, which ends no work."""
     work = _current.get()
-    if work is None or work.bar is None:
-        print(message, file=sys.stderr, flush=True)
-    else:
-        work.bar.write(message, file=sys.stderr)
+    if sys.stderr is None:
+        return
+    with suppress(OSError, ValueError, RuntimeError):  # the last: from a signal, within another
+        if work is None or work.bar is None:
+            print(message, file=sys.stderr, flush=True)
+        else:
+            work.bar.write(message, file=sys.stderr)

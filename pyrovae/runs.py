@@ -22,6 +22,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from pyrovae import progress
 from pyrovae.checkpoints import BEFORE, LAST, NEXT, Checkpoints
 from pyrovae.components import Bounded, construct, describe
 from pyrovae.errors import UsageError, got, in_short
@@ -377,7 +378,7 @@ class Folder:
         """Write the config and what the data are, and say what is about to be done."""
         self._describe()
         if self.heading:
-            print(self.heading, file=sys.stderr)
+            progress.say(self.heading)
 
     def _describe(self, *, lacking: bool = False) -> None:
         """Write the config and what the data are, or what is ``lacking`` of them."""

@@ -43,6 +43,7 @@ from pyrovae.tensors import (
     part_of,
     tensor_data,
 )
+from pyrovae.turns import turn
 
 __all__ = ["Data", "FileData", "StreamedData", "as_data"]
 
@@ -461,7 +462,7 @@ class StreamedData(Data):
         """A look must not change what is drawn later."""
         own = self.loader.generator
         state = None if own is None else own.get_state()
-        with torch.random.fork_rng(devices=[]):
+        with turn(), torch.random.fork_rng(devices=[]):
             yield
         if own is not None and state is not None:
             own.set_state(state)

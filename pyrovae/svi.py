@@ -14,7 +14,6 @@ import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
-from torch._dynamo.eval_frame import OptimizedModule
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
@@ -43,6 +42,7 @@ from pyrovae.traces import (
     stored,
     wrapped,
 )
+from pyrovae.turns import turn
 
 __all__ = ["SVI", "Snapshot", "Step"]
 
@@ -428,7 +428,7 @@ class Step:
         numbers = {p.identity() for p in changed if may_be_input(p.value, p.now())} - self.fixed
         self.inputs |= numbers
         objects = [leaf for leaf in call.others if not is_number(leaf)]
-        if any(isinstance(m, OptimizedModule) for m in self.pair.modules()):
+        if any(isinstance(m, kernels.OptimizedModule) for m in self.pair.modules()):
             self.refuse("a module is under torch.compile already")
             return None
         before, versions = Snapshot(self.pair), [t._version for t in call.tensors]
@@ -717,13 +717,14 @@ class SVI(pyro.infer.SVI):
         jit = type(loss).__name__.startswith("Jit")  # Pyro's, which compile themselves
         if not isinstance(loss, ELBO) or jit or wrapped():
             return super().step(*args, **kwargs)
-        self.evaluate = step = self._step(loss)
-        value = step(args, kwargs)
-        if self._joint is None or self._joint.optim is not self.optim:
-            self._joint = Joint(self.optim)
-        names = {leaf: step.names[id(leaf)] for leaf in step.leaves if id(leaf) in step.names}
-        with naming_in_store(names):
-            self._joint.step(step.leaves, step.idle)
+        with turn("SVI.step"):
+            self.evaluate = step = self._step(loss)
+            value = step(args, kwargs)
+            if self._joint is None or self._joint.optim is not self.optim:
+                self._joint = Joint(self.optim)
+            names = {leaf: step.names[id(leaf)] for leaf in step.leaves if id(leaf) in step.names}
+            with naming_in_store(names):
+                self._joint.step(step.leaves, step.idle)
         return value if step.parts is None else type(step.parts)(map(float, step.parts))
 
     def _step(self, loss: ELBO) -> Step:

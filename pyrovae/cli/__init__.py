@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import re
@@ -65,9 +66,12 @@ def _explain(error: BaseException) -> int:
         say(words or "interrupted")
         return 130
     if isinstance(error, BrokenPipeError):  # | head: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_stdout()
         return 1
-    if isinstance(error, OSError) and error.filename:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+        _leave_stdout()
+        words = "the standard output is full: write it where there is room"
+    elif isinstance(error, OSError) and error.filename:
         words = f"cannot use {error.filename}: {error.strerror}; choose another path"
     elif not isinstance(error, pv.training.OutOfMemory) and re.search(
         "out of memory|can't allocate|Storage size|MemoryError", repr(error)
@@ -87,6 +91,11 @@ def _explain(error: BaseException) -> int:
         )
     say(f"error: {words}")
     return code
+
+
+def _leave_stdout() -> None:
+    """Write what is left of the standard output nowhere: Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _overview() -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pyrovae.errors import UsageError
 from pyrovae.explorer.view import View
 from pyrovae.progress import quiet, shown
+from pyrovae.turns import at_most
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -29,6 +30,7 @@ MOST_VALUES = 200_000  # of one datum
 MOST_PICTURES = 100  # of one answer
 MOST_CONNECTIONS = 100  # at once
 PATIENCE = 10.0  # seconds until a request is there, or its answer is taken
+TURN = 5.0  # seconds for which other threads are waited for
 HOST = "127.0.0.1"
 
 Event = MutableMapping[str, Any]  # what each key holds, ASGI says
@@ -275,7 +277,7 @@ class _Guarded:
                 message["headers"] = [*message["headers"], *_dressed(self.policy, {})]
             await send(message)
 
-        with quiet():  # who asks looks at the page
+        with quiet(), at_most(TURN):  # who asks looks at the page
             await self.app(scope, replay, dressed)
 
     def _stranger(
@@ -416,9 +418,10 @@ def _patient() -> type[asyncio.Protocol]:
 class Server:
     """A page that is being served; ``with`` or :meth:`close` ends it.
 
-    Pyro's handlers belong to the process, not to a thread: two threads that run programs get in
-    each other's way. Inside a running event loop, a notebook's, questions are therefore answered
-    by that loop, between cells; elsewhere by a thread, while the caller should :meth:`wait`.
+    Pyro's handlers belong to the process, not to a thread, so that threads take turns
+    (:mod:`pyrovae.turns`). Inside a running event loop, a notebook's, questions are answered by
+    that loop, between cells; elsewhere by a thread, which says so where another one, such as that
+    of a ``fit``, is busy for long.
 
     Attributes:
         address: where it is, on this machine alone.

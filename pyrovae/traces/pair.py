@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from pyrovae.schema import Schema, is_frame
 from pyrovae.streams import Data, as_data
 from pyrovae.tables import table
 from pyrovae.traces.reach import MEMORY, Reach
+from pyrovae.turns import turn
 
 Program: TypeAlias = Callable[..., Any]
 Args: TypeAlias = tuple[Any, ...]
@@ -208,7 +210,12 @@ class Pair:
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Pyro as this pair sees it: a parameter store of its own."""
+        """Pyro as this pair sees it: a parameter store of its own, in this thread's turn."""
+        with turn(), self._scope():
+            yield
+
+    @contextmanager
+    def _scope(self) -> Iterator[None]:
         memory, store = self.memory, pyro.get_param_store()
         if memory.here or memory.outer is not None:
             yield
@@ -419,9 +426,17 @@ class Pair:
 
         Whatever module the programs call is switched as it is entered, however they reach it.
         """
+        with turn(), self._evaluating():
+            yield
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
         training: list[nn.Module] = []
+        thread = threading.get_ident()
 
         def switch(module: nn.Module, inputs: object = None) -> None:
+            if threading.get_ident() != thread:  # a module that another thread trains
+                return
             if inputs is not None:
                 self.memory.entered.add(module)
             if module.training:

@@ -40,6 +40,7 @@ from pyrovae.traces.structure import plates as plates_of
 from pyrovae.traces.supports import Supports
 from pyrovae.traces.terms import Site, Traces, beside, joined, measure, narrowed, reduced, term
 from pyrovae.traces.wiring import Wiring
+from pyrovae.turns import turn
 
 CODES = 256  # draws that stand for the mean of a distribution that knows none
 FIRST = 64  # data that a pair first meets
@@ -69,6 +70,7 @@ class Problem:
         self.axes: dict[str, int] = {}  # where the data lie in each latent, from the right
 
     @classmethod
+    @turn()
     def of(
         cls,
         pair: object,

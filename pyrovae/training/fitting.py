@@ -34,6 +34,7 @@ from pyrovae.training.signals import Signals, end_program
 from pyrovae.training.state import Place, State, checkpoint_of_this_run, named
 from pyrovae.training.steps import Optimizer, Recipe, Steps
 from pyrovae.training.trainer import Trainer
+from pyrovae.turns import turn
 
 __all__ = ["choose_device", "fit"]
 
@@ -228,6 +229,7 @@ def fit(
     )
     own = torch.cuda.device(chosen) if chosen.type == "cuda" else nullcontext()
     with (
+        turn("fit"),
         own,
         torch.inference_mode(False),  # whatever surrounds the call
         torch.enable_grad(),

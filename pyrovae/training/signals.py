@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from types import FrameType
 from typing import Any
+
+from pyrovae.progress import say
 
 __all__ = ["Signals"]
 
@@ -39,7 +40,7 @@ class Signals:
             self.twice = True
             raise KeyboardInterrupt
         self.came = NAMES[signal.Signals(number)]
-        print("\nfinishing this step; Ctrl-C again stops at once", file=sys.stderr)
+        say("\nfinishing this step; Ctrl-C again stops at once")
 
 
 def end_program(stopped: str, words: str) -> None:
@@ -52,5 +53,5 @@ def end_program(stopped: str, words: str) -> None:
     if stopped == NAMES[signal.SIGINT]:
         raise KeyboardInterrupt(words)
     if stopped == NAMES[signal.SIGTERM]:
-        print(f"{stopped}: {words}", file=sys.stderr)
+        say(f"{stopped}: {words}")
         raise SystemExit(128 + signal.SIGTERM)
