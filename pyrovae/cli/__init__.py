@@ -68,7 +68,7 @@ def _explain(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):  # | head: the reader has seen enough
         _leave_stdout()
         return 1
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+    if _is_full(error):
         _leave_stdout()
         words = "the standard output is full: write it where there is room"
     elif isinstance(error, OSError) and error.filename:
@@ -91,6 +91,11 @@ def _explain(error: BaseException) -> int:
         )
     say(f"error: {words}")
     return code
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether a stream, which has no name, has no room."""
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename
 
 
 def _leave_stdout() -> None:
