@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ def tensor(value: Any) -> Tensor:
     tensor([1., nan])
     """
     if isinstance(value, Tensor):
+        if value.layout == torch.strided and not value.is_meta:
+            _check_repeats(value.stride(), tuple(value.shape), value.element_size())
         return value
     if isinstance(value, np.memmap) and not fits(value.nbytes, "cpu"):
         raise UsageError(
@@ -49,7 +52,20 @@ def tensor(value: Any) -> Tensor:
             _check_digits(values.compressed())
             values = np.ma.filled(values.astype(np.float64), np.nan)
         values = np.ma.getdata(values)
+    _check_repeats(values.strides, values.shape, values.itemsize)
     return _native(np.asarray(values))
+
+
+def _check_repeats(strides: Sequence[int], shape: Sequence[int], width: int) -> None:
+    """Refuse an array that shows few numbers again and again (``expand``, ``broadcast_to``) as
+    more of them than memory holds."""
+    repeated = any(not stride and size > 1 for stride, size in zip(strides, shape, strict=True))
+    nbytes = math.prod(shape) * width
+    if repeated and not fits(nbytes, "cpu"):
+        raise UsageError(
+            f"the data show the same numbers again and again, as an array of {list(shape)} whose "
+            f"{nbytes:,} bytes memory does not hold; give the numbers once"
+        )
 
 
 def is_sparse(value: object) -> bool:
@@ -60,12 +76,12 @@ def is_sparse(value: object) -> bool:
 def _array(value: Any) -> np.ndarray:
     try:
         return _table(value) if hasattr(value, "iloc") else np.asanyarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
         if isinstance(error, UsageError):
             raise
+        why = in_short(error) or "memory does not hold them"
         raise UsageError(
-            f"the data are not one rectangular array: {in_short(error)}; give a tensor or an "
-            f"array of numbers"
+            f"the data are not one rectangular array: {why}; give a tensor or an array of numbers"
         ) from error
 
 

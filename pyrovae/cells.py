@@ -113,7 +113,7 @@ def _words(column: pd.Series) -> list[str]:
 
 def _grouped(column: pd.Series) -> bool:
     """Whether some cell has a comma, or several points."""
-    text = _joined(column.astype(object).map(str))
+    text = "\n".join(cell for cell in column.astype(object) if isinstance(cell, str))
     return "," in text or re.search(r"\.[^\n.]*\.", text) is not None
 
 
@@ -288,7 +288,7 @@ def _type(of: type) -> str:
 
 
 def _a(cell: object) -> str:
-    return in_short(f"{type(cell).__name__} {cell!r}", 80)
+    return in_short(f"{type(cell).__name__} {got(cell)}", 80)
 
 
 def _truths(cells: Sequence[str | None]) -> list[bool | None]:

@@ -457,7 +457,11 @@ def column_of(table: pd.DataFrame, name: str) -> pd.Series:
     Raises:
         UsageError: there is none, or there are several.
     """
-    at = [i for i, each in enumerate(table.columns) if str(each) == name]
+    columns = table.columns
+    if columns.inferred_type == "string":  # looked up, as there may be very many
+        at = [int(i) for i in columns.get_indexer_for([name]) if i >= 0]
+    else:
+        at = [i for i, each in enumerate(columns) if str(each) == name]
     if not at:
         names = list(map(str, table.columns))
         few = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.arrays import is_sparse, tensor
-from pyrovae.errors import UsageError
+from pyrovae.errors import UsageError, in_short
 from pyrovae.memory import fits
 from pyrovae.schema import Column, Schema
 from pyrovae.serving import Serving
@@ -71,7 +71,7 @@ class SparseData(Data):
         *others: Tensor,
         labels: Tensor | Sequence[int] | np.ndarray | None = None,
     ) -> None:
-        self.matrix = matrix.tocsr()
+        self.matrix = _rows_of(matrix)
         if not self.matrix.has_canonical_format:  # entries that are stored twice mean their sum
             self.matrix = self.matrix.copy()
             self.matrix.sum_duplicates()
@@ -253,6 +253,31 @@ class SparseData(Data):
             at, value = self.matrix.indices[bad[0]], self.matrix.data[bad[0]]
             raise infinite("x", len(bad), float(value), row, place_of([int(at)], self.schema))
         TensorData(torch.empty(len(self), 0), *self.others).check_finite()
+
+
+def _rows_of(matrix: Any) -> Any:
+    """A matrix by rows (CSR), whose indices lie within it.
+
+    Raises:
+        UsageError: they do not, or memory holds no row of it.
+    """
+    nbytes = 8 * max(map(int, matrix.shape))
+    if not fits(nbytes, "cpu"):
+        raise UsageError(
+            f"the sparse matrix is of {list(matrix.shape)}, and memory does not hold one row and "
+            f"the number of entries of each ({nbytes:,} bytes); leave out what is empty"
+        )
+    try:
+        found = matrix.tocsr()
+        if hasattr(found, "check_format"):
+            found.check_format(full_check=True)  # SciPy reads and writes beside damaged arrays
+    except (ValueError, TypeError, IndexError, OverflowError, MemoryError) as error:
+        why = in_short(error) or type(error).__name__
+        raise UsageError(
+            f"the sparse matrix is damaged ({why}): its indices do not lie within its shape; make "
+            f"it again"
+        ) from error
+    return found
 
 
 @runtime_checkable

@@ -29,9 +29,9 @@ from pyrovae.cells import (
     typed,
 )
 from pyrovae.errors import UsageError, got, in_short, nearest, reason
-from pyrovae.files import home
+from pyrovae.files import TIMES, check_held, check_size, home
 from pyrovae.schema import KINDS, Column, Schema, column_of, frame_of
-from pyrovae.sources import reading
+from pyrovae.sources import reading, table_nbytes
 from pyrovae.tensors import TensorData
 
 if TYPE_CHECKING:
@@ -561,6 +561,7 @@ def _raw(source: object, form: Form, named: Sequence[str]) -> tuple[pd.DataFrame
             f"{str(path)!r} is no table by its suffix; tables are {' '.join(SUFFIXES)} files"
         )
     with reading(path):
+        check_size(path)
         if suffix == ".parquet":
             _check_unused(form)
             return _unique(_parquet(path)), notes
@@ -600,12 +601,9 @@ def _unique(frame: pd.DataFrame) -> pd.DataFrame:
 def _parquet(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    try:
-        return pd.read_parquet(path)
-    except ImportError as error:
-        raise UsageError(
-            f'reading it needs pyarrow ({error}); pip install "pyrovae[parquet]"'
-        ) from error
+    remedy = "write it without compression"
+    check_held(path, table_nbytes(path), path.stat().st_size, TIMES, remedy)
+    return pd.read_parquet(path)
 
 
 def _excel(path: Path, notes: list[str]) -> pd.DataFrame:

@@ -1186,3 +1186,27 @@ def test_a_dataset_of_dicts_becomes_tensors() -> None:
     assert batch["y"].tolist() == [i % 10 for i in range(300)]
     assert batch["x"][:, 1].tolist() == list(range(300)) and batch["m"].dtype == torch.float32
     assert data.with_arguments(batch["y"]).layout is None
+
+
+class Endless:
+    """Says that it is longer than memory."""
+
+    def __len__(self) -> int:
+        return 10**15
+
+    def __getitem__(self, index: int) -> float:
+        return 1.0
+
+
+VAST = {
+    "broadcast": lambda: np.broadcast_to(np.ones((1, 6), np.float32), (10**12, 6)),
+    "wide": lambda: np.broadcast_to(np.ones((3, 1), np.float32), (3, 10**12)),
+    "expanded": lambda: torch.ones(1, 6).expand(10**12, 6),
+    "a length": Endless,
+}
+
+
+@pytest.mark.parametrize("name", VAST)
+def test_few_numbers_that_claim_to_be_many_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="memory does not hold"):
+        as_data(VAST[name]())

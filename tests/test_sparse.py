@@ -443,3 +443,27 @@ def test_the_whole_is_never_dense() -> None:
     grown, with_dense = map(int, done.stdout.split()[-2:])
     whole = 4 * 60_000 * 2_000
     assert grown < whole < with_dense
+
+
+def _spoilt(part: str, values: list[float]) -> sparse.csr_matrix:
+    matrix = sparse.csr_matrix(np.eye(6))
+    setattr(matrix, part, np.asarray(values, dtype=getattr(matrix, part).dtype))
+    return matrix
+
+
+SPOILT = {
+    "indptr too far": lambda: _spoilt("indptr", [0, 1, 2, 3, 4, 5, 99]),
+    "indptr short": lambda: _spoilt("indptr", [0, 1, 2]),
+    "indptr backwards": lambda: _spoilt("indptr", [0, 5, 1, 3, 4, 5, 6]),
+    "indices beyond": lambda: _spoilt("indices", [0, 1, 2, 3, 4, 10**6]),
+    "data short": lambda: _spoilt("data", [1, 1]),
+    "wide": lambda: sparse.csr_matrix((3, 10**13)),
+    "coordinates": lambda: sparse.coo_matrix(([1.0], ([0], [0])), shape=(10**13, 10**13)),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_matrices_that_scipy_reads_beside(name: str) -> None:
+    """Some end the interpreter when they are used."""
+    with pytest.raises(pv.UsageError, match="damaged|does not hold one row"):
+        SparseData(SPOILT[name]())
