@@ -205,7 +205,8 @@ def load(
 
 def _check_size(path: Path, stream: bool | str) -> None:
     """Refuse to read a file at once that is small on disk and large in memory."""
-    if stream is True or path.is_dir():
+    whole = path.suffix.lower() != ".npy" or stream is False or fits(path.stat().st_size, "cpu")
+    if stream is True or path.is_dir() or not whole:
         return
     check_size(path)
     claimed = table_nbytes(path) if path.suffix.lower() == ".parquet" else 0

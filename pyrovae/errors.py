@@ -10,8 +10,6 @@ import sys
 from collections.abc import Collection, Iterable
 from typing import cast
 
-import numpy as np
-
 
 class UsageError(ValueError):
     """A mistake in what was asked for: what happened, why, what to do."""
@@ -148,6 +146,7 @@ def in_short(text: object, most: int = 300) -> str:
 def got(value: object) -> str:
     """A value as an error shows it: whole where it is short.
 
+    >>> import numpy as np
     >>> got(-1), got(np.zeros((99, 99)))
     ('-1', 'a ndarray of shape [99, 99]')
     """
@@ -191,6 +190,8 @@ def number(name: str, value: object, *, zero: bool = False) -> float:
 
 def flag(name: str, value: object) -> bool:
     """``value``, if it is True or False; UsageError otherwise: "no" would pass for True."""
+    import numpy as np  # which the command line's help does without
+
     if not isinstance(value, bool | np.bool_):
         raise UsageError(f"{name} must be True or False, got {got(value)}")
     return bool(value)

@@ -117,7 +117,8 @@ class Place:
         """
         *above, name = PurePath(self.name).parts
         if make:
-            self.root.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):  # a file, which is no folder to open
+                self.root.mkdir(parents=True, exist_ok=True)
         if not HANDLES:
             yield self._looked_at(make), None
             return

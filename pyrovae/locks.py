@@ -26,7 +26,8 @@ else:
 __all__ = ["NAME", "writer"]
 
 NAME = ".writer"  # the file that is locked, while there is a writer
-OPEN = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+# not to write, so that a disk can become read-only while it is held
+OPEN = os.O_RDONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
 OPEN |= getattr(os, "O_NONBLOCK", 0)  # nor wait for a pipe
 # where a lock cannot be had for no fault of the user's
 UNLOCKED = (errno.ENOSPC, errno.EDQUOT, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -129,14 +130,21 @@ def _taken(place: Place) -> _Held:
         OSError: it cannot be opened or locked.
         UsageError: another has locked it.
     """
+    flags = OPEN
     for _ in range(AGAIN):
         try:
-            held = _Held(place, place.open(OPEN, make=True))
+            held = _Held(place, place.open(flags, make=True))
         except FileNotFoundError:  # the folder was removed by the one that had made it
             continue
         try:
             if _locked(held):
                 return held
+        except OSError as error:
+            held.close()
+            if error.errno != errno.EBADF or flags & os.O_RDWR:
+                raise
+            flags |= os.O_RDWR  # as a file system over the network wants it
+            continue
         except BaseException:
             held.close()
             raise
@@ -161,9 +169,14 @@ def _locked(held: _Held) -> bool:
         return False
     since = datetime.datetime.now().isoformat(" ", "seconds")
     words = f"process {os.getpid()} on {socket.gethostname()} since {since}\n"
-    with suppress(OSError):  # a full disk has no room for them
-        os.ftruncate(handle, 0)
-        os.write(handle, words.encode())
+    with suppress(OSError, UsageError):  # a full disk has no room for them
+        writable = place.open(os.O_WRONLY)
+        try:
+            if os.path.samestat(os.fstat(writable), found):
+                os.ftruncate(writable, 0)
+                os.write(writable, words.encode())
+        finally:
+            os.close(writable)
     return True
 
 

@@ -83,6 +83,7 @@ class Reach:
         ...     return 2 * x
         >>> def other(x):
         ...     return 3 * x  # another constant
+        >>> model.__module__ = other.__module__ = "mine"
         >>> [Reach({"": f}).code() == Reach({"": model}).code() for f in (model, other)]
         [True, False]
         """
