@@ -86,7 +86,9 @@ class TestNotebook:
         assert not complaints
 
     def test_is_short_and_shows_figures(self, path: Path) -> None:
-        assert len(read(path)["cells"]) <= 40
+        texts = [source(cell) for cell in read(path)["cells"]]
+        begin = [k for k, text in enumerate(texts) if re.search(r"^## Exercise", text, re.M)]
+        assert begin[0] <= 40  # and then the exercises
         figures = [o for o in outputs(path) if "image/png" in o.get("data", {})]
         assert len(figures) >= 3
         shown = ["".join(o["data"].get("text/plain", "")) for o in outputs(path) if "data" in o]
@@ -105,8 +107,8 @@ class TestNotebook:
         code = cells(path, "code")
         assert "solution" in code[-1]["metadata"]["tags"]
         assert code[-1]["metadata"]["jupyter"]["source_hidden"]
-        assert "check(" in source(code[-1]) and "Not yet" in source(code[-1])  # it can be wrong
-        assert any(re.search(r"^def check\(", source(cell), re.MULTILINE) for cell in code[:-1])
+        assert "check" in source(code[-1]) and "Not yet" in source(code[-1])  # it can be wrong
+        assert any(re.search(r"^def check\w*\(", source(cell), re.M) for cell in code[:-1])
 
     def test_claims_are_asserted(self, path: Path) -> None:
         asserts = [source(cell) for cell in cells(path, "code")[:-1]]
@@ -121,3 +123,99 @@ def test_every_concept_leads_to_notebooks(concept: str) -> None:
     (row,) = re.findall(rf"^\| {re.escape(concept)} \| (.*) \|$", INDEX, re.MULTILINE)
     numbers = [int(number) for number in re.findall(r"\d+", row)]
     assert numbers and all(1 <= number <= 10 for number in numbers)
+
+
+# what a reader should be able to answer afterwards: the notebook, the section, words of the answer
+QUIZ = {
+    "which way round is the KL of a guide, and what does it do?": (
+        "02",
+        "Which way round? Mode-seeking and mass-covering",
+        ["the guide draws", "mode-seeking", "mass-covering", "draws from $q$"],
+    ),
+    "where does the ELBO come from?": ("03", "Three lines", ["Jensen", "multiply and divide"]),
+    "what is its gap?": ("03", "Three lines", [r"\mathrm{KL}\big(q(z \mid x) \,\|\, p(z \mid x)"]),
+    "may a part of the ELBO worsen while it rises?": (
+        "03",
+        "The sum rises, either part may worsen",
+        ["less* truthful", "less* probable"],
+    ),
+    "what does reparameterisation do?": (
+        "04",
+        "A path that ends at the dice",
+        ["rsample", r"\mu + \sigma\,\varepsilon"],
+    ),
+    "what is the score function's gradient?": (
+        "04",
+        "Two ways to differentiate an average",
+        [r"\nabla_\mu \log q(z)", "no path through the draw"],
+    ),
+    "what does a plate say, and what to_event?": (
+        "01",
+        "Shapes, and what happens when one is forgotten",
+        ["A plate says what is repeated, `to_event` what belongs together"],
+    ),
+    "what does replay do?": (
+        "03",
+        "Six lines of Pyro",
+        ["guide's values in place of its own draws"],
+    ),
+    "where do parameters live?": (
+        "01",
+        "Where the parameters live",
+        ["parameter store", "pyro.module", "pyro.param", "stays empty"],
+    ),
+    "what is k-hat, and what is its limit?": (
+        "02",
+        "Draws from the guide, and when to believe them",
+        ["Pareto", r"\min(1 - 1/\log_{10} S,\; 0.7)", "only where the guide has been"],
+    ),
+    "what is an effective sample size?": (
+        "02",
+        "Draws from the guide, and when to believe them",
+        [r"(\sum_k w_k)^2 / \sum_k w_k^2"],
+    ),
+    "what are bits per dimension?": ("01", "Learning", ["Bits per dimension", "discrete"]),
+    "amortisation or approximation gap?": (
+        "03",
+        "Whose fault is the gap?",
+        ["**approximation gap**", "**amortisation gap**", "family"],
+    ),
+    "how is IWAE biased, and how does it fall with K?": (
+        "03",
+        "More draws, a tighter bound: IWAE",
+        [r"\frac{1}{2K}", "half the bias", "rises with $K$"],
+    ),
+    "how do annealed bounds sandwich log p(x)?": (
+        "02",
+        "Walking instead of jumping: annealing",
+        ["**upper** bound", "exact draw of the posterior"],
+    ),
+    "what is the cross-entropy of grey pixels, and what is it not?": (
+        "05",
+        "Two ways to get it wrong",
+        ["expected log probability of the *binarised*", "does not integrate to 1"],
+    ),
+    "why does a VAE need no N / M?": (
+        "05",
+        "Batches, and the line that a VAE does not need",
+        ["*local*", "*global*", "N / M"],
+    ),
+    "how can a discrete latent have a gradient?": (
+        "04",
+        "A discrete latent, exact or made soft",
+        ["Gumbel", "*biased*", "temperature"],
+    ),
+}
+
+
+@pytest.mark.parametrize("question", QUIZ)
+def test_every_question_is_answered_in_a_section(question: str) -> None:
+    number, title, words = QUIZ[question]
+    (path,) = (path for path in NOTEBOOKS if path.name.startswith(number))
+    text = "\n".join(source(cell) for cell in cells(path, "markdown"))
+    sections = re.split(r"^## (.*)$", text, flags=re.MULTILINE)
+    (answer,) = (
+        body for name, body in zip(sections[1::2], sections[2::2], strict=True) if name == title
+    )
+    answer = re.sub(r"\s+", " ", answer)
+    assert not [word for word in words if word not in answer]

@@ -16,13 +16,17 @@
 # **Why not `.sample()`?** The ELBO is an average over random codes, and the encoder decides how
 # these codes are drawn. To train the encoder we need the derivative of an average by the
 # parameters of its own randomness. You will see where backpropagation stops, how one line of
-# algebra mends it, what the other way of doing it costs (a hundred thousand times the variance,
-# here), and a mistake that raises no error and gives gradients that are zero on average.
+# algebra mends it, what the other way of doing it costs (on the order of a hundred thousand times the
+# variance, before training), a mistake that raises no error and gives gradients that are zero on
+# average, and what to do when a latent is discrete and cannot be mended.
 #
 # Before: [3. The ELBO from scratch](03_the_elbo_from_scratch.ipynb). Next: [5. The VAE in 30
 # lines](05_the_vae_in_30_lines.ipynb).
 
 # %%
+# %config InlineBackend.figure_formats = ["retina"]
+import math
+
 import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
@@ -71,7 +75,7 @@ assert not dice.requires_grad and path.requires_grad
 # loss to $\mu$ and $\sigma$ is ordinary arithmetic: $\partial z/\partial\mu = 1$,
 # $\partial z/\partial\sigma = \varepsilon$.
 
-# %%
+# %% alt="Two chains of boxes from data to loss. Above, z is drawn inside the chain, and the gradient's arrows stop there. Below, the dice stand beside the chain, and the arrows go all the way back."
 fig, panels = plt.subplots(2, 1, figsize=(9, 3.9), height_ratios=[1.45, 2.4])
 
 
@@ -151,7 +155,7 @@ assert abs(pathwise.var() - 4) < 0.3 and abs(score.var() - 30) < 4
 # does not notice, for a constant has no slope. The score function multiplies by the *value* of
 # $f$, and notices very much: for $f(z) = z^2 + c$ its variance is $(c+1)^2 + 6(c+1) + 23$.
 
-# %%
+# %% alt="Left, densities of one draw: the score function's is far wider than the pathwise one. Right, the score function's variance grows from 30 to a million as the constant grows to 1,000; the pathwise one stays at 4."
 constants = torch.tensor([0.0, 1, 3, 10, 30, 100, 300, 1000])
 measured = torch.stack([((z**2 + c) * (z - 1)).var() for c in constants])
 exact = (constants + 1) ** 2 + 6 * (constants + 1) + 23
@@ -168,15 +172,17 @@ left.legend(fontsize=9)
 right.plot(constants + 1, exact, color=pv.plots.ORANGE, label="score function, exact")
 right.plot(constants + 1, measured, "o", color=pv.plots.ORANGE, ms=5, label="measured")
 right.plot(constants + 1, 0 * constants + 4, color=pv.plots.BLUE, label="pathwise, exact")
-right.axvline(500, color=pv.plots.GREY, lw=1, ls="--")
-right.text(460, 60, "an untrained VAE's\nloss is about 500", ha="right", va="top", size=9)
+coins = 784 * math.log(2)  # nats, of 784 pixels that are fair coins
+right.axvline(coins, color=pv.plots.GREY, lw=1, ls="--")
+right.text(0.92 * coins, 60, "an untrained VAE's\nloss: 784 log 2", ha="right", va="top", size=9)
 right.set(xscale="log", yscale="log", xlabel="$c + 1$, $c$ the constant added to $f$")
 right.set(ylabel="variance of one draw", title="$f(z) = z^2 + c$")
 right.legend(fontsize=9, loc="upper left");
 
 # %% [markdown]
 # Keep the grey line in mind. A VAE's loss is a sum over hundreds of pixels. Before training it is
-# about 500 nats for any code $z$: a large constant, and little else. (We will measure it below.)
+# about $784 \log 2$ nats for any code $z$: a large constant, and little else. (We will measure it
+# below.)
 #
 # ## The mistake that raises no error
 #
@@ -252,7 +258,9 @@ with torch.no_grad():
 losses = -torch.stack(tried).sum((2, 3, 4))  # 50 codes for each of 100 digits
 print(f"reconstruction loss before training: {losses.mean():.0f} nats per datum;", end=" ")
 print(f"from code to code it varies by {losses.std(0).mean():.0f}")
-assert losses.mean() > 500 and losses.std(0).mean() < 20
+assert abs(losses.mean() - coins) < 40 and losses.std(0).mean() < 20
+assert x[0].numel() == 784, "hundreds of pixels"
+assert round(sum(weight.numel() for weight in encoder.parameters()), -4) == 160_000
 
 # %% [markdown]
 # ## Seven ways to get one gradient
@@ -332,7 +340,7 @@ table(start)
 # How to read it:
 #
 # - *variance*: summed over all parameters, in (nats per datum)² per unit of parameter².
-# - *along the true gradient*: the average of 500 quiet draws serves as the truth. An unbiased
+# - *along the true gradient*: the average of 50 quiet draws, of ten particles each, serves as the truth. An unbiased
 #   estimator has 1 here, within a few of its standard errors. The score function's own standard
 #   error is so wide that this says little. The toy above is where its unbiasedness is tested.
 # - *cosine* of the angle between one draw and the truth: what a step of SGD sees.
@@ -347,14 +355,16 @@ ratio = variance["score function"] / variance["pathwise"]
 print(f"score function / pathwise: {ratio:,.0f}")
 print(f"pathwise / analytic KL:    {variance['pathwise'] / variance['analytic KL']:.1f}")
 print(f"pathwise / 10 particles:   {variance['pathwise'] / variance['10 particles']:.1f}")
-assert ratio > 1_000
+assert 30_000 < ratio < 2_000_000, "on the order of a hundred thousand times the variance"
 assert 1.3 < variance["pathwise"] / variance["analytic KL"] < 6
-assert 6 < variance["pathwise"] / variance["10 particles"] < 15
+assert 6 < variance["pathwise"] / variance["10 particles"] < 15, "by ten"
+assert 1e4 < variance["score function"] / variance["score, baseline"] < 5e5, "four orders of magnitude"
 assert start["score function"][2] < 0.1 < 0.6 < start["pathwise"][2]
 
-# %%
+# %% alt="Left, components along the true gradient: by hand near 0, pathwise and ten particles near 1. Right, the score function's spread from -100 to 130, on an axis 150 times as wide."
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
-colours = {"by hand": pv.plots.GREY, "pathwise": pv.plots.BLUE, "10 particles": pv.plots.GREEN}
+PARTICLES = pv.plots.CLASSES[1]  # each way has its colour in all figures
+colours = {"by hand": pv.plots.GREY, "pathwise": pv.plots.BLUE, "10 particles": PARTICLES}
 for name, colour in colours.items():
     label = "by hand, sample()" if name == "by hand" else name
     bins = torch.linspace(-0.5, 1.5, 81)
@@ -373,8 +383,7 @@ right.legend(fontsize=9, loc="upper left");
 
 # %% [markdown]
 # One draw of the score function is nearly at a right angle to where it should point. Its average
-# is right, but it takes as many draws as the ratio above, on the order of 100,000, to get as close
-# as a single pathwise draw does.
+# is right, but it takes as many draws as the ratio above to get as close as a single pathwise draw does.
 #
 # The baseline does wonders here: it brings the variance down by four orders of magnitude. So the
 # noise was almost all that large constant. Remember this number. We come back to it after training.
@@ -399,12 +408,13 @@ for name, (normal, loss, _) in runs.items():
 assert curves["pathwise"][-1] + 15 < curves["score, baseline"][-1]
 assert curves["pathwise"][-1] + 30 < curves["score function"][-1]
 
-# %%
+# %% alt="Test loss over ten epochs. The pathwise run falls fastest, to 142; the score function with a baseline to 174, without one to 193 nats per datum."
 fig, ax = plt.subplots(figsize=(7, 3.4))
 for name, (_, _, colour) in runs.items():
     ax.plot(range(1, 11), curves[name], "o-", ms=4, color=colour)
     ax.text(10.2, curves[name][-1], name, color=colour, va="center")
-ax.set(xlabel="epoch", ylabel="negative ELBO, test (nats per datum)", xlim=(0.7, 12.6))
+ax.set(xlabel="epoch", ylabel="minus ELBO, test (nats per datum)", xlim=(0.7, 12.6))
+ax.set_title("the same VAE, three gradients")
 ax.set_xticks(range(1, 11));
 
 # %% [markdown]
@@ -419,16 +429,21 @@ ax.set_xticks(range(1, 11));
 end = measure(*trained["pathwise"])
 table(end)
 
-# %%
+# %% alt="The variance of one draw of each way before and after training, on a logarithmic axis. All grow; the score function is four to five orders above the pathwise ones, and the baseline's advantage is mostly gone after training."
 fig, ax = plt.subplots(figsize=(8, 3.4))
 names = [name for name in ways if name != "by hand"]
+hues = {"10 particles": PARTICLES, "score function": pv.plots.ORANGE, "score, baseline": pv.plots.GREEN}
 for k, name in enumerate(names):
     before, after = start[name][0], end[name][0]
+    hue = hues.get(name, pv.plots.BLUE)
     ax.plot([before, after], [k, k], color=str(pv.plots.PAPER), lw=5, zorder=0)
-    ax.plot(before, k, "o", color=pv.plots.BLUE, ms=8, label="" if k else "before training")
-    ax.plot(after, k, "s", color=pv.plots.ORANGE, ms=8, label="" if k else "after 10 epochs")
+    ax.plot(before, k, "o", mfc="white", mec=hue, mew=2, ms=8)
+    ax.plot(after, k, "o", color=hue, ms=9)
+ax.plot([], [], "o", mfc="white", mec=pv.plots.INK, mew=2, ms=8, label="before training")
+ax.plot([], [], "o", color=pv.plots.INK, ms=9, label="after 10 epochs")
 ax.set_yticks(range(len(names)), names)
 ax.set(xscale="log", xlabel="total variance of one draw of the encoder's gradient")
+ax.set_title("how noisy is one draw?")
 ax.invert_yaxis()
 ax.grid(axis="x", color=str(pv.plots.PAPER))
 ax.legend(loc="upper right");
@@ -438,9 +453,9 @@ ax.legend(loc="upper right");
 #   decoder is steep.
 # - **The baseline no longer suffices.** After training the loss does depend on $z$, and steeply so.
 #   What is left is not a constant that could be subtracted.
-# - **The benefit of the analytic KL fades.** Before training it halves the variance; now it takes
-#   away 10 to 20 %. The noise that is left comes from the reconstruction, for which there is no
-#   closed form.
+# - **The benefit of the analytic KL fades.** Before training it halves the variance or better; now it
+#   takes away a small part. The noise that is left comes from the reconstruction, for which there is
+#   no closed form.
 # - **Ten particles** divide the variance by ten, before and after, as averages of ten do.
 
 # %%
@@ -448,12 +463,12 @@ then, now = variance, {name: row[0] for name, row in end.items()}
 print(f"score function / pathwise: {now['score function'] / now['pathwise']:10,.0f}")
 print(f"score, baseline / pathwise:{now['score, baseline'] / now['pathwise']:10,.0f}")
 print(f"analytic KL / pathwise:    {now['analytic KL'] / now['pathwise']:10.2f}")
-assert now["score function"] / now["pathwise"] > 1_000
+assert now["score function"] / now["pathwise"] > 1_000, "thousands of times"
 assert then["score, baseline"] / then["pathwise"] < 30 < now["score, baseline"] / now["pathwise"]
 assert 0.7 < now["analytic KL"] / now["pathwise"] < 1.1
 assert now["pathwise"] > 5 * then["pathwise"]
 for row in (then, now):
-    assert 6 < row["pathwise"] / row["10 particles"] < 15
+    assert 6 < row["pathwise"] / row["10 particles"] < 15, "by ten"
     assert row["sticking the landing"] < row["analytic KL"]
 
 # %% [markdown]
@@ -503,9 +518,77 @@ assert len(refused) == 3
 # %% [markdown]
 # The last two are the silent mistake from above, caught before the first step: an estimator that
 # differentiates through the draw, and a site that has no path. `Trace_ELBO`, and `BetaELBO` with
-# its baseline, accept such sites, since they know the score function. A discrete latent has no
-# other choice: it cannot be written as $\mu + \sigma\varepsilon$. It is learned with the score
-# function or summed out ([notebook 9](09_change_the_program.ipynb)).
+# its baseline, accept such sites, since they know the score function.
+#
+# ## A discrete latent, exact or made soft
+#
+# A coin $b \in \{0, 1\}$ cannot be written as $\mu + \sigma\varepsilon$: a small step in its chance
+# leaves nearly every draw where it was, and moves a few by 1. Three ways are left: sum over its values
+# ([notebook 9](09_change_the_program.ipynb)), the score function, or to *relax* it. The last rests on
+# a way to draw from a categorical distribution with dice beside the path: add **Gumbel** noise
+# $g = -\log(-\log u)$ to the logits $\ell$ and take the largest,
+#
+# $$ b = \operatorname{arg\,max}_c\, (\ell_c + g_c) \;\sim\; \mathrm{Categorical}(\mathrm{softmax}(\ell)), \qquad
+#    s = \mathrm{softmax}\big((\ell + g) / T\big). $$
+#
+# The first is exact, and has no gradient. The second, with a *temperature* $T$, is a point between the
+# corners, and has one (Maddison et al., 2017; Jang et al., 2017). It is a draw of another
+# distribution, so its gradient is *biased*. As $T$ goes to 0 the bias vanishes, and the variance explodes.
+# Take one coin with the logit 0.4 and $f(b) = (b - 0.3)^2$. The exact derivative by the logit is
+# $\sigma(\ell)\,\sigma(-\ell)\,(f(1) - f(0))$.
+
+# %% alt="Left, densities of a relaxed coin: a hill in the middle at T = 2, two peaks at 0 and 1 at T = 0.2. Right, against T: the bias of the relaxed gradient rises with T, its standard deviation falls; the score function's is a level line."
+torch.manual_seed(0)
+three_logits = torch.tensor([0.0, 1.0, -1.0])
+gumbel = -(-torch.rand(100_000, 3).log()).log()
+drawn = (three_logits + gumbel).argmax(1).bincount() / 100_000
+print("largest of logits + Gumbel noise", drawn.numpy().round(3), " softmax", end=" ")
+print(three_logits.softmax(0).numpy().round(3))
+assert torch.allclose(drawn, three_logits.softmax(0), atol=0.01)
+
+logit, draws = torch.tensor(0.4, dtype=torch.float64), 400_000
+chance = logit.sigmoid()
+exact_slope = chance * (1 - chance) * (0.7**2 - 0.3**2)
+u = torch.rand(draws, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+noise = u.log() - (-u).log1p()  # the difference of two Gumbels
+coin = (logit + noise > 0).double()
+score_slope = (coin - 0.3) ** 2 * (coin - chance)
+
+temperatures = torch.logspace(-1.3, 0.7, 12)
+bias, deviation = [], []
+for T in temperatures:
+    soft = ((logit + noise) / T).sigmoid()
+    slope = 2 * (soft - 0.3) * soft * (1 - soft) / T  # f'(s) ds/dlogit, the path
+    bias.append((slope.mean() - exact_slope).abs())
+    deviation.append(slope.std())
+bias, deviation = torch.stack(bias), torch.stack(deviation)
+print(f"exact {exact_slope:.4f}, score function {score_slope.mean():.4f}, sd {score_slope.std():.3f}")
+for k in (0, 4, 8, 11):
+    print(f"T = {temperatures[k]:.2f}: bias {bias[k]:.4f}, sd {deviation[k]:.3f}")
+assert abs(score_slope.mean() - exact_slope) < 5 * score_slope.std() / draws**0.5
+assert bias[0] < 5 * deviation[0] / draws**0.5 + 0.003  # hardly any bias
+assert bias[-1] > 0.3 * exact_slope  # a lot of it
+assert deviation[0] > 2 * deviation[8]
+
+_, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+for T, colour in ((2.0, pv.plots.BLUE), (0.7, pv.plots.GREEN), (0.2, pv.plots.ORANGE)):
+    soft = ((logit + noise) / T).sigmoid()
+    left.hist(soft, 60, density=True, histtype="step", lw=2, color=colour, label=f"T = {T:g}")
+left.set(xlabel="the relaxed coin", ylabel="density", title="a coin, more and less soft", ylim=(0, 8))
+left.legend(loc="upper center")
+right.plot(temperatures, deviation, "o-", ms=4, color=pv.plots.BLUE, label="sd of one relaxed draw")
+right.plot(temperatures, bias, "s-", ms=4, color=pv.plots.ORANGE, label="bias of the relaxed gradient")
+right.axhline(score_slope.std(), color=pv.plots.GREEN, ls="--", label="sd of the score function")
+right.axhline(exact_slope, color=pv.plots.GREY, lw=1, label="the exact gradient")
+right.set(xscale="log", yscale="log", xlabel="temperature T", ylabel="size", ylim=(1e-4, 3))
+right.set_title("the bargain")
+right.legend(fontsize=8, loc="lower right");
+
+# %% [markdown]
+# In a program a relaxed coin is a `RelaxedBernoulli`, a relaxed choice a `RelaxedOneHotCategorical`, in
+# model *and* guide; in pyrovae `priors.RelaxedOneHot` with `guides.RelaxedOneHot`. The bound that is
+# then trained is one of the relaxed model, not of the discrete one: measure with the discrete one.
+# For one coin the score function is quiet enough. It becomes hopeless with many.
 #
 # ## What to remember
 #
@@ -515,41 +598,109 @@ assert len(refused) == 3
 #   most at the beginning.
 # - The score function is unbiased and correct, and no use for a continuous latent of a VAE.
 #
-# ## Exercise
+# ## Exercises
 #
-# So far we differentiated by $\mu$. Take $\sigma$: with $f(z) = z^2$, the exact derivative of
-# $\mathbb{E}[f(z)] = \mu^2 + \sigma^2$ by $\sigma$ is $2\sigma$. The score function's estimator is
-# given. **Predict**: will its variance be closer to 2 times, 20 times or 200 times that of the
-# pathwise one? Then write the pathwise estimator by hand (no autograd) at $\mu = 1$,
-# $\sigma = 1/2$, one number for each element of `eps`.
+# From easy to hard. **Predict** first, in words; **then code**, and replace the dots. Every check says
+# how exact it wants the answer.
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["exercise"]
+def verdict(answer, truth, tolerance, right, hint):
+    """Right where every number of the answer is within the tolerance of the truth."""
+    if answer is ...:
+        return "Predict, then replace the dots."
+    truth = torch.as_tensor(truth, dtype=torch.float64).squeeze()
+    try:
+        given = torch.as_tensor(answer, dtype=torch.float64).squeeze()
+    except (TypeError, ValueError, RuntimeError):
+        return f"Not yet: numbers of shape {list(truth.shape)} are wanted, not {answer!r}."
+    if given.shape != truth.shape:
+        return f"Not yet: shape {list(truth.shape)} is wanted, not {list(given.shape)}. Hint: {hint}"
+    if bool(((given - truth).abs() <= tolerance).all()):
+        return f"Right: {right}"
+    return f"Not yet, to within {tolerance}. Hint: {hint}"
+
+
+# %% [markdown]
+# **1.** Which of these draws let a gradient pass to their parameters: `Normal`, `Bernoulli`, `Beta`,
+# `Categorical`, `RelaxedBernoulli`? (What would a small step of the parameter do to the value drawn?)
+
+# %% tags=["exercise"]
+answer_1 = ...  # five times True or False, in a list
+
+
+def check_1(answer):
+    names = ("Normal", "Bernoulli", "Beta", "Categorical", "RelaxedBernoulli")
+    truth = [getattr(torch.distributions, name).has_rsample for name in names]
+    right = "a draw that moves smoothly with its parameters has a path, even where no formula shows it."
+    hint = "ask the classes of pyro.distributions for has_rsample."
+    return verdict(answer, truth, 0, right, hint)
+
+
+print(check_1(answer_1))
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+solution_1 = [True, False, True, False, True]
+print(check_1(solution_1))
+assert check_1(solution_1).startswith("Right")
+assert check_1([True, False, False, False, True]).startswith("Not yet")  # Beta has a path
+
+# %% [markdown]
+# **2.** So far we differentiated by $\mu$. Take $\sigma$: with $f(z) = z^2$, the exact derivative of
+# $\mathbb{E}[f(z)] = \mu^2 + \sigma^2$ by $\sigma$ is $2\sigma$. The score function's estimator is given.
+# Is the ratio of its variance to the pathwise one's closer to 2, to 20 or to 200? Write the
+# pathwise estimator by hand (no autograd) at $\mu = 1$, $\sigma = 1/2$, one number for each element of
+# `eps`.
+
+# %% tags=["exercise"]
 mu, sigma = 1.0, 0.5
-eps = torch.randn(200_000)
+eps = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
 z = mu + sigma * eps
 score = z**2 * (eps**2 - 1) / sigma
 
-answer = ...  # the pathwise derivative of z**2 by sigma, [200000]
+answer_2 = ...  # the pathwise derivative of z**2 by sigma, [200000]
 
 
-def check(answer):
-    if answer is ...:
-        return "Predict, then replace the dots."
-    error = answer.std() / len(answer) ** 0.5
-    ratio = score.var() / answer.var()
-    if abs(answer.mean() - 2 * sigma) < 6 * error and answer.var() < 8:
-        return f"Right: mean {answer.mean():.3f} (exact 1), variance ratio {ratio:.1f}."
-    return (
-        f"Not yet: mean {answer.mean():.3f} ± {error:.3f} (exact 1), variance {answer.var():.2f}. "
-        "Hint: the chain rule, df/dz times dz/dsigma. What is dz/dsigma?"
-    )
+def check_2(answer):
+    draws = mu + sigma * eps
+    truth = 2 * draws.double() * eps
+    right = f"mean {truth.mean():.3f} (exact 1), variance ratio {score.var() / truth.var():.1f}."
+    hint = "the chain rule, df/dz times dz/dsigma, element by element. What is dz/dsigma?"
+    return verdict(answer, truth, 1e-3, right, hint)
 
 
-print(check(answer))
+print(check_2(answer_2))
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
-solution = 2 * z * eps
-print(check(solution))
-assert check(solution).startswith("Right")
-assert check(2 * z).startswith("Not yet")  # dz/dsigma forgotten
-assert check(score).startswith("Not yet")  # unbiased, but not pathwise
+solution_2 = 2 * z * eps
+print(check_2(solution_2))
+assert check_2(solution_2).startswith("Right")
+assert check_2(2 * z).startswith("Not yet")  # dz/dsigma forgotten
+assert check_2(score).startswith("Not yet")  # unbiased, but not pathwise
+assert check_2(2 * sigma * eps**2).startswith("Not yet")  # the same mean, another estimator
+
+# %% [markdown]
+# **3.** A baseline $c$ leaves $(z^2 - c)(z - 1)$ unbiased at $\mu = \sigma = 1$, whatever $c$ is. Which
+# $c$ makes its variance smallest? It is *not* the mean of $z^2$, which is 2. Find it on paper or from
+# draws, to within 0.2.
+
+# %% tags=["exercise"]
+answer_3 = ...  # a number
+
+
+def check_3(answer):
+    moments = {2: 1.0, 4: 3.0}  # of eps; z^2 eps^2 = (1 + eps)^2 eps^2
+    best = (moments[2] + moments[4]) / moments[2]
+    right = "the mean of z^2 weighted by eps^2. The usual baseline, the mean, is not the best one."
+    hint = "the second moment is a parabola in c, with its bottom at E[z^2 eps^2] / E[eps^2]."
+    return verdict(answer, best, 0.2, right, hint)
+
+
+print(check_3(answer_3))
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+z = 1 + torch.randn(1_000_000, generator=torch.Generator().manual_seed(1))
+solution_3 = ((z**2 * (z - 1) ** 2).mean() / ((z - 1) ** 2).mean()).item()
+for c in (0.0, 2.0, solution_3):
+    print(f"c = {c:.2f}: variance {((z**2 - c) * (z - 1)).var():.2f}")
+print(check_3(solution_3))
+assert check_3(solution_3).startswith("Right") and check_3(2.0).startswith("Not yet")
