@@ -98,6 +98,7 @@ _ROOMS = {
     "schema": (),
     "signatures": (),
     "serving": (),
+    "sklearn": (),
     "sources": (),
     "streams": (),
     "summaries": (),

@@ -22,8 +22,8 @@ ORDER = [
     "supports", "priors", "likelihoods", "guides", "program", "vae",
     "traces", "objectives", "kernels", "optimisers", "svi", "processes", "checkpoints", "runs",
     "callbacks", "training", "potentials", "hmc", "annealing", "posteriors", "framing",
-    "evaluation", "oracles", "generation", "measures", "arviz", "aggregate", "calibration",
-    "plots", "programs", "explorer", "cli",
+    "evaluation", "oracles", "generation", "sklearn", "measures", "arviz", "aggregate",
+    "calibration", "plots", "programs", "explorer", "cli",
 ]  # fmt: skip
 
 
