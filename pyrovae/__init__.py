@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyrovae.errors import UsageError
     from pyrovae.evaluation import Evaluation, Gap, elbo, evaluate, gap, log_evidence
     from pyrovae.explorer import explore
+    from pyrovae.exports import export
     from pyrovae.generation import (
         decode,
         encode,
@@ -63,6 +64,7 @@ _ROOMS = {
     "errors": ("UsageError",),
     "evaluation": ("Evaluation", "Gap", "elbo", "evaluate", "gap", "log_evidence"),
     "explorer": ("explore",),
+    "exports": ("export",),
     "files": (),
     "generation": (
         "decode",

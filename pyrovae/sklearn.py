@@ -132,8 +132,7 @@ class VAETransformer(TransformerMixin, BaseEstimator):
     def transform(self, X: Rows) -> np.ndarray:  # noqa: N803
         """The mean of q(z|x) of each row, ``[N, latent_dim]``."""
         x = self._seen(X)
-        codes: Tensor = encode(self.vae_, x)
-        return codes.cpu().numpy()
+        return cast(Tensor, encode(self.vae_, x)).cpu().numpy()
 
     def inverse_transform(self, X: Rows) -> Rows:  # noqa: N803
         """E[x|z] at codes ``[N, latent_dim]``: ``[N, columns]``, a DataFrame of the kinds and units
@@ -151,7 +150,7 @@ class VAETransformer(TransformerMixin, BaseEstimator):
         """log p(x) of each row in nats, ``[N]``, by importance sampling with ``num_particles``: see
         :func:`pyrovae.log_evidence`. The lowest are the odd ones."""
         x = self._seen(X)
-        found = cast(Tensor, log_evidence(self.vae_, x, self.num_particles, seed=self._seed()))
+        found = log_evidence(self.vae_, x, self.num_particles, seed=self._seed())
         return found.double().cpu().numpy()
 
     def score(self, X: Rows, y: object = None) -> float:  # noqa: N803

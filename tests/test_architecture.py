@@ -22,7 +22,7 @@ ORDER = [
     "supports", "priors", "likelihoods", "guides", "program", "vae",
     "traces", "objectives", "kernels", "optimisers", "svi", "processes", "checkpoints", "runs",
     "callbacks", "training", "potentials", "hmc", "annealing", "posteriors", "framing",
-    "evaluation", "oracles", "generation", "sklearn", "measures", "arviz", "aggregate",
+    "evaluation", "oracles", "generation", "exports", "sklearn", "measures", "arviz", "aggregate",
     "calibration", "plots", "programs", "explorer", "cli",
 ]  # fmt: skip
 
@@ -141,7 +141,7 @@ def test_threads(number):
 def test_every_requirement_names_the_oldest_version_that_is_tested() -> None:
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    optional = ("excel", "explore", "parquet", "tensorboard")
+    optional = ("excel", "explore", "onnx", "parquet", "tensorboard")
     for room in (project["dependencies"], *map(extras.get, optional)):
         for requirement in room:
             assert re.fullmatch(r"[\w-]+>=[\d.]+", requirement), requirement

@@ -180,7 +180,7 @@ SWITCHED = [
     name for name in VERBS if "progress" in inspect.signature(getattr(pv, name, len)).parameters
 ]
 # one run of the programs, a page, or made of others
-BRIEF = {"explore", "graph", "save", "shapes", "sketch", "to_arviz", "information"}
+BRIEF = {"explore", "export", "graph", "save", "shapes", "sketch", "to_arviz", "information"}
 
 
 def test_every_verb_has_a_row() -> None:
