@@ -250,10 +250,7 @@ def _free(first: fx.GraphModule, second: fx.GraphModule) -> None:
     if [(n.op, n.name) for n in nodes] != [(n.op, n.name) for n in others]:
         raise ValueError("there are more or fewer of them")
     same = dict(zip(nodes, others, strict=True))
-    places = [n for n in nodes if n.op == "placeholder"]
-    used = next((n for n in places if n.users), places[0])
-    with graph.inserting_after(places[-1]):
-        count = graph.call_function(torch.ops.aten.sym_size.int, (used, 0))
+    count = _count(graph)
 
     def merged(own: Any, other: Any) -> Any:
         if isinstance(own, fx.Node) and same[own] is other:
@@ -277,6 +274,14 @@ def _free(first: fx.GraphModule, second: fx.GraphModule) -> None:
             node.kwargs = {k: merged(v, other.kwargs[k]) for k, v in node.kwargs.items()}
     if not count.users:
         graph.erase_node(count)
+
+
+def _count(graph: fx.Graph) -> fx.Node:
+    """The number of data, read from an input that the output depends on."""
+    places = [n for n in graph.nodes if n.op == "placeholder"]
+    used = next((n for n in places if n.users), places[0])
+    with graph.inserting_after(places[-1]):
+        return graph.call_function(torch.ops.aten.sym_size.int, (used, 0))
 
 
 def _check_constant(node: fx.Node, first: fx.GraphModule, second: fx.GraphModule) -> None:
