@@ -81,6 +81,7 @@ _ROOMS = {
     "labels": (),
     "layouts": (),
     "likelihoods": (),
+    "markup": (),
     "measures": ("Information", "disentanglement", "information"),
     "memory": (),
     "networks": (),

@@ -16,10 +16,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
-    "errors", "progress", "memory", "summaries", "arrays", "layouts", "serving", "signatures",
-    "files", "cells", "schema", "tensors", "pictures", "sources", "sparse", "tables", "streams",
-    "randomness", "data", "labels", "components", "networks", "units", "schedules", "distributions",
-    "supports", "priors", "likelihoods", "guides", "program", "vae",
+    "errors", "markup", "progress", "memory", "summaries", "arrays", "layouts", "serving",
+    "signatures", "files", "cells", "schema", "tensors", "pictures", "sources", "sparse", "tables",
+    "streams", "randomness", "data", "labels", "components", "networks", "units", "schedules",
+    "distributions", "supports", "priors", "likelihoods", "guides", "program", "vae",
     "traces", "objectives", "kernels", "optimisers", "svi", "processes", "checkpoints", "runs",
     "callbacks", "training", "potentials", "hmc", "annealing", "posteriors", "framing",
     "evaluation", "oracles", "generation", "exports", "sklearn", "measures", "arviz", "aggregate",
