@@ -9,9 +9,11 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from pyrovae import markup
 from pyrovae.errors import UsageError
 from pyrovae.evaluation import CHUNK
 from pyrovae.generation import reconstruct
+from pyrovae.markup import Shown
 from pyrovae.progress import shown, steps
 from pyrovae.traces import Args, Problem, as_pair
 
@@ -19,7 +21,7 @@ __all__ = ["Calibration", "PredictiveCheck", "calibrate", "predictive_check"]
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Shown):
     """Ranks of simulated latents among the guide's draws, and a test that they are uniform.
 
     Attributes:
@@ -51,6 +53,19 @@ class Calibration:
         )
 
     __repr__ = __str__
+
+    def in_notebook(self) -> list[str]:
+        """The verdict, the p-value of each dimension, the ranks of the least likely ones: level
+        where the guide is right."""
+        parts = [markup.note(self, strong=True)]
+        order = self.p_values.argsort().tolist()
+        parts.append(markup.table(["dimension", "p-value"], [
+            (self.names[k], float(self.p_values[k])) for k in order
+        ]))  # fmt: skip
+        for k in order[:4]:
+            counts = self.ranks[:, k].float().histc(10, 0, self.draws).tolist()
+            parts.append(markup.bars(f"ranks of {self.names[k]}", counts, len(self.ranks) / 10))
+        return parts
 
 
 @shown("calibrate")

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from pyrovae import progress
+from pyrovae import markup, progress
 from pyrovae.errors import UsageError, number, whole_number
+from pyrovae.markup import Shown
 from pyrovae.tensors import Data
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ BAR = "{desc} {bar} {percentage:3.0f}% {rate_fmt}, {remaining} left{postfix}"
 
 
 @dataclass
-class History:
+class History(Shown):
     """What a training run saw, one row per epoch.
 
     Each row: ``epoch``, ``step``, ``seconds`` of training so far, ``images_per_second``, ``lr``,
@@ -42,6 +43,19 @@ class History:
     seed: int = 0
     device: str = "cpu"
     stopped: str = ""
+
+    def in_notebook(self) -> list[str]:
+        """The ELBO over the epochs, and the last of them."""
+        if not self.rows:
+            return [markup.note("no epoch yet", strong=True)]
+        names: list[str] = [name for name in ("elbo", "validation_elbo") if name in self.last]
+        curves = {name: [row.get(name, math.nan) for row in self.rows] for name in names}
+        return [
+            markup.note(f"{len(self.rows):,} epochs on {self.device}", strong=True),
+            markup.lines("nats per datum", curves),
+            markup.table(["last epoch", ""], list(self.last.items())),
+            *([markup.note(self.stopped)] if self.stopped else []),
+        ]
 
     def __getitem__(self, name: str) -> list[float]:
         return [row[name] for row in self.rows]

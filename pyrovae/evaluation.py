@@ -11,10 +11,11 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from pyrovae import traces
+from pyrovae import markup, traces
 from pyrovae.annealing import Annealed, Annealing, Sandwich, annealed, annealed_batch, certified
 from pyrovae.errors import UsageError, nearest
 from pyrovae.framing import framed
+from pyrovae.markup import Shown
 from pyrovae.progress import count, shown
 from pyrovae.tensors import log_mean_exp
 from pyrovae.traces import Args, Problem, Structure, Traces
@@ -44,7 +45,7 @@ REMEDY = (
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Shown):
     """Everything :func:`evaluate` measured; all tensors on the CPU, all terms in nats.
 
     Attributes:
@@ -194,8 +195,8 @@ class Evaluation:
         }
         return summary
 
-    def __str__(self) -> str:
-        words = {
+    def _words(self) -> dict[str, str]:
+        return {
             "elbo": "ELBO" if self.bound else "log p(x, z) at the code",
             "reconstruction": "reconstruction",
             "kl": "KL",
@@ -206,6 +207,24 @@ class Evaluation:
             "bits_per_dimension": "bits per dimension",
             "ess": "effective sample size",
         }
+
+    def in_notebook(self) -> list[str]:
+        """Means and standard errors, the KL of each unit, the share of doubtful weights, notes."""
+        words = self._words()
+        rows = [(words[name], *found) for name, found in self.means().items()]
+        parts = [
+            markup.note(f"{len(self.elbo):,} data, nats per datum", strong=True),
+            markup.table(["", "mean", "s.e."], rows),
+        ]
+        parts += [
+            markup.bars(f"KL per unit of {name}, nats", kl.flatten().tolist())
+            for name, kl in self.kl_dimensions.items()
+        ]
+        said = [self.verdict, self.trust, *self.notes]
+        return parts + [markup.note(words) for words in said if words]
+
+    def __str__(self) -> str:
+        words = self._words()
         lines = [f"{len(self.elbo):,} data, nats per datum{'mean':>24} {'s.e.':>8}"]
         width = len(lines[0]) - 18
         lines += [
@@ -567,7 +586,7 @@ class _Filled:
 
 
 @dataclass(frozen=True)
-class Gap:
+class Gap(Shown):
     """Where log p(x) goes; per datum ``[N]``, nats: log_evidence = elbo + amortisation +
     approximation.
 
@@ -595,13 +614,27 @@ class Gap:
         """What the guide's family costs."""
         return self.log_evidence - self.refined
 
-    def __str__(self) -> str:
-        rows = {
+    def _rows(self) -> dict[str, Tensor]:
+        return {
             "log evidence": self.log_evidence,
             "ELBO": self.elbo,
             "amortisation gap": self.amortisation,
             "approximation gap": self.approximation,
         }
+
+    def in_notebook(self) -> list[str]:
+        """Means and standard errors, and the two gaps as bars."""
+        rows = [(n, float(v.mean()), _standard_error(v)) for n, v in self._rows().items()]
+        gaps = [float(gap.mean()) for gap in (self.amortisation, self.approximation)]
+        return [
+            markup.note(f"{len(self.elbo):,} data, nats per datum", strong=True),
+            markup.table(["", "mean", "s.e."], rows),
+            markup.bars("amortisation, approximation: nats", gaps),
+            *map(markup.note, self.notes),
+        ]
+
+    def __str__(self) -> str:
+        rows = self._rows()
         lines = [f"{len(self.elbo):,} data, nats per datum{'mean':>12} {'s.e.':>8}"]
         width = len(lines[0]) - 18
         for name, value in rows.items():

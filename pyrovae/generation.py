@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 Values = Tensor | dict[str, Tensor]
+Sites = Mapping[str, tuple[dist.TorchDistribution, Tensor]]
+Expectation = Callable[[Args, Mapping[str, Tensor]], dict[str, Tensor]]
 Votes = dict[str, tuple[Tensor, torch.Size]]  # by site: which entries are classes, of what shape
 BATCH = 512
 CHAINS = 4  # of Hamiltonian Monte Carlo, per datum
@@ -203,6 +205,29 @@ class _Given:
             k: v if k in shape.globals else _filled_up(v[rows], count) for k, v in latents.items()
         }
         return {k: shape.native(k, v.to(device)) for k, v in some.items()}
+
+
+def on_example(pair: object, like: object = None) -> tuple[Problem, Args]:
+    """A pair on data of the shapes that its model takes, and these data ``[n, ...]``: ``like``, or
+    those that the pair knows."""
+    given = _Given.of(pair, like)
+    return given.problem, given.rows
+
+
+def expectation(problem: Problem, batch: Args, latents: Mapping[str, Tensor]) -> Expectation:
+    """E[x|z] of the observed sites ``[n, ...]`` by one run of the model, as a function of a batch
+    and of its latents ``[n, ...]`` which decides nothing by their values: which sites have entries
+    without a mean is seen on those that are given."""
+
+    def run(batch: Args, latents: Mapping[str, Tensor]) -> Sites:
+        known = {k: problem.shape.native(k, v) for k, v in latents.items()}
+        return problem.generate(batch, known, draw=False)
+
+    def expected(batch: Args, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return _observed(run(batch, latents), problem, mean=True, modal=modal)
+
+    modal = {name for name, (fn, _) in run(batch, latents).items() if _lacks_mean(fn)}
+    return expected
 
 
 def _filled_up(rows: Tensor, count: int) -> Tensor:
@@ -694,27 +719,38 @@ def _spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 def _observed(
-    sites: Mapping[str, tuple[dist.TorchDistribution, Tensor]], problem: Problem, mean: bool
+    sites: Sites, problem: Problem, mean: bool, modal: Container[str] | None = None
 ) -> dict[str, Tensor]:
-    """The observed sites' means or draws, the data's axis first."""
+    """The observed sites' means or draws, the data's axis first; ``modal`` names the sites that
+    have entries without a mean, where that is known."""
     out = {}
     for name in problem.names(sites):
         fn, value = sites[name]
-        value = _value(fn, value, mean)
+        value = _value(fn, value, mean, None if modal is None else name in modal)
         out[name] = value.movedim(problem.shape.dim - fn.event_dim, 0)
     return out
 
 
-def _value(fn: dist.TorchDistribution, value: Tensor, mean: bool) -> Tensor:
+def _value(
+    fn: dist.TorchDistribution, value: Tensor, mean: bool, modal: bool | None = None
+) -> Tensor:
     """A site's mean or draw; entries without a mean, such as classes, give their mode, and a
     distribution that knows neither gives the draw."""
     if mean:
         with contextlib.suppress(NotImplementedError, AttributeError):
             centre: Tensor = fn.mean
-            if bool(centre.isnan().any()):
+            if _lacks_mean(fn) if modal is None else modal:
                 centre = torch.where(centre.isnan(), entries(fn).mode, centre)
             return centre
     return value
+
+
+def _lacks_mean(fn: dist.TorchDistribution) -> bool:
+    """Whether some entries have no mean, of a distribution that has one."""
+    try:
+        return bool(fn.mean.isnan().any())
+    except (NotImplementedError, AttributeError):
+        return False
 
 
 def _average(values: Tensor, weights: Tensor, classes: Tensor) -> Tensor:

@@ -14,10 +14,12 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyrovae import markup
 from pyrovae.components import Component
-from pyrovae.errors import UsageError
+from pyrovae.errors import UsageError, in_short
 from pyrovae.guides import Guide, MeanField
 from pyrovae.likelihoods import Bernoulli, Likelihood, suited
+from pyrovae.markup import Shown
 from pyrovae.priors import Flow, Prior, StandardNormal
 from pyrovae.schema import Schema, is_frame
 from pyrovae.streams import as_data
@@ -104,7 +106,7 @@ class _Method:
         return self.function if owner is None else BoundProgram(owner, self)
 
 
-class Program(nn.Module, Component, ABC):
+class Program(nn.Module, Component, Shown, ABC):
     """A pair whose constructor's signature is its configuration.
 
     Two abstract methods, :meth:`model` and :meth:`guide`: plain Pyro. The others tell the command
@@ -235,6 +237,22 @@ class Program(nn.Module, Component, ABC):
         apart from the program of that name."""
         names = inspect.signature(type(self)).parameters
         return {n: getattr(self, "posterior" if n == "guide" else n) for n in names}
+
+    def in_notebook(self) -> list[str]:
+        """The constructor's arguments, and how many weights there are."""
+        size = sum(p.numel() for p in self.parameters())
+        given = [(name, in_short(value, 200)) for name, value in self._said().items()]
+        words = f"{type(self).__name__}, {size:,} parameters"
+        return [markup.note(words, strong=True), markup.table(["", ""], given)]
+
+    def _said(self) -> dict[str, object]:
+        """The arguments, a part by its class and by what it is not usually."""
+        return {
+            name: f"{type(value).__name__}{value.arguments() or ''}"
+            if isinstance(value, Component)
+            else value
+            for name, value in self.arguments().items()
+        }
 
     def _in_memory(self, data: Data) -> None:
         """Refuse data that are streamed or sparse."""

@@ -16,14 +16,14 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
-    "errors", "turns", "progress", "memory", "summaries", "arrays", "layouts", "serving",
+    "errors", "turns", "markup", "progress", "memory", "summaries", "arrays", "layouts", "serving",
     "signatures", "files", "locks", "cells", "schema", "tensors", "pictures", "sources", "sparse",
     "tables", "streams", "randomness", "data", "labels", "components", "networks", "units",
     "schedules", "distributions", "supports", "priors", "likelihoods", "guides", "program", "vae",
     "traces", "objectives", "kernels", "optimisers", "svi", "processes", "checkpoints", "runs",
     "callbacks", "training", "potentials", "hmc", "annealing", "posteriors", "framing",
-    "evaluation", "oracles", "generation", "measures", "arviz", "aggregate", "calibration",
-    "plots", "programs", "explorer", "cli",
+    "evaluation", "oracles", "generation", "exports", "sklearn", "measures", "arviz", "aggregate",
+    "calibration", "plots", "programs", "explorer", "cli",
 ]  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def test_threads(number):
 def test_every_requirement_names_the_oldest_version_that_is_tested() -> None:
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    optional = ("excel", "explore", "parquet", "tensorboard")
+    optional = ("excel", "explore", "onnx", "parquet", "tensorboard")
     for room in (project["dependencies"], *map(extras.get, optional)):
         for requirement in room:
             assert re.fullmatch(r"[\w-]+>=[\d.]+", requirement), requirement

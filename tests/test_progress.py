@@ -184,7 +184,7 @@ SWITCHED = [
     name for name in VERBS if "progress" in inspect.signature(getattr(pv, name, len)).parameters
 ]
 # one run of the programs, a page, or made of others
-BRIEF = {"explore", "graph", "save", "shapes", "sketch", "to_arviz"}
+BRIEF = {"explore", "export", "graph", "save", "shapes", "sketch", "to_arviz"}
 
 
 def test_every_verb_has_a_row() -> None:

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
+from pyrovae import markup
 from pyrovae.errors import UsageError, got
+from pyrovae.markup import Shown
 from pyrovae.schema import Schema, is_frame
 from pyrovae.streams import Data, as_data
 from pyrovae.tables import table
@@ -139,7 +141,7 @@ def _put(name: str, own: Tensor, saved: Tensor) -> None:
         own.copy_(saved)
 
 
-class Pair:
+class Pair(Shown):
     """A model and a guide: two plain Pyro functions, with parameters of their own.
 
     Whatever the two declare with ``pyro.param`` lives in this pair's own parameter store, so
@@ -170,6 +172,12 @@ class Pair:
         self.code: tuple[object, ...] = (_code(model), _code(guide))
         self.owner: object = self
         self.memory = _Memory()
+
+    def in_notebook(self) -> list[str]:
+        """The two programs, and every parameter and buffer by name."""
+        held = [(name, str(tuple(value.shape))) for name, value in self.tensors().items()]
+        programs = [(n, _called(p)) for n, p in (("model", self.model), ("guide", self.guide))]
+        return [markup.table(["program", ""], programs), markup.table(["tensor", "shape"], held)]
 
     def __getstate__(self) -> dict[str, Any]:
         """What tells the programs apart is of this process."""
@@ -477,6 +485,12 @@ def as_pair(pair: object) -> Pair:
     except TypeError:  # an object without a __dict__
         wrapped.memory = _remembered(model, guide, wrapped.memory)
     return wrapped
+
+
+def _called(program: object) -> str:
+    """What a program is called, without looking at what it holds."""
+    name = getattr(program, "__qualname__", type(program).__qualname__)
+    return f"{getattr(program, '__module__', '')}.{name}"
 
 
 def _code(program: object) -> Any:

@@ -306,6 +306,11 @@ class Problem:
                 return {n: torch.stack([each[n] for each in runs]).mean(0) for n in found}
         return found
 
+    def codes_once(self, batch: Args) -> dict[str, Tensor]:
+        """The same by one run of the guide, in which a latent depends on draws of others."""
+        with self.pair.scope():
+            return self._codes(self._guide(batch))
+
     def _varies(self, batch: Args, found: Mapping[str, Tensor]) -> bool:
         """Whether another run gives other codes, where that may be."""
         if len(self.shape.latents) + len(self.shape.auxiliary) == 1 and not self.blind:

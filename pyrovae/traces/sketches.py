@@ -16,7 +16,9 @@ from pyro.poutine.runtime import Message
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyrovae import markup
 from pyrovae.errors import UsageError, in_short, whole_number
+from pyrovae.markup import Shown
 from pyrovae.supports import entries
 from pyrovae.traces.meeting import met
 from pyrovae.traces.pair import Args, Pair, Program, as_pair
@@ -51,7 +53,7 @@ class SketchedSite:
 
 
 @dataclass(frozen=True)
-class Sketch:
+class Sketch(Shown):
     """The sites of a model, and of its guide where there is one, in the order they are run.
 
     ``print`` gives them as a table; ``pv.plots.graph`` draws what depends on what,
@@ -67,8 +69,15 @@ class Sketch:
         """The sites of ``"model"``, ``"guide"`` or ``"data"``."""
         return tuple(site for site in self.sites if site.program == program)
 
-    def __str__(self) -> str:
-        rows = [("program", "site", "distribution", "batch | event", "plates", "given")]
+    def in_notebook(self) -> list[str]:
+        """The table that ``print`` gives."""
+        head, *rows = self._rows()
+        return [markup.table(head, rows)]
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows: list[tuple[str, ...]] = [
+            ("program", "site", "distribution", "batch | event", "plates", "given")
+        ]
         for site in self.sites:
             batch, event = (" ".join(map(str, s)) for s in (site.batch_shape, site.event_shape))
             plates = ", ".join(site.plates[dim] for dim in sorted(site.plates))
@@ -76,6 +85,10 @@ class Sketch:
             given = ", ".join(site.parents)
             shape = f"{batch} | {event}".strip()
             rows.append((site.program, name, site.distribution, shape, plates, given))
+        return rows
+
+    def __str__(self) -> str:
+        rows = self._rows()
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
         return "\n".join(line.rstrip() for line in lines)
