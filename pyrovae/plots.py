@@ -37,10 +37,11 @@ Floats = NDArray[np.float64]
 Panels = NDArray[np.object_]  # of Axes
 Drawn = Axes | Panels
 
-# safe for the colour-blind: Okabe and Ito's colours, then Tol's muted ones with black for pale grey
+# safe for the colour-blind: Okabe and Ito's colours, then Tol's muted ones with black for pale
+# grey and, since olive is close to sand, blue for olive
 INK, BLUE, ORANGE, GREEN, GREY = "#222222", "#0072B2", "#D55E00", "#009E73", "#A8A8A8"
 CLASSES = [f"#{code}" for code in ("332288", "88CCEE", "117733", "DDCC77", "CC6677")]
-CLASSES += [f"#{code}" for code in ("AA4499", "44AA99", "882255", "999933", "000000")]
+CLASSES += [f"#{code}" for code in ("AA4499", "44AA99", "3377EE", "882255", "000000")]
 PAPER = 0.92  # the grey between images, so that white-edged ones stay apart
 
 # the same look for figures of one's own: plt.rcParams.update(pv.plots.STYLE)
@@ -237,7 +238,11 @@ def strips(
     coloured barcodes. `rows` and `columns` are labels of R and S, as many as there are or none.
     """
     array = _array(cells, "cells", "rows columns ...")
-    drawn = _strips(array, rows, columns, schema, ax, "o")
+    return _titled(_strips(array, rows, columns, schema, ax, "o"), title)
+
+
+def _titled(drawn: Drawn, title: str) -> Drawn:
+    """Panels have titles of their own, so that one for all of them stands above."""
     if title and isinstance(drawn, Axes):
         drawn.set_title(title)
     elif title:
@@ -351,7 +356,8 @@ def interpolation(
     rows = _numbered("path", len(cells)) if len(cells) > 1 else ()
     if face(cells.shape[2:], schema) == "image":
         rows = ()
-    return _strips(cells, rows, ends, schema, ax, "o-")
+    drawn = _strips(cells, rows, ends, schema, ax, "o-")
+    return _titled(drawn, f"from A to B in {cells.shape[1]} steps")
 
 
 def _is_path(cells: Floats, schema: Schema | None) -> bool:
@@ -859,7 +865,7 @@ def latent_map(
     _coloured(ax, points, None if labels is None else _array(labels, "labels", "N"), classes)
     if d > 1:
         ax.set_aspect("equal", adjustable="datalim")
-    return _dress(ax, "", names[0], names[1])
+    return _dress(ax, f"codes of {n:,} data", names[0], names[1])
 
 
 def _vectors(codes: Values) -> Floats:
@@ -946,7 +952,8 @@ def _coloured(ax: Any, points: Floats, label: Floats | None, classes: Sequence[s
 def kl_bars(kl: Values, *, active: Values | None = None, ax: Axes | None = None) -> Axes:
     """KL divergence from the prior per latent dimension, [d] in nats, the largest first.
 
-    `active` (bool [d]) greys the other dimensions.
+    `active` (bool [d]) greys the other dimensions, whose bars may be too low to see, and crosses
+    them out.
 
     >>> kl_bars([0.1, 2.0, 1.0], active=[False, True, True]).get_title()
     '2 of 3 latent dimensions active'
@@ -956,10 +963,12 @@ def kl_bars(kl: Values, *, active: Values | None = None, ax: Axes | None = None)
     on = np.ones(d, bool) if active is None else _array(active, "active", "d").astype(bool)
     _same("active", on.shape, (d,), "kl")
     ax = _axes(ax, float(np.clip(0.2 * d + 1.5, 4.5, 9.5)), 3.2)
-    for mask, colour, label in ((on, BLUE, "active"), (~on, GREY, "inactive")):
-        at = np.flatnonzero(mask[order])
-        if at.size:
-            ax.bar(at, heights[order][at], color=colour, label=label)
+    at, off = (np.flatnonzero(mask[order]) for mask in (on, ~on))
+    if at.size:
+        ax.bar(at, heights[order][at], color=BLUE, label="active")
+    if off.size:
+        ax.bar(off, heights[order][off], color=GREY)
+        ax.plot(off, heights[order][off], "x", color=GREY, clip_on=False, label="inactive")
     every = math.ceil(d / 50)
     ax.set_xticks(range(0, d, every), [str(k) for k in order[::every]], size=9 if d <= 20 else 7)
     title = "KL per latent dimension"

@@ -479,6 +479,22 @@ def test_kl_bars_are_sorted_and_say_which_dimension() -> None:
     assert len(ticks(plots.kl_bars(random(200)).xaxis)) <= 50
 
 
+def test_what_the_key_of_kl_bars_names_can_be_seen_however_low_the_bars() -> None:
+    ax = plots.kl_bars([2.0, 0.0, 1.0, 0.0], active=[True, False, True, False])
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"active", "inactive"}
+    (crosses,) = ax.lines
+    assert crosses.get_marker() == "x" and list(crosses.get_xdata()) == [2, 3]
+    assert not plots.kl_bars([2.0, 1.0], active=[True, True]).lines
+
+
+def test_figures_say_what_they_show() -> None:
+    assert plots.interpolation(random(4, 1, 5, 5)).get_title() == "from A to B in 4 steps"
+    assert plots.latent_map(random(9, 2)).get_title() == "codes of 9 data"
+    ax = plt.subplots()[1]
+    ax.set_title("mine")
+    assert plots.strips(random(2, 3, 1, 5, 5), ax=ax).get_title() == "mine"
+
+
 def test_gap_bars_end_at_the_evidence() -> None:
     family, encoder = random(30), random(30, seed=1)
     elbo = -90 - random(30, seed=2)

@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_python_blocks_run(tmp_path: Path) -> None:
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     program = "\n".join(BLOCKS)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],

@@ -233,7 +233,7 @@ print(f"ratio {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios)
 
 # %% [markdown]
 # How much it is depends on the machine and on who else is using it, so nothing is asserted about it
-# here; the README's table has interleaved measurements against five peers. Where a run is long
+# here; the README's table has interleaved measurements against peers. Where a run is long
 # enough, `pv.fit` also has `torch.compile` turn the record into kernels (`compile=True` does so at
 # once). Programs whose control flow depends on values stay with the handlers.
 #
@@ -317,37 +317,81 @@ print("the first model is as it was, and Pyro's store is empty")
 # %% [markdown]
 # ## Where to go from here
 #
-# `pv.programs` has twelve more programs to use or to copy; `pv.impute` fills what is missing;
-# `pv.calibrate` asks whether a guide can be trusted at all. And two plain functions of your own get
-# every verb of these ten notebooks.
+# `pv.programs` has more programs to use or to copy; `pv.impute` fills what is missing (notebook 8);
+# `pv.calibrate` asks whether a guide can be trusted at all (notebook 9). And two plain functions of
+# your own get every verb of these notebooks.
 #
-# ## Exercise
+# ## Exercises
 #
-# The run above was called with `epochs=8` and `batch_size=128` on 5,000 pictures, stopped after
-# three epochs, and resumed.
+# From easy to hard. **Predict** first, in words; **then compute**, and replace the dots. Every check
+# says how exact it wants the answer.
 #
-# **Predict**: how many optimiser steps did the *resumed* part take? (Does an epoch drop the last,
-# smaller batch?) **Then find out**, for instance from how many batches an epoch has, and replace
-# the dots.
+# **1.** How many parameters does `vae` have, encoder and decoder together, and how many bytes do they
+# take in float32? Is that about the size of `model.safetensors`? Two whole numbers.
+#
+# **2.** The run above was called with `epochs=8` and `batch_size=128` on 5,000 pictures, stopped after
+# three epochs, and resumed. How many optimiser steps did the *resumed* part take? (Does an epoch drop
+# the last, smaller batch?)
+#
+# **3.** The same run from the start with `batch_size=96`: how many steps in all, and how many pictures
+# are in an epoch's last batch? Two whole numbers. (Then think: what is special about that step?)
 
-# %%
-answer = ...  # steps of the resumed part
+# %% tags=["exercise"]
+answer_1 = ...  # parameters and bytes, in a list
+answer_2 = ...  # steps of the resumed part
+answer_3 = ...  # steps, and pictures in the last batch, in a list
 
 
-def check(answer, tolerance=0):
+def verdict(answer, truth, tolerance, right, hint):
+    """Right where every number of the answer is within the tolerance of the truth."""
     if answer is ...:
         return "Predict, then replace the dots."
+    truth = torch.as_tensor(truth, dtype=torch.float64).squeeze()
+    try:
+        given = torch.as_tensor(answer, dtype=torch.float64).squeeze()
+    except (TypeError, ValueError, RuntimeError):
+        return f"Not yet: numbers of shape {list(truth.shape)} are wanted, not {answer!r}."
+    if given.shape != truth.shape:
+        return f"Not yet: shape {list(truth.shape)} is wanted, not {list(given.shape)}. Hint: {hint}"
+    if bool(((given - truth).abs() <= tolerance).all()):
+        return f"Right: {right}"
+    return f"Not yet, to within {tolerance}. Hint: {hint}"
+
+
+def check_1(answer):
+    count = sum(p.numel() for p in vae.parameters())
+    right = "the file has these bytes, and a short header that says what they are."
+    return verdict(answer, [count, 4 * count], 0, right, "weights and biases of each layer.")
+
+
+def check_2(answer):
     steps = -(-len(x_train) // settings["batch_size"]) * (len(resumed.rows) - len(stopped.rows))
-    if abs(answer - steps) <= tolerance:
-        return "Right: every datum once per epoch, so the last batch is smaller and not dropped."
-    return "Not yet. Hint: 5,000 / 128 is not whole, and three epochs were done before."
+    right = "every datum once per epoch, so the last batch is smaller and not dropped."
+    hint = "5,000 / 128 is not whole, and three epochs were done before."
+    return verdict(answer, steps, 0, right, hint)
 
 
-print(check(answer))
+def check_3(answer):
+    count = len(x_train)
+    truth = [-(-count // 96) * settings["epochs"], count % 96]
+    right = "few pictures, and so the noisiest gradient of the epoch."
+    return verdict(answer, truth, 0, right, "the remainder of a division, and one step more for it.")
+
+
+print(check_1(answer_1), check_2(answer_2), check_3(answer_3), sep="\n")
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
-per_epoch = len(list(torch.arange(len(x_train)).split(settings["batch_size"])))
-solution = per_epoch * (8 - 3)
-print(f"{per_epoch} steps per epoch, {solution} after the stop")
-print(check(solution))
-assert check(solution).startswith("Right") and check(39 * 5).startswith("Not yet")
+encoder, decoder = 784 * 200 + 200 + 200 * 20 + 20, 10 * 200 + 200 + 200 * 784 + 784
+solution_1 = [encoder + decoder, 4 * (encoder + decoder)]
+print(solution_1, (folder / "first" / "model.safetensors").stat().st_size, check_1(solution_1))
+assert check_1(solution_1).startswith("Right") and check_1(solution_1[:1] * 2).startswith("Not yet")
+
+per_epoch = len(torch.arange(len(x_train)).split(settings["batch_size"]))
+solution_2 = per_epoch * (8 - 3)
+print(f"{per_epoch} steps per epoch, {solution_2} after the stop:", check_2(solution_2))
+assert check_2(solution_2).startswith("Right") and check_2(39 * 5).startswith("Not yet")
+
+batches = torch.arange(len(x_train)).split(96)
+solution_3 = [len(batches) * 8, len(batches[-1])]
+print(solution_3, check_3(solution_3))
+assert check_3(solution_3).startswith("Right") and check_3([52 * 8, 96]).startswith("Not yet")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyrovae as pv
 from pyrovae.cli import pairs, reading
@@ -332,7 +332,10 @@ class _Results:
 
     def samples(self) -> Drawn:
         if self._pictures:
-            return pv.plots.data_grid(observed(pv.sample(self.vae, 64, mean=True), self.vae))
+            drawn = observed(pv.sample(self.vae, 64, mean=True), self.vae)
+            grid = cast("Axes", pv.plots.data_grid(drawn))
+            grid.set_title("64 draws from the prior, decoded: means of x")
+            return grid
         drawn = observed(pv.sample(self.vae, 1000), self.vae)
         data = self.test.fixed().x.cpu()
         return pv.plots.data_grid(drawn, schema=self.test.schema, data=data)

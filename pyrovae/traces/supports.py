@@ -144,13 +144,17 @@ def _outside(
     if low == PADDING and bool(getattr(support, "is_discrete", False)):
         return words + _PADDING
     if low >= 0 and high <= 1 and not seen.binary:
-        return f"{words} with values between, such as grey pixels. {_GREY}: {fitting}"
+        return f"{words} with values between, such as grey pixels{_CROSS}. {_GREY}: {fitting}"
     return f"{words}. Choose a likelihood that holds them{where and ' there'}: {fitting}"
 
 
 _PADDING = (
     f". {PADDING} marks padding for PyTorch's losses and is no value: write NaN there, which is "
     f"missing (x.float().masked_fill(x == {PADDING}, float('nan')))"
+)
+_CROSS = (
+    ", whose cross-entropy is the mean log probability of binary pixels drawn from them, not the "
+    "log density of grey ones"
 )
 _GREY = (
     "Binarise them (data.binarised('dynamic'), --binarise dynamic), or choose a likelihood that "

@@ -1,0 +1,100 @@
+"""The checks of notebooks 6 and 10: what they accept, what they refuse, and that none is at a loss.
+
+A check is taken from its notebook's source, beside stand-ins for what the notebook trained; the
+solutions themselves, on what it did train, are asserted in the notebook.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+TUTORIALS = Path(__file__).parents[1] / "tutorials"
+
+
+def sixth() -> dict[str, Any]:
+    """Samples that score 9.79 and 0.68; spreads of the codes; midpoints of which 0.31 pass."""
+    halves = SimpleNamespace(sample=lambda n, seed: torch.full((n, 1), 0.5))
+    pv = SimpleNamespace(fit_codes=lambda *_, **__: halves, decode=lambda _, z: z / z.max())
+    return {
+        "pv": pv, "ae": None, "vae": None, "x_train": None, "DIM": 3, "dist": dist,
+        "both": lambda x: (9.79, 0.68), "quality": lambda x: 0.31,
+        "spreads": {"VAE": torch.tensor([1.4, 1.2, 1.1])},
+        "middle_codes": {"VAE": torch.ones(5, 3)},
+    }  # fmt: skip
+
+
+def tenth() -> dict[str, Any]:
+    """4 weights and 2 biases; 8 epochs of 40 steps, 3 done before."""
+    rows = SimpleNamespace(rows=[0] * 3), SimpleNamespace(rows=[0] * 8)
+    return {
+        "vae": torch.nn.Linear(2, 2), "x_train": range(5000), "stopped": rows[0],
+        "resumed": rows[1], "settings": {"epochs": 8, "batch_size": 128},
+    }  # fmt: skip
+
+
+CHARGED = sum((s**2 - 1) / 2 - math.log(s) for s in (1.4, 1.2, 1.1))
+# notebook, exercise: stand-ins; right answers, nearly right ones that are accepted, wrong ones
+CHECKS: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[Any], list[Any]]] = {
+    ("06", 1): (sixth, [[9.79, 0.68], (9.785, 0.67), torch.tensor([9.8, 0.685])],
+                [10, 9.7, 9.5, 9.79, [10, 0.68], [9.79, 0.9], [0.68, 9.79]]),
+    ("06", 2): (sixth, [CHARGED, round(CHARGED, 2), torch.tensor([CHARGED])],
+                [0, CHARGED + 0.05, -CHARGED, 3 * CHARGED]),
+    ("06", 3): (sixth, [0.31, 0.305, torch.tensor(0.315)], [31, 0.5, 0.33]),
+    ("10", 1): (tenth, [[6, 24], torch.tensor([6, 24])], [6, [6, 6], [24, 6], [4, 16]]),
+    ("10", 2): (tenth, [200, 200.0], [195, 320, 120, 40]),
+    ("10", 3): (tenth, [[424, 8], (424.0, 8)], [[416, 96], 424, [53, 8], [424, 96]]),
+}  # fmt: skip
+NOTHING_TO_COMPARE = ["a word", None, {}, [], float("nan"), object(), [1, "two"], 1 + 2j, True]
+
+
+def check_of(notebook: str, number: int, given: dict[str, Any]) -> Callable[[Any], str]:
+    """A notebook's check, with the functions that its exercise defines and nothing trained."""
+    (path,) = TUTORIALS.glob(f"{notebook}_*.py")
+    defined = [
+        node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)
+    ]
+    wanted = [node for node in defined if node.name in ("verdict", f"check_{number}")]
+    space = {"torch": torch, "math": math, **given}
+    exec(compile(ast.Module(wanted, []), str(path), "exec"), space)
+    found: Callable[[Any], str] = space[f"check_{number}"]
+    return found
+
+
+@pytest.mark.parametrize(("notebook", "number"), CHECKS)
+class TestCheck:
+    def test_right_and_nearly_right_answers_are_right(self, notebook: str, number: int) -> None:
+        stand_ins, right, _ = CHECKS[notebook, number]
+        check = check_of(notebook, number, stand_ins())
+        assert all(check(answer).startswith("Right: ") for answer in right)
+
+    def test_wrong_answers_are_not(self, notebook: str, number: int) -> None:
+        stand_ins, _, wrong = CHECKS[notebook, number]
+        check = check_of(notebook, number, stand_ins())
+        for answer in [*wrong, *NOTHING_TO_COMPARE]:
+            assert check(answer).startswith("Not yet"), answer
+
+    def test_dots_ask_for_an_answer(self, notebook: str, number: int) -> None:
+        check = check_of(notebook, number, CHECKS[notebook, number][0]())
+        assert check(...) == "Predict, then replace the dots."
+
+
+def test_every_check_has_a_row() -> None:
+    there = [
+        (path.name[:2], int(node.name.removeprefix("check_")))
+        for path in sorted(TUTORIALS.glob("*.py"))
+        if path.name[:2] in ("06", "10")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
+    ]
+    assert there == list(CHECKS)
+    per_notebook = {name: sum(name == row for row, _ in there) for name, _ in there}
+    assert len(per_notebook) == 2 and set(per_notebook.values()) <= {2, 3}
