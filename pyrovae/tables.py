@@ -10,6 +10,7 @@ import io
 import itertools
 import math
 import re
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -606,9 +607,28 @@ def _parquet(path: Path) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
+_PLACED = re.compile(rb"""\br=["']([A-Z]{0,9})([0-9]{1,19})["']""")  # a row, or a cell of it
+
+
+def _check_cells(path: Path) -> None:
+    """Refuse a book with a cell so far off that the empty ones before it take the memory."""
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as book:
+        for name in (n for n in book.namelist() if re.fullmatch(r"xl/worksheets/[^/]*\.xml", n)):
+            rows, columns = 0, 1
+            for letters, row in _PLACED.findall(book.read(name)):
+                place = 0
+                for letter in letters:
+                    place = 26 * place + letter - 64
+                rows, columns = max(rows, int(row)), max(columns, place)
+            size = path.stat().st_size
+            remedy = "leave out the cells that are far off"
+            check_held(path, 8 * rows * columns, size, TIMES, remedy)
+
+
 def _excel(path: Path, notes: list[str]) -> pd.DataFrame:
     import pandas as pd
 
+    _check_cells(path)
     try:
         with pd.ExcelFile(path) as book:
             sheets = book.sheet_names

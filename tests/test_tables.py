@@ -7,6 +7,7 @@ import decimal
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -711,3 +712,14 @@ def test_any_frame_comes_back(data) -> None:
     read = table(frame, columns=list(frame.columns))
     pd.testing.assert_frame_equal(read.schema.decode(read.x), frame, rtol=0, atol=1e-9)
     assert Schema.from_dict(read.schema.to_dict()) == read.schema
+
+
+@pytest.mark.parametrize("place", ["XFD1048576", "A1000000000"])
+def test_a_cell_that_is_far_off_takes_no_memory(tmp_path: Path, place: str) -> None:
+    """The empty ones before it would be thousands of millions."""
+    row = place.lstrip("AXFD")
+    sheet = f'<worksheet><sheetData><row r="{row}"><c r="{place}"><v>1</v></c></row></sheetData>'
+    with zipfile.ZipFile(tmp_path / "far.xlsx", "w") as book:
+        book.writestr("xl/worksheets/sheet1.xml", sheet + "</worksheet>")
+    with pytest.raises(UsageError, match="leave out the cells that are far off"):
+        table(tmp_path / "far.xlsx")
