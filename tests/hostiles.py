@@ -251,7 +251,7 @@ class Judge:
             if not made and self.report.with_suffix(".go").exists():
                 made, begin, spent = True, time.monotonic(), _cpu(self.pid)
             # of computing, or of waiting on a busy machine
-            if _cpu(self.pid) - spent > SECONDS or time.monotonic() - begin > 3 * SECONDS:
+            if _cpu(self.pid) - spent > SECONDS or time.monotonic() - begin > 6 * SECONDS:
                 return True
             time.sleep(0.002)
         return False

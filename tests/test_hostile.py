@@ -23,8 +23,8 @@ def test_there_are_many_of_many_kinds() -> None:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux for memory")
 def test_a_sample_of_them_does_no_harm(tmp_path: Path) -> None:
     out = tmp_path / "found.json"
-    words = [sys.executable, str(COMMAND), "--every", "30", "--out", str(out)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=900)
+    words = [sys.executable, str(COMMAND), "--every", "30", "--seconds", "40", "--out", str(out)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=1800)
     found = json.loads(out.read_text())
     assert found["faults"] == [] and done.returncode == 0, done.stdout
     counts = found["counts"]
@@ -38,7 +38,7 @@ def test_harm_is_seen(tmp_path: Path) -> None:
     script = tmp_path / "harm.py"
     script.write_text(HARMS.format(tests=str(COMMAND.parents[1]), harm=HARM))
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=300
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=600
     )
     seen = json.loads(done.stdout.splitlines()[-1])
     assert list(seen) == list(HARM)
@@ -66,7 +66,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import hostiles
 HARM = {harm!r}
-hostiles.SECONDS = 2
+hostiles.SECONDS = 4
 def act(code):
     return lambda place: lambda: exec(code, {{"place": place, "hostiles": hostiles}})
 with tempfile.TemporaryDirectory() as folder:

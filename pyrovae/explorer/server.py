@@ -382,7 +382,7 @@ def _patient() -> type[asyncio.Protocol]:
             self.watch()
             if len(self.connections) > MOST_CONNECTIONS:
                 waiting = [each for each in self.connections if isinstance(each, Patient)]
-                first = min((each for each in waiting if each.late), key=Patient.due)
+                first = min((each for each in waiting if each.late), key=Patient.due, default=self)
                 first.transport.abort()
 
         def data_received(self, data: bytes) -> None:
@@ -391,6 +391,15 @@ def _patient() -> type[asyncio.Protocol]:
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
+            self.watch()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self.watch()
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self.rest()
             self.watch()
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -402,7 +411,8 @@ def _patient() -> type[asyncio.Protocol]:
 
         def watch(self) -> None:
             cycle = self.cycle
-            if cycle is not None and not cycle.more_body and not cycle.response_complete:
+            asked = cycle is not None and not cycle.more_body and not cycle.response_complete
+            if asked and not self.flow.write_paused:
                 self.rest()  # it is for us to answer
             elif self.late is None:
                 self.late = self.loop.call_later(PATIENCE, self.transport.abort)

@@ -27,8 +27,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", default="")
     parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--seconds", type=int, default=hostiles.SECONDS, help="of computing")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    hostiles.SECONDS = options.seconds
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         place = hostiles.warmed(Path(folder))
