@@ -7,7 +7,8 @@ run folder, with and without kernels, from a DataLoader, resumed, refused; evalu
 codes, imputation, log evidence. After ``--warm-up`` rounds and then ``--rows`` times, memory is
 collected and looked at: resident bytes, descriptors, threads, live tensors, everything that the
 collector knows. "changed" names the states of Pyro, torch, NumPy and Python that are not what they
-were before the first round. ``--trace`` prints where what has grown was allocated (it is slow).
+were before the first round; of the environment's variables and the filters of warnings, not what
+they were after the warm-up. ``--trace`` prints where what has grown was allocated (it is slow).
 """
 
 from __future__ import annotations
@@ -196,7 +197,8 @@ def soak(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         if number in marks:
             table.append({"round": number} | looked())
             if not number:
-                held = kinds()
+                held, now = kinds(), states()
+                before |= {name: now[name] for name in ("environment", "warnings")}
             found = {
                 "rounds": number,
                 "warm_up": options.warm_up,
