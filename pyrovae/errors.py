@@ -200,3 +200,27 @@ def flag(name: str, value: object) -> bool:
 def reason(error: Exception) -> str:
     """The last line of what an error says, or its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def worker_lost(error: BaseException | None) -> UsageError | None:
+    """What is said where a DataLoader's worker process is gone; None for another error.
+
+    torch finds it out in a handler of SIGCHLD, which interrupts whatever runs at the moment.
+    """
+    while error is not None and not str(error).startswith(_LOST):
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid"):
+            return lost(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def lost(error: Exception) -> UsageError:
+    """A worker process is gone, as this error shows."""
+    return UsageError(
+        f"{_LOST} ({in_short(reason(error))}): it was killed, by hand or for want of memory, or it "
+        f"ended by itself; num_workers=0 does without and shows its own error, and a script whose "
+        f"workers are spawned does its work under if __name__ == '__main__':"
+    )
+
+
+_LOST = "a worker process of the DataLoader is gone"

@@ -25,7 +25,7 @@ from torch.utils.data import (
 )
 
 from pyrovae.arrays import is_sparse, may_be_image, no_data, scaled_by, tensor
-from pyrovae.errors import UsageError, got, in_short, reason
+from pyrovae.errors import UsageError, got, in_short, lost, reason, worker_lost
 from pyrovae.layouts import Layout, is_array
 from pyrovae.memory import fits
 from pyrovae.pictures import Pictures
@@ -472,7 +472,7 @@ class StreamedData(Data):
         first are looked at only where it shows none."""
         if _is_missing(self._form.few):
             with self._looking():
-                missing = all(map(_is_missing, self._stored(iter(self.loader))))
+                missing = all(map(_is_missing, self._stored(self._begun())))
             if missing:
                 raise no_entries()
         return ""
@@ -482,7 +482,7 @@ class StreamedData(Data):
         """What a first batch shows."""
         if "first" not in self._seen:
             with self._looking():
-                if next(self._stored(iter(self.loader)), None) is None:
+                if next(self._stored(self._begun()), None) is None:
                     raise UsageError("there are no data: the DataLoader yields no batch")
         return self._seen["first"]
 
@@ -559,12 +559,18 @@ class StreamedData(Data):
 
         The loader's own size, order and last batch hold; `skip` takes batches from it, unserved.
         """
-        loaded = iter(self.loader)
-        for _ in range(skip):
-            next(loaded, None)
+        loaded = self._begun(skip)
         if self._seed is not None:
             generator = torch.Generator(self.device).manual_seed(self._seed)
         return self._passing(self._batches(loaded, generator, share))
+
+    def _begun(self, skip: int = 0) -> Iterator[object]:
+        """A pass of the loader, after so many batches."""
+        with _told(self.loader):
+            loaded = iter(self.loader)
+            for _ in range(skip):
+                next(loaded, None)
+        return loaded
 
     def _batches(
         self, loaded: Iterator[object], generator: torch.Generator | None, share: tuple[int, int]
@@ -584,7 +590,7 @@ class StreamedData(Data):
 
     def _stored(self, loaded: Iterator[object]) -> Iterator[Batch]:
         """The batches as leaves on the loader's device, each of the form of the first."""
-        for batch in _told(loaded):
+        for batch in _loaded(self.loader, loaded):
             layout, stored = Layout.of(batch, _as_tensor)
             _check_leaves(batch, stored, self.loader.batch_sampler is None)
             x = stored[0]
@@ -692,13 +698,32 @@ def _as_tensor(leaf: object) -> object:
     return tensor(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
-def _told(loaded: Iterator[object]) -> Iterator[object]:
-    """The batches; where there is none to be had, an error that says whose it is."""
-    try:
+def _loaded(loader: DataLoader[Any], loaded: Iterator[object]) -> Iterator[object]:
+    """The batches of a pass."""
+    with _told(loader):
         yield from loaded
-    except (RuntimeError, TypeError, ValueError, LookupError) as error:
-        if isinstance(error, UsageError):
+
+
+@contextmanager
+def _told(loader: DataLoader[Any]) -> Iterator[None]:
+    """Where there is no batch to be had, an error that says whose it is."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (ConnectionError, EOFError, FileNotFoundError) as error:
+        if not loader.num_workers or str(error).startswith("Caught "):  # the data set's own
             raise
+        raise lost(error) from error  # what it had sent is fetched from it
+    except (RuntimeError, TypeError, ValueError, LookupError) as error:
+        if (gone := worker_lost(error)) is not None:
+            raise gone from error
+        if "has finished its bootstrapping phase" in str(error):
+            raise UsageError(
+                "the DataLoader's workers are spawned, so that each runs this script from its "
+                "beginning: put what it does under if __name__ == '__main__':, or take "
+                "num_workers=0"
+            ) from error
         raise UsageError(
             f"the DataLoader fails ({type(error).__name__}: {in_short(reason(error))}); it must "
             f"give every batch as a tensor x or a tuple of tensors (x, y, ...): look at its data "

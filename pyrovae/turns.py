@@ -18,7 +18,7 @@ from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar
 from types import FrameType
 
-from pyrovae.errors import UsageError
+from pyrovae.errors import UsageError, worker_lost
 
 __all__ = ["at_most", "turn"]
 
@@ -117,7 +117,8 @@ class turn(ContextDecorator):  # noqa: N801
     Raises:
         UsageError: the thread whose turn it is waits for this one by ``Thread.join`` or
             ``Future.result``, so that neither would end; this process was forked meanwhile by
-            another thread than that one; within :func:`at_most`, it took too long.
+            another thread than that one; within :func:`at_most`, it took too long; a worker
+            process of a DataLoader was lost meanwhile.
 
     >>> with turn("count"), turn():
     ...     1 + 1
@@ -130,8 +131,10 @@ class turn(ContextDecorator):  # noqa: N801
     def __enter__(self) -> None:
         _process.enter(self.name)
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         _process.leave()
+        if (told := worker_lost(error)) is not None:
+            raise told from error
 
 
 @contextmanager

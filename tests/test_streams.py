@@ -830,3 +830,93 @@ class Numbered(Dataset):
 
     def __getitem__(self, index: int):
         return torch.zeros(3), index
+
+
+# --- workers that are gone ---------------------------------------------------------------------
+
+LOST = """
+import multiprocessing, os, signal, sys, time, torch, pyrovae as pv
+from torch.utils.data import DataLoader, Dataset
+
+class Dies(Dataset):
+    def __init__(self, at):
+        self.at = at
+    def __len__(self):
+        return 400
+    def __getitem__(self, index):
+        if index == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.ones(6)
+
+def loader(at=None):
+    return DataLoader(Dies(at), 16, num_workers=2, multiprocessing_context="fork")
+
+def kill():
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGKILL)
+    time.sleep(60)  # torch's handler of SIGCHLD interrupts it
+
+class Kill(pv.callbacks.Callback):
+    def step(self, run):
+        kill()
+
+def said(work):
+    try:
+        work()
+    except pv.UsageError as error:
+        print(error, flush=True)
+
+quick = dict(epochs=2, progress=False)
+said(lambda: pv.fit(pv.VAE((6,), 2), loader(), callbacks=[Kill()], **quick))
+said(lambda: pv.fit(pv.VAE((6,), 2), loader(350), **quick))
+said(lambda: pv.evaluate(pv.VAE((6,), 2), loader(350), 2, progress=False))
+pv.encode(pv.VAE((6,), 2), torch.ones(5, 6))  # the turn has been given back
+print("done")
+"""
+SPAWNED = """
+import torch, pyrovae as pv
+from torch.utils.data import DataLoader, TensorDataset
+data = TensorDataset(torch.ones(64, 6))
+loader = DataLoader(data, 16, num_workers=1, multiprocessing_context="spawn")
+pv.fit(pv.VAE((6,), 2), loader, epochs=1, progress=False)
+"""
+
+
+def ran(script: Path, text: str) -> subprocess.CompletedProcess[str]:
+    script.write_text(text)
+    return subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kills processes that are forked")
+def test_a_worker_that_is_gone_is_said(tmp_path: Path) -> None:
+    done = ran(tmp_path / "lost.py", LOST)
+    *told, last = done.stdout.splitlines()
+    assert last == "done", done.stderr
+    assert len(told) == 3
+    assert all(line.startswith("a worker process of the DataLoader is gone (") for line in told)
+    assert "killed by signal: Killed" in told[0]  # interrupted within a step
+
+
+def test_spawned_workers_need_a_guard(tmp_path: Path) -> None:
+    done = ran(tmp_path / "spawned.py", SPAWNED)
+    assert done.returncode == 1
+    words = [line for line in done.stderr.splitlines() if line.startswith("pyrovae.errors.UsageE")]
+    assert "put what it does under if __name__ == '__main__'" in words[0]  # the worker's
+    assert "a worker process of the DataLoader is gone" in words[-1]
+
+
+class Unreadable(Dataset):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int):
+        raise FileNotFoundError("no such image")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_data_set_s_own_errors_are_its_own(workers: int) -> None:
+    loader = DataLoader(Unreadable(), 2, num_workers=workers)
+    with pytest.raises(FileNotFoundError, match="no such image"):
+        next(as_data(loader).batches(2))
