@@ -63,7 +63,9 @@ def names(cells: list[Any], context: type) -> set[str]:
     """Names that cells load or store, functions and classes they define among these."""
     found = set()
     for cell in cells:
-        for node in ast.walk(ast.parse("".join(cell["source"]))):
+        lines = "".join(cell["source"]).splitlines()
+        python = "\n".join(line for line in lines if not line.startswith(("%", "!")))
+        for node in ast.walk(ast.parse(python)):
             if isinstance(node, ast.Name) and isinstance(node.ctx, context):
                 found.add(node.id)
             if context is ast.Store and isinstance(node, ast.FunctionDef | ast.ClassDef):
