@@ -1,0 +1,141 @@
+"""Notebooks -> the students' edition, and pages in Markdown.
+
+A cell tagged ``solution`` holds a solution; students get an empty cell in its place. A cell whose
+metadata have ``alt`` says what its figures show.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+TUTORIALS = Path(__file__).parents[1]
+ROOM = "# your solution"
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+PICTURES = {"image/svg+xml": "svg", "image/png": "png"}
+
+Cell = dict[str, Any]
+
+
+def notebooks() -> list[Path]:
+    return sorted(TUTORIALS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def text(lines: str | list[str]) -> str:
+    return lines if isinstance(lines, str) else "".join(lines)
+
+
+def tagged(cell: Cell, tag: str) -> bool:
+    return tag in cell["metadata"].get("tags", ())
+
+
+def read(path: Path) -> dict[str, Any]:
+    notebook: dict[str, Any] = json.loads(path.read_text())
+    return notebook
+
+
+def title(notebook: dict[str, Any]) -> str:
+    return text(notebook["cells"][0]["source"]).splitlines()[0].removeprefix("# ")
+
+
+def student(notebook: dict[str, Any]) -> dict[str, Any]:
+    """The notebook without solutions, and without what they print."""
+    made = copy.deepcopy(notebook)
+    for cell in made["cells"]:
+        if tagged(cell, "solution"):
+            cell["source"] = [ROOM]
+            cell["metadata"] = {"tags": ["yours"]}
+            if cell["cell_type"] == "code":
+                cell.update(outputs=[], execution_count=None)
+    return made
+
+
+def write_students(folder: Path = TUTORIALS / "student") -> None:
+    folder.mkdir(exist_ok=True)
+    for path in notebooks():
+        made = json.dumps(student(read(path)), indent=1, ensure_ascii=False)
+        (folder / path.name).write_text(made + "\n")
+
+
+def page(notebook: dict[str, Any], name: str) -> tuple[str, dict[str, bytes]]:
+    """A notebook in Markdown, and its pictures by the names that it links to, below ``name/``."""
+    pictures: dict[str, bytes] = {}
+    heading = title(notebook)
+    blocks = []
+    for cell in notebook["cells"]:
+        source = text(cell["source"]).strip()
+        if cell["cell_type"] == "markdown":
+            heading = ([heading] + re.findall(r"^#+ (.*)$", source, re.MULTILINE))[-1]
+            blocks.append(prose(source))
+            continue
+        code = block(source, "python") if source else ""
+        if cell["metadata"].get("jupyter", {}).get("source_hidden") and not tagged(
+            cell, "solution"
+        ):
+            code = folded("note", "Code", code)
+        alt = cell["metadata"].get("alt") or f"Figure of the section “{heading}”"
+        shown = [show(one, alt, name, pictures) for one in cell["outputs"]]
+        made = "\n\n".join([code, *filter(None, shown)])
+        blocks.append(folded("success", "Solution", made) if tagged(cell, "solution") else made)
+    return "\n\n".join(blocks) + "\n", pictures
+
+
+def prose(source: str) -> str:
+    """Markdown as Jupyter has it -> as Python-Markdown has it."""
+    formula = r"(?<!\\)(\$\$?)(?!\s*\$)(.+?)(?<!\\)\1"
+    source = re.sub(
+        formula,
+        lambda found: (
+            f"\n\n$$\n{found[2].strip()}\n$$\n\n"
+            if found[1] == "$$"
+            else "$" + found[2].strip().replace(r"\|", r"\Vert ").replace("|", r"\vert ") + "$"
+        ),
+        source,
+        flags=re.DOTALL,
+    )
+    source = re.sub(
+        r"(?<=[^\n|-])\n((?:[-*]|\d+\.) )", r"\n\n\1", source
+    )  # lists may follow a line
+    return re.sub(
+        r"\]\((\w+)\.ipynb(#[^)]*)?\)",
+        lambda found: f"]({found[1]}.md{(found[2] or '').lower()})",
+        source,
+    )
+
+
+def block(source: str, language: str) -> str:
+    return f"````{language}\n{source}\n````"
+
+
+def folded(kind: str, words: str, made: str) -> str:
+    body = "\n".join(f"    {line}" if line else "" for line in made.split("\n"))
+    return f'??? {kind} "{words}"\n\n{body}'
+
+
+def show(output: Any, alt: str, name: str, pictures: dict[str, bytes]) -> str:
+    """One output of a cell: text, a table or a picture, which is added to the pictures."""
+    if output["output_type"] == "stream":
+        return printed(text(output["text"]))
+    data = output.get("data", {})
+    for kind, ending in PICTURES.items():
+        if kind in data:
+            file = f"{name}/{len(pictures) + 1:02}.{ending}"
+            raw = text(data[kind])
+            pictures[file] = raw.encode() if ending == "svg" else base64.b64decode(raw)
+            width = output.get("metadata", {}).get(kind, {}).get("width")
+            size = f" width={width}" if width else ""
+            words = html.escape(alt, quote=False).replace("[", "\\[").replace("]", "\\]")
+            return f"![{words}]({file}){{ .figure loading=lazy{size} }}"
+    if "text/html" in data:
+        return re.sub(r"<style.*?</style>|\n\s*", "", text(data["text/html"]), flags=re.DOTALL)
+    return printed(text(data.get("text/plain", "")))
+
+
+def printed(words: str) -> str:
+    words = ANSI.sub("", words).rstrip()
+    return f"````{{.text .output}}\n{words}\n````" if words else ""
