@@ -32,6 +32,13 @@ def sixth() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def eighth() -> dict[str, Any]:
+    """Residuals whose root mean square is 0.0414, and those 0.06 higher; one picture."""
+    residuals = torch.tensor([0.0414, -0.0414]).repeat(50)
+    return {"grey": torch.tensor([[0.0, 0.5, 1.0, 0.25]]), "residuals": residuals,
+            "shifted": residuals + 0.06}  # fmt: skip
+
+
 def tenth() -> dict[str, Any]:
     """4 weights and 2 biases; 8 epochs of 40 steps, 3 done before."""
     rows = SimpleNamespace(rows=[0] * 3), SimpleNamespace(rows=[0] * 8)
@@ -41,6 +48,8 @@ def tenth() -> dict[str, Any]:
     }  # fmt: skip
 
 
+GREY = -2 * (math.log(2) / 2 + 0.0) - (0.25 * math.log(4) + 0.75 * math.log(4 / 3))
+SIGMAS = [0.0414, math.hypot(0.0414, 0.06)]
 CHARGED = sum((s**2 - 1) / 2 - math.log(s) for s in (1.4, 1.2, 1.1))
 # notebook, exercise: stand-ins; right answers, nearly right ones that are accepted, wrong ones
 CHECKS: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[Any], list[Any]]] = {
@@ -49,6 +58,10 @@ CHECKS: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[Any], lis
     ("06", 2): (sixth, [CHARGED, round(CHARGED, 2), torch.tensor([CHARGED])],
                 [0, CHARGED + 0.05, -CHARGED, 3 * CHARGED]),
     ("06", 3): (sixth, [0.31, 0.305, torch.tensor(0.315)], [31, 0.5, 0.33]),
+    ("08", 1): (eighth, [5.66, 5.657, 32**0.5], [32, 64, 8, 5.6]),
+    ("08", 2): (eighth, [GREY, round(GREY, 1), torch.tensor(GREY)], [0, -GREY, GREY - 1]),
+    ("08", 3): (eighth, [SIGMAS, [0.042, 0.073], torch.tensor(SIGMAS)],
+                [0.042, [0.0414, 0.0414], [s**2 for s in SIGMAS], SIGMAS[::-1], [0.1, 0.1]]),
     ("10", 1): (tenth, [[6, 24], torch.tensor([6, 24])], [6, [6, 6], [24, 6], [4, 16]]),
     ("10", 2): (tenth, [200, 200.0], [195, 320, 120, 40]),
     ("10", 3): (tenth, [[424, 8], (424.0, 8)], [[416, 96], 424, [53, 8], [424, 96]]),
@@ -91,10 +104,10 @@ def test_every_check_has_a_row() -> None:
     there = [
         (path.name[:2], int(node.name.removeprefix("check_")))
         for path in sorted(TUTORIALS.glob("*.py"))
-        if path.name[:2] in ("06", "10")
+        if path.name[:2] in ("06", "08", "10")
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
     ]
     assert there == list(CHECKS)
     per_notebook = {name: sum(name == row for row, _ in there) for name, _ in there}
-    assert len(per_notebook) == 2 and set(per_notebook.values()) <= {2, 3}
+    assert len(per_notebook) == 3 and set(per_notebook.values()) <= {2, 3}
