@@ -30,7 +30,7 @@ def tensor(value: Any) -> Tensor:
     tensor([1., nan])
     """
     if isinstance(value, Tensor):
-        if value.layout == torch.strided and not value.is_meta:
+        if not no_data(value):
             _check_repeats(value.stride(), tuple(value.shape), value.element_size())
         return value
     if isinstance(value, np.memmap) and not fits(value.nbytes, "cpu"):

@@ -1188,7 +1188,7 @@ def test_a_dataset_of_dicts_becomes_tensors() -> None:
     assert data.with_arguments(batch["y"]).layout is None
 
 
-class Endless:
+class Vast:
     """Says that it is longer than memory."""
 
     def __len__(self) -> int:
@@ -1202,7 +1202,7 @@ VAST = {
     "broadcast": lambda: np.broadcast_to(np.ones((1, 6), np.float32), (10**12, 6)),
     "wide": lambda: np.broadcast_to(np.ones((3, 1), np.float32), (3, 10**12)),
     "expanded": lambda: torch.ones(1, 6).expand(10**12, 6),
-    "a length": Endless,
+    "a length": Vast,
 }
 
 

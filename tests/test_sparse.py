@@ -215,7 +215,7 @@ def test_a_checkpoint_knows_its_matrix(tmp_path: Path) -> None:
     pv.fit(vae(), x, epochs=2, resume=True, **options)
     other = x.copy()
     other.data[-1] += 1
-    with pytest.raises(UsageError, match="checksum"):
+    with pytest.raises(UsageError, match="digest of the data"):
         pv.fit(vae(), other, epochs=3, resume=True, **options)
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, cast
 import torch
 from pyro.infer import ELBO
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from pyrovae import runs, traces
 from pyrovae.callbacks import Callback, EachEpoch, History, Progress
@@ -414,7 +415,8 @@ def _served(
 ) -> tuple[Pair, Data, Data | None]:
     """Pair and data on the device, and as they take each other."""
     program.to(device)
-    if any(tensor.is_inference() for tensor in program.tensors().values()):
+    tensors = program.tensors().values()
+    if any(tensor.is_inference() for tensor in tensors if not is_lazy(tensor)):
         raise UsageError(
             "the pair was made under torch.inference_mode(), and its parameters can never be "
             "trained: make it outside of that"
