@@ -432,7 +432,7 @@ def test_summary() -> None:
 @pytest.mark.parametrize(
     ("make", "x", "match"),
     [
-        (likelihoods.Bernoulli, GREY, "0 or 1, the data range.*grey pixels, whose cross-entropy.*Binarise.*"
+        (likelihoods.Bernoulli, GREY, "0 or 1, the data range.*grey pixels, .*Binarise.*"
          "ContinuousBernoulli, LogisticMixture.*--likelihood Normal"),
         (likelihoods.Bernoulli, 3 * GREY[:, :4].round(), "0 or 1.*range from 0 to 3.*Categorical"),
         (likelihoods.Poisson, GREY - 0.5, "whole numbers from 0 on"),

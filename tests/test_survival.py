@@ -403,7 +403,7 @@ def test_links_that_come_and_go_lead_nowhere(tmp_path: Path, home: Path) -> None
     run, before, stop = tmp_path / "run", tree(home), threading.Event()
     folder = runs.Folder.prepare(run)
     folder.create()
-    real, link = run / "checkpoints", tmp_path / "link"
+    real = run / "checkpoints"
     real.mkdir(exist_ok=True)
 
     def swapping() -> None:
