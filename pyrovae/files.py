@@ -71,6 +71,10 @@ KINDS = {
 
 def home(path: str | Path) -> Path:
     """The path with ``~`` written out."""
+    if "\0" in str(path):
+        raise UsageError(
+            f"{got(str(path))} is no path: it has a character that ends it; leave it out"
+        )
     try:
         return Path(path).expanduser()
     except RuntimeError as error:  # of a user that is not known

@@ -250,10 +250,15 @@ def alone() -> bool:
     return work is None or (work.asked and not work.names and not work.loops)
 
 
+def printable(text: str) -> str:
+    """Without the control characters by which a stranger's file could speak to the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+
+
 def say(message: str) -> None:
     """A line on the standard error, above the bar if there is one; none where that is closed, full
     or has lost its reader, which ends no work."""
-    work = _current.get()
+    work, message = _current.get(), printable(message)
     if sys.stderr is None:
         return
     with suppress(OSError, ValueError, RuntimeError):  # the last: from a signal, within another

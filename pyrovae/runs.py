@@ -154,7 +154,7 @@ def _build(file: Path | Place, allow: Sequence[str]) -> Any:
         raise
     except Exception as error:  # torch refuses sizes in many ways
         raise UsageError(
-            f"{file} describes a model that cannot be built ({str(error)[:500]}); it is corrupt: "
+            f"{file} describes a model that cannot be built ({in_short(error)}); it is corrupt: "
             f"take another copy"
         ) from error
     return pair

@@ -84,7 +84,14 @@ class SparseData(Data):
 
     def _rows(self, rows: slice | np.ndarray) -> Tensor:
         """Rows as they are stored, dense."""
-        return tensor(self.matrix[rows].toarray())
+        part = self.matrix[rows]
+        try:
+            return tensor(part.toarray())
+        except MemoryError as error:
+            raise UsageError(
+                f"memory does not hold {part.shape[0]:,} rows of {part.shape[1]:,} entries once "
+                f"they are dense; take smaller batches, or leave out columns that are empty"
+            ) from error
 
     @property
     def _first(self) -> TensorData:

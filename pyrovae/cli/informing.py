@@ -19,7 +19,6 @@ from pyrovae.cli.options import (
     add_option,
     add_pair,
     of_a_table,
-    printable,
 )
 from pyrovae.cli.verbs import Run
 
@@ -67,7 +66,7 @@ def _describe_run(run: Path, options: Namespace) -> str:
     pair = None if own and options.pair is None else opened.pair
     found = _Files(run if run.is_dir() else run.parent)
     told = [str(pair), "", *found.dump()] if options.full else _summary(found)
-    return printable("\n".join([*_made_of(run, pair, found), "", *told]))
+    return pv.progress.printable("\n".join([*_made_of(run, pair, found), "", *told]))
 
 
 class _Files:

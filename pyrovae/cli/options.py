@@ -165,12 +165,7 @@ def of_a_table(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def say(message: str) -> None:
     """A line of the program's own, on the standard error."""
-    pv.progress.say(f"pyrovae: {printable(message)}")
-
-
-def printable(text: str) -> str:
-    """Without the control characters by which a stranger's file could speak to the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+    pv.progress.say(f"pyrovae: {message}")
 
 
 def at_least(least: int) -> Callable[[str, int], int]:

@@ -171,7 +171,7 @@ class Run:
             pv.schema.write(self._frame(drawing), path)
         elif drawing.draw is not None:
             pv.plots.save(drawing.draw(), path)
-        print(path)
+        print(pv.progress.printable(str(path)))
 
     def _frame(self, drawing: Drawing) -> DataFrame:
         """What was found as a table: of the columns that the pair models, where it does."""
@@ -252,7 +252,9 @@ class Run:
     def _about(self) -> dict[str, Any]:
         """What the run keeps of its data; empty where it keeps nothing."""
         file = pv.files.inside(self.folder, pv.runs.DATA)
-        found: dict[str, Any] = pv.files.read_json(file) if file.exists() else {}
+        found = pv.files.read_json(file) if file.exists() else {}
+        if not isinstance(found, dict):
+            raise pv.UsageError(f"{file} does not say what the data are; take another copy")
         return found
 
     def _same(self, path: Path) -> bool | None:
