@@ -103,6 +103,7 @@ CASES: dict[str, Callable[[], tuple[Any, Any]]] = {
 
 @pytest.mark.parametrize("ending", [".pt2", ".onnx"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:(?!pyrovae)")
+@pytest.mark.filterwarnings("ignore::FutureWarning:(?!pyrovae)")  # torch 2.11 itself
 def test_files_give_what_the_pair_gives(ending: str, tmp_path: Path) -> None:
     """In a process that has torch, or an ONNX runtime, alone; for any number of data."""
     if ending == ".onnx":
