@@ -155,11 +155,9 @@ def got(value: object) -> str:
         return f"a {type(value).__name__} of shape {list(shape)}"
     try:
         return in_short(repr(value), 100)
-    except ValueError as error:  # Python writes no number of thousands of digits
+    except Exception as error:  # of an object's own code, or a number of thousands of digits
         if isinstance(value, int):
             return f"a {type(value).__name__} of more than {sys.get_int_max_str_digits():,} digits"
-        return f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"
-    except Exception as error:  # of an object's own code
         return f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"
 
 
