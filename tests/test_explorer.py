@@ -537,10 +537,12 @@ def test_many_requests_leave_nothing_behind(server: explorer.Server, client: Any
             assert httpx.get(server.address).status_code == 403
 
     some(10)
-    before, objects = held(), len(gc.get_objects())
+    gc.collect()  # what other tests have left behind may go, now and later
+    (descriptors, threads), objects = held(), len(gc.get_objects())
     some(40)
     gc.collect()
-    assert held() == before
+    assert held()[0] <= descriptors
+    assert held()[1] <= threads
     assert len(gc.get_objects()) - objects < 2000
 
 
