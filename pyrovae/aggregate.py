@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Generic, cast, overload
 
 import pyro
 import torch
@@ -13,9 +13,10 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from pyrovae.errors import UsageError, nearest, whole_number
-from pyrovae.generation import Values, decode
+from pyrovae.generation import decode
 from pyrovae.priors import Flow
 from pyrovae.progress import doing, shown
+from pyrovae.signatures import Observed, Typed
 from pyrovae.tensors import TensorData
 from pyrovae.traces import Pair, Problem
 from pyrovae.training import fit
@@ -28,7 +29,7 @@ EPOCHS = 60  # of a flow
 
 
 @dataclass(frozen=True)
-class CodeDensity:
+class CodeDensity(Generic[Observed]):
     """A density r(z) fitted to draws from q(z|x), to sample from in the prior's place.
 
     Attributes:
@@ -61,10 +62,11 @@ class CodeDensity:
             drawn = self.fitted.sample(n)[0]
             return torch.as_tensor(drawn, dtype=torch.get_default_dtype())[torch.randperm(n)]
 
-    def sample(self, n: int = 64, *, like: object = None, seed: int = 0) -> Values:
+    def sample(self, n: int = 64, *, like: object = None, seed: int = 0) -> Observed:
         """E[x|z] at ``n`` draws from r, as :func:`pyrovae.generation.decode` gives it."""
         codes = self.codes(n, seed=seed).reshape(n, *self.shape)
-        return decode(self.pair, {self.site: codes}, like=like)
+        made: Observed = decode(self.pair, {self.site: codes}, like=like)
+        return made
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log r(z), nats: ``[n, dims] -> [n]``."""
@@ -95,6 +97,28 @@ class CodeDensity:
     __repr__ = __str__
 
 
+@overload
+def fit_codes(
+    pair: Typed[Observed, Any],
+    x: object,
+    density: str = ...,
+    *,
+    components: int = ...,
+    held_out: float = ...,
+    seed: int = ...,
+    progress: bool = ...,
+) -> CodeDensity[Observed]: ...
+@overload
+def fit_codes(
+    pair: object,
+    x: object,
+    density: str = ...,
+    *,
+    components: int = ...,
+    held_out: float = ...,
+    seed: int = ...,
+    progress: bool = ...,
+) -> CodeDensity: ...
 @shown("fit codes")
 def fit_codes(
     pair: object,

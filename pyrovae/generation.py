@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, overload
 
 import pyro.distributions as dist
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrovae import traces
@@ -18,7 +19,9 @@ from pyrovae.framing import flat, framed
 from pyrovae.memory import fits
 from pyrovae.posteriors import Sampler, check_method, sampled
 from pyrovae.progress import shown, steps
+from pyrovae.signatures import Latent, Observed, Typed
 from pyrovae.supports import entries, voted
+from pyrovae.tensors import Data
 from pyrovae.traces import Args, Problem, as_pair, filling
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
 ]
 
 Values = Tensor | dict[str, Tensor]
+Rows: TypeAlias = Tensor | Data | NDArray[Any]  # of which a verb makes tensors, not a DataFrame
 Sites = Mapping[str, tuple[dist.TorchDistribution, Tensor]]
 Expectation = Callable[[Args, Mapping[str, Tensor]], dict[str, Tensor]]
 Votes = dict[str, tuple[Tensor, torch.Size]]  # by site: which entries are classes, of what shape
@@ -41,10 +45,23 @@ CHAINS = 4  # of Hamiltonian Monte Carlo, per datum
 ROWS = 8192  # data times particles that are decoded at once
 
 
+@overload
+def sample(
+    pair: Typed[Observed, Any],
+    n: int = ...,
+    *,
+    like: object = ...,
+    mean: bool = ...,
+    seed: int = ...,
+) -> Observed: ...
+@overload
+def sample(
+    pair: object, n: int = ..., *, like: object = ..., mean: bool = ..., seed: int = ...
+) -> Any: ...
 @shown("sample")
 def sample(
     pair: object, n: int = 64, *, like: object = None, mean: bool = False, seed: int = 0
-) -> Values:
+) -> Any:
     """Draw ``n`` data from the model: z from the prior, x from p(x|z).
 
     Args:
@@ -78,8 +95,12 @@ def _check_room(n: int, given: Args) -> None:
         )
 
 
+@overload
+def decode(pair: Typed[Observed, Any], latents: object, *, like: object = ...) -> Observed: ...
+@overload
+def decode(pair: object, latents: object, *, like: object = ...) -> Any: ...
 @shown("decode")
-def decode(pair: object, latents: object, *, like: object = None) -> Values:
+def decode(pair: object, latents: object, *, like: object = None) -> Any:
     """E[x|z] at given latents, ``[n, *event_shape]``.
 
     Args:
@@ -242,8 +263,12 @@ def _taken(rows: Args, start: int, stop: int) -> Args:
     return tuple(a[index.to(a.device)] for a in rows)
 
 
+@overload
+def encode(pair: Typed[Any, Latent], x: Rows, *, seed: int = ...) -> Latent: ...
+@overload
+def encode(pair: object, x: object, *, seed: int = ...) -> Any: ...
 @framed
-def encode(pair: object, x: object, *, seed: int = 0) -> Values:
+def encode(pair: object, x: object, *, seed: int = 0) -> Any:
     """Posterior mean of every local continuous latent, ``[N, ...]``, by the guide.
 
     Returns:
@@ -269,6 +294,26 @@ def codes_of(problem: Problem, seed: int = 0) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
+@overload
+def reconstruct(
+    pair: Typed[Observed, Any],
+    x: Rows,
+    *,
+    draws: int = ...,
+    num_particles: int = ...,
+    method: str = ...,
+    seed: int = ...,
+) -> Observed: ...
+@overload
+def reconstruct(
+    pair: object,
+    x: object,
+    *,
+    draws: int = ...,
+    num_particles: int = ...,
+    method: str = ...,
+    seed: int = ...,
+) -> Any: ...
 @shown("reconstruct")
 @framed
 def reconstruct(
@@ -279,7 +324,7 @@ def reconstruct(
     num_particles: int = 16,
     method: str = "guide",
     seed: int = 0,
-) -> Values:
+) -> Any:
     """E[x'|x]: the mean of p(x'|z) under the guide's q(z|x), or under the posterior itself.
 
     Args:
@@ -355,10 +400,18 @@ def _by_hmc(problem: Problem, batch: Args, count: int) -> dict[str, Tensor]:
     return {n: problem.beside(n, v.to(problem.pair.device)) for n, v in flat.items()}
 
 
+@overload
+def interpolate(
+    pair: Typed[Observed, Any], a: object, b: object, steps: int = ..., *, method: str = ...
+) -> Observed: ...
+@overload
+def interpolate(
+    pair: object, a: object, b: object, steps: int = ..., *, method: str = ...
+) -> Any: ...
 @shown("interpolate")
 def interpolate(
     pair: object, a: object, b: object, steps: int = 8, *, method: str = "linear"
-) -> Values:
+) -> Any:
     """Decode the path between the codes of ``a`` and ``b``.
 
     Discrete latents, which have no path, are those of ``a`` up to the middle, then those of ``b``;
@@ -477,6 +530,28 @@ def _informative(information: Tensor, active: Tensor) -> list[int]:
     return [d for d in order if bool(active[d])] or order[:1]
 
 
+@overload
+def impute(
+    pair: Typed[Tensor, Any],
+    x: Rows,
+    *,
+    draws: int = ...,
+    num_particles: int = ...,
+    method: str = ...,
+    seed: int = ...,
+    progress: bool = ...,
+) -> Tensor: ...
+@overload
+def impute(
+    pair: object,
+    x: object,
+    *,
+    draws: int = ...,
+    num_particles: int = ...,
+    method: str = ...,
+    seed: int = ...,
+    progress: bool = ...,
+) -> Any: ...
 @shown("impute")
 @framed
 def impute(
@@ -488,7 +563,7 @@ def impute(
     method: str = "importance",
     seed: int = 0,
     progress: bool = True,
-) -> Tensor | tuple[Tensor, ...]:
+) -> Any:
     """Fill the missing entries (NaN) of x by conditioning on the observed ones.
 
     The guide sees zeros in place of missing entries (or the NaN themselves, if it can take

@@ -22,6 +22,7 @@ from pyrovae.likelihoods import Bernoulli, Likelihood, suited
 from pyrovae.markup import Shown
 from pyrovae.priors import Flow, Prior, StandardNormal
 from pyrovae.schema import Schema, is_frame
+from pyrovae.signatures import Latent, Observed, Typed
 from pyrovae.streams import as_data
 from pyrovae.summaries import Summary
 from pyrovae.tables import table
@@ -106,12 +107,16 @@ class _Method:
         return self.function if owner is None else BoundProgram(owner, self)
 
 
-class Program(nn.Module, Component, Shown, ABC):
+class Program(nn.Module, Component, Shown, Typed[Observed, Latent], ABC):
     """A pair whose constructor's signature is its configuration.
 
     Two abstract methods, :meth:`model` and :meth:`guide`: plain Pyro. The others tell the command
     line what is particular to the pair: which data it takes, what precedes training, what it is
     scored by and the figure that shows what it is for.
+
+    A type checker is told what the verbs give by the class that it derives from:
+    ``Program[Tensor, Tensor]`` observes one site and has one latent, of several that is
+    ``dict[str, Tensor]``.
     """
 
     named = "classes"  # what the names are that figure takes: or "columns"

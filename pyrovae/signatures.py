@@ -1,7 +1,8 @@
 """What a function may be told, written once: in its signature and its docstring.
 
 There an option has its name, its type, what it may be (a check beside the type, in ``Annotated``),
-its default and its words. From these come checks, command lines and configuration files.
+its default and its words. From these come checks, command lines and configuration files. And what a
+pair's verbs give, for a type checker: :class:`Typed`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,34 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    ParamSpec,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from typing_extensions import TypeVar as TypeVarWithDefault
 
 from pyrovae.errors import UsageError, meant
 
-__all__ = ["Option", "checked", "options"]
+__all__ = ["Latent", "Observed", "Option", "Typed", "checked", "options"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Observed = TypeVarWithDefault("Observed", default=Any)
+Latent = TypeVarWithDefault("Latent", default=Any)
 Check = Callable[[str, Any], Any]  # (name, value) -> the value as it is taken; raises
+
+
+class Typed(Generic[Observed, Latent]):
+    """A pair of which a type checker knows what the verbs give: ``Tensor`` where the model observes
+    one site, or has one latent, and ``dict[str, Tensor]`` of several."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -132,7 +132,7 @@ class VAETransformer(TransformerMixin, BaseEstimator):
     def transform(self, X: Rows) -> np.ndarray:  # noqa: N803
         """The mean of q(z|x) of each row, ``[N, latent_dim]``."""
         x = self._seen(X)
-        return cast(Tensor, encode(self.vae_, x)).cpu().numpy()
+        return encode(self.vae_, x).cpu().numpy()
 
     def inverse_transform(self, X: Rows) -> Rows:  # noqa: N803
         """E[x|z] at codes ``[N, latent_dim]``: ``[N, columns]``, a DataFrame of the kinds and units
@@ -144,7 +144,7 @@ class VAETransformer(TransformerMixin, BaseEstimator):
                 f"codes have {self.vae_.latent_dim} columns, one per unit of z, got "
                 f"{codes.shape[1]}: give what transform gave"
             )
-        return self._rows(cast(Tensor, decode(self.vae_, codes)))
+        return self._rows(decode(self.vae_, codes))
 
     def score_samples(self, X: Rows) -> np.ndarray:  # noqa: N803
         """log p(x) of each row in nats, ``[N]``, by importance sampling with ``num_particles``: see
@@ -167,7 +167,7 @@ class VAETransformer(TransformerMixin, BaseEstimator):
         a DataFrame where that was trained on."""
         check_is_fitted(self)
         n = whole_number("n_samples", n_samples)
-        return self._rows(cast(Tensor, sample(self.vae_, n, seed=self._seed())))
+        return self._rows(sample(self.vae_, n, seed=self._seed()))
 
     def get_feature_names_out(self, input_features: object = None) -> np.ndarray:
         """Names of the codes: z0, z1, ...."""

@@ -21,7 +21,7 @@ __all__ = ["VAE"]
 T = TypeVar("T")
 
 
-class VAE(Program):
+class VAE(Program[Tensor, Tensor]):
     """A variational autoencoder as two Pyro programs.
 
     The model draws z from the prior, then x from p(x|z); the guide draws z from q(z|x); one

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -404,6 +404,16 @@ def test_signature_is_configuration(row: Row) -> None:
     assert {n: t.shape for n, t in first.state_dict().items()} == {
         n: t.shape for n, t in again.state_dict().items()
     }
+
+
+@each
+def test_a_type_checker_is_told_what_the_verbs_give(row: Row) -> None:
+    program = row.make()
+    (base,) = (b for b in type(program).__orig_bases__ if get_origin(b) is Program)
+    given = program.serve(row.data())
+    for verb, told in zip((pv.reconstruct, pv.encode), get_args(base), strict=True):
+        if told is not Any:
+            assert isinstance(verb(program, given), get_origin(told) or told)
 
 
 @each

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -23,7 +22,7 @@ from pyrovae.traces import Pair
 from pyrovae.training import fit
 
 
-class Autoencoder(Program):
+class Autoencoder(Program[Tensor, Tensor]):
     """p(x|z), z = f(x): the prior is flat, p(z) = 1, and the guide a point.
 
     ::
@@ -93,7 +92,7 @@ class Autoencoder(Program):
     @torch.no_grad()
     def denoise(self, x: Tensor) -> Tensor:
         """E[x|z] at z = f(x), ``[N, *event_shape]``, for x as it is."""
-        return cast(Tensor, decode(self, self.code(self.features(x))[0], like=x))
+        return decode(self, self.code(self.features(x))[0], like=x)
 
     def figure(self, data: TensorData, names: Sequence[str] | None = None) -> plots.Drawn:
         """Data, what f sees of them, reconstructions, draws from a mixture fitted to codes."""
@@ -105,7 +104,7 @@ class Autoencoder(Program):
         components = min(10, len(data) // 4 - 1)
         if components >= 1:
             fitted = fit_codes(self, data, "mixture", components=components)
-            rows["draw"] = cast(Tensor, fitted.sample(len(x)))
+            rows["draw"] = fitted.sample(len(x))
         cells = torch.stack([row.cpu() for row in rows.values()])
         return plots.strips(cells, list(rows), schema=data.schema)
 

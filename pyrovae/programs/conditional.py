@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import pyro
 import torch
@@ -23,7 +22,7 @@ from pyrovae.tensors import TensorData
 DEEP = MLP([400, 400])  # a single layer would add what y says to what z says
 
 
-class Conditional(Program):
+class Conditional(Program[Tensor, Tensor]):
     """p(x, z|y) = p(z) p(x|z, y), guide q(z|x, y): the label y is given, never modelled.
 
     ::
@@ -102,6 +101,6 @@ class Conditional(Program):
             torch.manual_seed(0)
             z = self.prior().sample((styles,)).repeat_interleave(self.classes, 0)
         like = torch.zeros(len(z), *self.event_shape), y.repeat(styles)
-        drawn = cast(Tensor, decode(self, z, like=like)).unflatten(0, (styles, self.classes))
+        drawn = decode(self, z, like=like).unflatten(0, (styles, self.classes))
         columns = names or list(map(str, range(self.classes)))
         return plots.strips(drawn, columns=columns, schema=data.schema)

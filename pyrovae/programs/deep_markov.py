@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -58,7 +57,7 @@ class Transition(Conditional):
         return dist.Normal(loc, F.softplus(raw_scale) + SMALLEST).to_event(1)
 
 
-class DeepMarkov(Program):
+class DeepMarkov(Program[Tensor, dict[str, Tensor]]):
     """p(x, z) = p(z_1) prod_t N(z_t; f(z_{t-1}), g(z_{t-1})^2) prod_t p(x_t|z_t).
 
     ::
@@ -179,9 +178,7 @@ class DeepMarkov(Program):
         if len(self.event_shape) == 2:
             draws = impute(self, given, draws=200, num_particles=3000)
             columns = None if data.schema is None else data.schema.names
-            return plots.forecasts(x, cast(Tensor, draws), given, names=columns)
-        mean, draws = (
-            cast(Tensor, impute(self, given, draws=k, num_particles=3000)) for k in (0, 3)
-        )
+            return plots.forecasts(x, draws, given, names=columns)
+        mean, draws = (impute(self, given, draws=k, num_particles=3000) for k in (0, 3))
         rows = torch.stack([x, given, mean, *draws])
         return plots.strips(rows, ["data", "given", "mean", "draw 1", "draw 2", "draw 3"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import cast
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -26,7 +26,7 @@ ESTIMATORS = ("enumerate", "relaxed", "score")
 MOST = 1024  # combinations that are summed over
 
 
-class DiscreteCode(Program):
+class DiscreteCode(Program[Tensor, Any]):
     """p(x, z) = prod_c p(z_c) p(x|z_1, .., z_C), guide prod_c Categorical(z_c; logits_c(x)).
 
     ::
@@ -150,7 +150,7 @@ class DiscreteCode(Program):
         at[:, : len(values)] = grid
         one_hot = F.one_hot(at, self.categories).to(self.even).unbind(1)
         latents = dict(zip(self.names, one_hot, strict=True))
-        drawn = cast(Tensor, decode(self, latents)).unflatten(0, (-1, self.categories))
+        drawn = decode(self, latents).unflatten(0, (-1, self.categories))
         told = [f"{value}" for value in range(self.categories)]
         if self.codes == 1:
             return plots.strips(drawn, columns=[f"z={value}" for value in told], schema=data.schema)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -23,7 +22,7 @@ from pyrovae.progress import doing, shown
 from pyrovae.tensors import TensorData
 
 
-class GaussianMixture(Program):
+class GaussianMixture(Program[Tensor, Tensor]):
     """p(x, z, y) = p(y) N(z; loc_y, L_y L_y') p(x|z), guide q(z|x); y is summed out.
 
     ::
@@ -134,7 +133,7 @@ class GaussianMixture(Program):
         x = data[: min(1000, len(data))][0]
         each = min(9, len(x))
         members = x[self.assign(x).topk(each, 0).indices.T].cpu()
-        centres = cast(Tensor, decode(self, self.loc.detach(), like=x))
+        centres = decode(self, self.loc.detach(), like=x)
         share = self.logits.softmax(-1).tolist()
         rows = [f"{k}: {p:.0%}" for k, p in enumerate(share)]
         cells = torch.cat([centres[:, None], members], 1)

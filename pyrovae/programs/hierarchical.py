@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -34,7 +33,7 @@ def _normals(
     return nn.ModuleList(made)
 
 
-class Hierarchical(Program):
+class Hierarchical(Program[Tensor, dict[str, Tensor]]):
     """p(x, z_1, .., z_L) = p(z_L) prod_l p(z_l|z_{l+1}) p(x|z_1).
 
     ::
@@ -140,6 +139,6 @@ class Hierarchical(Program):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
             top = self.prior().sample((rows,)).repeat_interleave(columns, 0)
-        drawn = cast(Tensor, decode(self, {self.names[-1]: top}, like=data[:1]))
+        drawn = decode(self, {self.names[-1]: top}, like=data[:1])
         labels = [f"{self.names[-1]} {row + 1}" for row in range(rows)]
         return plots.strips(drawn.unflatten(0, (rows, columns)), labels, schema=data.schema)

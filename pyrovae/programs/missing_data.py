@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -22,7 +21,7 @@ ENCODINGS = ("zero", "mask", "learned")
 ENTRIES = 30_000  # how many of the data are hidden from and imputed at most, in rows of them
 
 
-class MissingData(Program):
+class MissingData(Program[Tensor, Tensor]):
     """p(x_observed, z) = N(z; 0, I) prod_{d observed} p(x_d|z), guide q(z|x_observed).
 
     ::
@@ -156,7 +155,7 @@ class MissingData(Program):
                 f"{list(data.event_shape)} have {int((~x.isnan()).sum())} observed ones; give more"
             )
         seen = x.masked_fill(hidden, torch.nan)
-        mean, draws = (cast(Tensor, impute(self, seen, draws=k)).to(x) for k in (0, 200))
+        mean, draws = (impute(self, seen, draws=k).to(x) for k in (0, 200))
         return x, hidden, mean, draws
 
 

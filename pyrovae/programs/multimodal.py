@@ -22,7 +22,7 @@ from pyrovae.programs.missing_data import supported
 from pyrovae.tensors import TensorData
 
 
-class Multimodal(Program):
+class Multimodal(Program[dict[str, Tensor], Tensor]):
     """p(x_1, .., x_M, z) = N(z; 0, I) prod_m p(x_m|z), guide a product of experts.
 
     ::

@@ -51,7 +51,7 @@ class Normalised(nn.Module):
         return F.batch_norm(flat, self.mean, self.variance, None, self.bias, own).reshape(x.shape)
 
 
-class ProdLDA(Program):
+class ProdLDA(Program[Tensor, Tensor]):
     """p(x, z) = N(z; 0, s^2) Multinomial(x; softmax(BatchNorm(theta beta))), theta = softmax(z).
 
     ::

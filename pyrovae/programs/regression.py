@@ -20,7 +20,7 @@ from pyrovae.tensors import TensorData, log_mean_exp
 from pyrovae.traces import as_pair
 
 
-class Regression(Program):
+class Regression(Program[dict[str, Tensor], Tensor]):
     """p(x, y, z) = N(z; 0, I) p(x|z) N(y; f(z), s(z)^2), guide q(z|x).
 
     ::

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -41,7 +40,7 @@ def _once(data: TensorData) -> Tensor:
     return torch.cat([(label < 0).nonzero()[:, 0], first])
 
 
-class SemiSupervised(Program):
+class SemiSupervised(Program[dict[str, Tensor], Tensor]):
     """p(x, y, z) = p(y) p(z) p(x|y, z), guide q(y|x) q(z|x, y); y is summed out where unknown.
 
     ::
@@ -224,7 +223,7 @@ class SemiSupervised(Program):
         certain = self.one_hot(self.classify(x).argmax(-1))
         z = self.posterior(self.features(x), certain).mean.repeat_interleave(self.classes, 0)
         y = torch.eye(self.classes, device=x.device).repeat(shown, 1)
-        drawn = cast(dict[str, Tensor], decode(self, {"z": z, "y": y}, like=(x,)))["x"]
+        drawn = decode(self, {"z": z, "y": y}, like=(x,))["x"]
         cells = torch.cat([x[:, None].cpu(), drawn.unflatten(0, (shown, self.classes))], 1)
         columns = ["given", *(names or map(str, range(self.classes)))]
         return plots.strips(cells, columns=columns, schema=data.schema)

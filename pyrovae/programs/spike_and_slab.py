@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -20,7 +19,7 @@ from pyrovae.program import Program
 from pyrovae.tensors import TensorData
 
 
-class SpikeAndSlab(Program):
+class SpikeAndSlab(Program[Tensor, dict[str, Tensor]]):
     """z_g = s_g w_g, gates s_g ~ RelaxedBernoulli(rate), slabs w_g ~ N(0, v_g I), x ~ p(x|z).
 
     ::
@@ -155,9 +154,7 @@ class SpikeAndSlab(Program):
         sites = {"gate": shut, "scale": torch.ones(len(z), self.count).to(z)}
         if self.df is None:
             del sites["scale"]
-        pictures = torch.stack(
-            [cast(Tensor, decode(self, sites | {"slab": way * z})) for way in (1, -1)]
-        )
+        pictures = torch.stack([decode(self, sites | {"slab": way * z}) for way in (1, -1)])
         opened = torch.cat([self.active(x) for (x,) in data.batches(1000)]).cpu()
         labels = torch.zeros(len(opened)).long() if data.labels is None else data.labels.cpu()
         kinds = labels.unique().tolist()

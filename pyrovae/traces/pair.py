@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import pyro
 import torch
@@ -21,6 +21,7 @@ from pyrovae import markup
 from pyrovae.errors import UsageError, got
 from pyrovae.markup import Shown
 from pyrovae.schema import Schema, is_frame
+from pyrovae.signatures import Latent, Observed, Typed
 from pyrovae.streams import Data, as_data
 from pyrovae.tables import table
 from pyrovae.traces.reach import MEMORY, Reach
@@ -141,11 +142,14 @@ def _put(name: str, own: Tensor, saved: Tensor) -> None:
         own.copy_(saved)
 
 
-class Pair(Shown):
+class Pair(Shown, Typed[Observed, Latent]):
     """A model and a guide: two plain Pyro functions, with parameters of their own.
 
     Whatever the two declare with ``pyro.param`` lives in this pair's own parameter store, so
     that two pairs never share a parameter by accident; modules used inside them keep theirs.
+
+    A type checker is told by ``Pair[Tensor, dict[str, Tensor]](model, guide)`` that the model
+    observes one site and that there are several latents; of a plain ``Pair`` it knows neither.
 
     Args:
         model: ``model(*batch)``, observing the batch in a plate over its first axis.
@@ -187,7 +191,7 @@ class Pair(Shown):
         vars(self).update(state, code=(_code(state["model"]), _code(state["guide"])))
 
     @classmethod
-    def here(cls, model: Program, guide: Program) -> Pair:
+    def here(cls, model: Program, guide: Program) -> Self:
         """Two programs whose parameters are those in Pyro's own store, as they are at the moment.
 
         For programs that ``pyro.infer.SVI`` or :class:`pyrovae.SVI` has trained: a plain ``Pair``
