@@ -664,7 +664,7 @@ def test_readme_has_the_table_of_programs_and_verbs(tried: Callable[[str, str], 
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     notes = [f"({number}) {why}" for why, number in reasons.items()]
     table = "\n".join([*lines, "", "; ".join(notes) + "." * bool(notes)]).strip() + "\n"
-    readme = Path(__file__).parents[1] / "README.md"
+    readme = Path(__file__).parents[1] / "tutorials/site/pages/programs.md"
     text = readme.read_text()
     start, end = "<!-- programs and verbs -->\n", "<!-- end -->\n"
     before, rest = text.split(start)

@@ -15,6 +15,7 @@ import pytest
 TOP = Path(__file__).parents[1]
 NOTEBOOKS = sorted((TOP / "tutorials").glob("*.ipynb"))
 INDEX = (TOP / "README.md").read_text().partition("## Tutorials")[2].partition("\n## ")[0]
+INDEX += (TOP / "tutorials/site/pages/concepts.md").read_text()
 CONCEPTS = [
     "a distribution instead of one code",
     "encoder, decoder, prior",

@@ -36,6 +36,7 @@ ROOMS = {  # of the tables: the class that the others derive from
     "schedules": "Schedule",
     "programs": "Program",
 }
+GUIDE = ["pairs", "programs", "data", "tables", "runs", "numbers", "speed", "libraries"]
 PAPER = re.compile(
     r'([A-Z][\w\'-]+(?:(?:, | and | )[\w\'.-]+)*?), "([^"]+)"(?: \([\w-]+\))?,\s+(\d{4})'
 )
@@ -47,6 +48,7 @@ def on_config(config: Any) -> Any:
         {
             "Tutorials": [
                 "tutorials/index.md",
+                "concepts.md",
                 *(f"tutorials/{path.stem}.md" for path in notebooks()),
             ]
         },
@@ -56,6 +58,7 @@ def on_config(config: Any) -> Any:
                 *(f"lecturer/{path.stem}.md" for path in notebooks()),
             ]
         },
+        {"Guide": [f"{name}.md" for name in GUIDE]},
         {"What to swap": "swap.md"},
         {"Notation": "notation.md"},
         {"Explore": "explore.md"},
@@ -85,6 +88,12 @@ def on_files(files: Files, config: Any) -> Files:
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
     return files
+
+
+def on_page_markdown(text: str, page: Any, **rest: Any) -> str:
+    """Pictures and files of the repository, which pages name as the repository has them."""
+    text = text.replace("../../figures/", "figures/")
+    return re.sub(r"(?<!!)\[([^\]]+)\]\(\.\./\.\./\.\./([^)]+)\)", elsewhere, text)
 
 
 def on_page_content(text: str, page: Any, **rest: Any) -> str:
@@ -171,11 +180,12 @@ def readme() -> str:
     """The README, its links leading to the site's own pages."""
     text = (TOP / "README.md").read_text()
     text = re.sub(r"tutorials/(\w+)\.ipynb", r"tutorials/\1.md", text)
+    text = re.sub(r"tutorials/site/(?:pages/)?(\w+\.md)", r"\1", text)
     text = text.replace("](tutorials/figures/", "](figures/").replace(
         '"tutorials/figures/', '"figures/'
     )
     return re.sub(
-        r"(?<!!)\[([^\]]+)\]\((?!https?:|#|tutorials/|figures/)([^)]+)\)", elsewhere, text
+        r"(?<!!)\[([^\]]+)\]\((?!https?:|#|tutorials/|figures/|\w+\.md\))([^)]+)\)", elsewhere, text
     )
 
 
@@ -199,7 +209,9 @@ def classes(room: str) -> Iterator[tuple[str, ast.ClassDef]]:
     )
     for path in files:
         for found in ast.parse(path.read_text()).body:
-            if isinstance(found, ast.ClassDef) and family & {ast.unparse(b) for b in found.bases}:
+            if isinstance(found, ast.ClassDef) and family & {
+                ast.unparse(base).partition("[")[0] for base in found.bases
+            }:
                 family.add(found.name)
                 if found.name in public:
                     yield f"pyrovae.{room}" if path.stem != "vae" else "pyrovae", found
@@ -235,8 +247,8 @@ def arguments(found: ast.ClassDef) -> list[str]:
 
 def swap() -> str:
     """A table per room, of its classes' docstrings."""
-    blocks = ["# What to swap", "Each is one word, in Python, on the command line and in a config file. "
-              "These tables are made of the classes' own docstrings."]  # fmt: skip
+    frame = (Path(__file__).parent / "swap.md").read_text()
+    blocks = []
     for room in ROOMS:
         rows = []
         for module, found in classes(room):
@@ -256,7 +268,7 @@ def swap() -> str:
             raise PluginError(f"no class in {room}")
         head = "| class | formula | what for | arguments |\n|---|---|---|---|\n"
         blocks += [f"## {room.capitalize()}", head + "\n".join(rows)]
-    return "\n\n".join(blocks) + "\n"
+    return frame.replace("@TABLES@", "\n\n".join(blocks))
 
 
 def reference() -> dict[str, str]:
