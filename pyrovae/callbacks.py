@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,7 +23,16 @@ from pyrovae.tensors import Data
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["Callback", "EarlyStopping", "History", "JSONLines", "Run", "TensorBoard", "TimeLimit"]
+__all__ = [
+    "Callback",
+    "EarlyStopping",
+    "History",
+    "JSONLines",
+    "Logger",
+    "Run",
+    "TensorBoard",
+    "TimeLimit",
+]
 
 BAR = "{desc} {bar} {percentage:3.0f}% {rate_fmt}, {remaining} left{postfix}"
 
@@ -221,6 +231,62 @@ class JSONLines(Callback):
         print(json.dumps(run.history.last), flush=True)
 
 
+class Logger(Callback):
+    """Every epoch's row for a function that takes a dict of numbers and a step, as those of
+    experiment trackers do: ``Logger(wandb.log)``, ``Logger(mlflow.log_metrics)``.
+
+    What failed the first time it was called ends the run; what worked before and fails later, a
+    server that is away, is said once and ends nothing.
+
+    Args:
+        log: called as ``log(row, step)``: the names of :class:`History`, numbers, and how many
+            steps the optimiser has taken.
+        every: also the loss, as ``step_loss``, every so many steps; 0 for never. Reading it waits
+            for the device.
+
+    Raises:
+        UsageError: ``log`` is no function.
+
+    >>> seen = []
+    >>> Logger(lambda row, step: seen.append((step, row))).send({"elbo": -9.5}, 40)
+    >>> seen
+    [(40, {'elbo': -9.5})]
+    """
+
+    def __init__(self, log: Callable[[dict[str, float], int], object], every: int = 0) -> None:
+        if not callable(log):
+            raise UsageError(f"log is a function of a dict of numbers and a step, got {log!r}")
+        self.log, self.every = log, whole_number("every", every, least=0)
+        self.worked = self.failed = False
+
+    def send(self, row: dict[str, float], step: int) -> None:
+        """One row."""
+        try:
+            self.log(dict(row), step)
+            self.worked = True
+        except Exception as error:
+            if not self.worked:
+                raise
+            if not self.failed:
+                warnings.warn(
+                    f"{_name(self.log)} fails ({type(error).__name__}: {error}); training goes on, "
+                    f"and what it does not take is lost to it (metrics.csv has every row)",
+                    stacklevel=2,
+                )
+            self.failed = True
+
+    def step(self, run: Run) -> None:
+        if self.every and run.step % self.every == 0:
+            self.send({"step_loss": float(run.loss)}, run.step)
+
+    def epoch(self, run: Run) -> None:
+        self.send({k: v for k, v in run.history.last.items() if k != "step"}, run.step)
+
+
+def _name(function: object) -> str:
+    return getattr(function, "__qualname__", type(function).__qualname__)
+
+
 class TensorBoard(Callback):
     """Every epoch's numbers for TensorBoard, in the run folder or in ``folder``.
 
@@ -288,7 +354,7 @@ class Progress:
     def say(self, message: str) -> None:
         """A line of its own, above the bar."""
         if self.lines:
-            progress.say(message)
+            progress.tell(message)
 
     def advance(self, count: int) -> None:
         self.loop.advance(count)
@@ -306,10 +372,11 @@ class Progress:
 
     def end_epoch(self, row: dict[str, float]) -> None:
         self.show(int(row["epoch"]), row)
-        if self.lines and not progress.interactive():
-            progress.say(
+        if self.lines and (progress.heard() or not progress.interactive()):
+            progress.tell(
                 f"epoch {row['epoch']:.0f}/{self.epochs}  {row['images_per_second']:,.0f} "
-                f"images/s  {_summary(row)}"
+                f"images/s  {_summary(row)}",
+                metrics=dict(row),
             )
 
 

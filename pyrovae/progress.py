@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 import time
@@ -17,11 +18,24 @@ from pyrovae.turns import turn
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-__all__ = ["alone", "count", "doing", "interactive", "quiet", "say", "shown", "steps", "task"]
+__all__ = [
+    "alone",
+    "count",
+    "doing",
+    "interactive",
+    "quiet",
+    "say",
+    "shown",
+    "steps",
+    "task",
+    "tell",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+log = logging.getLogger("pyrovae")
 
 DELAY = 1.0  # seconds that a bar waits: what is over by then needs none
 FORMAT = "{desc} {bar} {percentage:3.0f}% {elapsed}, {remaining} left"
@@ -266,3 +280,17 @@ def say(message: str) -> None:
             print(message, file=sys.stderr, flush=True)
         else:
             work.bar.write(message, file=sys.stderr)
+
+
+def heard() -> bool:
+    """Whether the program listens to the logger ``pyrovae``: it has a handler for what is told."""
+    return log.isEnabledFor(logging.INFO) and log.hasHandlers()
+
+
+def tell(message: str, **facts: object) -> None:
+    """A line to whoever listens to the logger ``pyrovae``, with facts as attributes of the record;
+    where nobody does, on the standard error."""
+    if heard():
+        log.info("%s", message, extra=facts)
+    else:
+        say(message)

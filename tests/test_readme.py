@@ -24,6 +24,7 @@ PROGRAMS = {
     for name, text in {"README": README, **PAGES}.items()
     if (blocks := re.findall(r"```python\n(.*?)```", text, re.DOTALL))
 }
+PATH = [str(TOP), str(TOP / "tests/fakes"), os.environ.get("PYTHONPATH", "")]
 ROOMS = ["priors", "likelihoods", "guides", "networks", "objectives", "schedules", "programs"]
 
 
@@ -41,6 +42,7 @@ def test_python_blocks_run(name: str, tmp_path: Path) -> None:
         text=True,
         cwd=tmp_path,
         timeout=300,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(PATH)},
     )
     assert done.returncode == 0, done.stderr
 

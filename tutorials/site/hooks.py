@@ -36,7 +36,7 @@ ROOMS = {  # of the tables: the class that the others derive from
     "schedules": "Schedule",
     "programs": "Program",
 }
-GUIDE = ["pairs", "programs", "data", "tables", "runs", "numbers", "speed", "libraries"]
+GUIDE = ["pairs", "programs", "data", "tables", "runs", "numbers", "speed", "libraries", "tracking"]
 PAPER = re.compile(
     r'([A-Z][\w\'-]+(?:(?:, | and | )[\w\'.-]+)*?), "([^"]+)"(?: \([\w-]+\))?,\s+(\d{4})'
 )
