@@ -9,7 +9,6 @@ from typing import Any, Generic, cast, overload
 
 import pyro
 import torch
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from pyrovae.errors import UsageError, nearest, whole_number
@@ -183,6 +182,8 @@ def fit_codes(
     z = train.tensors[0]
     if density == "mixture":
         with doing(f"mixture of {components} for {len(z):,} codes"):
+            from sklearn.mixture import GaussianMixture
+
             fitted: Any = GaussianMixture(components, random_state=seed).fit(z.double().numpy())
     else:
         fitted = _fit_flow(z, seed)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from pyrovae import markup
@@ -126,6 +125,8 @@ def calibrate(
     joined = torch.cat(ranks)
     width = (draws + 1) // bins
     counts = torch.stack([(joined // width == b).sum(0) for b in range(bins)]).double()
+    from scipy import stats
+
     p_values = torch.as_tensor(stats.chisquare(counts.numpy(), axis=0).pvalue)
     return Calibration(joined, names, draws, torch.atleast_1d(p_values))
 

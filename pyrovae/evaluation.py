@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pyrovae import markup, traces
@@ -466,6 +465,8 @@ def clustering(found: Tensor, labels: Tensor) -> dict[str, float]:
     ours, theirs = (t.cpu().unique(return_inverse=True) for t in (found, labels))
     sizes = len(ours[0]), len(theirs[0])
     table = (ours[1] * sizes[1] + theirs[1]).bincount(minlength=sizes[0] * sizes[1]).reshape(sizes)
+    from scipy.optimize import linear_sum_assignment
+
     rows, columns = linear_sum_assignment(table.numpy(), maximize=True)
     return {
         "one_to_one": float(table[rows, columns].sum()) / len(found),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
@@ -33,10 +34,7 @@ def _no_cache() -> str:
 
 NO_CACHE = _no_cache()
 
-from torch._dynamo.eval_frame import OptimizedModule  # noqa: E402
-from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files  # noqa: E402
-
-__all__ = ["OptimizedModule", "Run", "folded", "kernels", "looks", "saving"]
+__all__ = ["Run", "compiled", "folded", "kernels", "looks", "saving"]
 
 Run = Callable[..., list[Tensor]]
 
@@ -49,6 +47,12 @@ NODE_SECONDS = 3e-6
 BYTE_SECONDS = 2e-11
 
 LEAST = 1 << 21  # multiply-adds of a product below which a call of MKL costs less than oneDNN's
+
+
+def compiled(module: nn.Module) -> bool:
+    """Whether ``torch.compile`` has made a module; the compiler is a second to import."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    return dynamo is not None and isinstance(module, dynamo.OptimizedModule)
 
 
 def saving(graph: GraphModule, runs: int) -> float:
@@ -125,7 +129,7 @@ def kernels(graph: GraphModule, example: Sequence[Tensor]) -> Run:
         "triton.cudagraphs": any(t.is_cuda for t in example),
     }
     if _mkl_is_slow() and not any(t.is_cuda for t in example):
-        options["post_grad_custom_post_pass"] = _ToOneDNN()
+        options["post_grad_custom_post_pass"] = _to_onednn()
     # past Dynamo, which would look at the graph's Python again at every call: it is looked up by
     # its shapes and its fingerprint, and nothing else can change
     with _quiet_inductor(), torch.no_grad():
@@ -146,20 +150,25 @@ def _mkl_is_slow() -> bool:
     return fits and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
 
 
-class _ToOneDNN(CustomGraphPass):
+@functools.cache
+def _to_onednn() -> object:
     """Large products of float32 on a CPU as oneDNN's inner products, bias and ReLU within.
 
     The choice is by size, not by a clock, so that a run makes the same one again.
     """
+    from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 
-    def uuid(self) -> Any:
-        return get_hash_for_files((__file__,), str(LEAST))
+    class ToOneDNN(CustomGraphPass):
+        def uuid(self) -> Any:
+            return get_hash_for_files((__file__,), str(LEAST))
 
-    def __call__(self, graph: Graph) -> None:
-        for node in list(graph.nodes):
-            if product := _product(node):
-                _replace(graph, node, *product)
-        graph.lint()
+        def __call__(self, graph: Graph) -> None:
+            for node in list(graph.nodes):
+                if product := _product(node):
+                    _replace(graph, node, *product)
+            graph.lint()
+
+    return ToOneDNN()
 
 
 def _product(node: Node) -> tuple[Node | None, Node, Node] | None:

@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.metrics import mutual_info_score
-from sklearn.svm import LinearSVC
 from torch import Tensor
 
 from pyrovae.errors import UsageError
@@ -196,6 +193,8 @@ def _gap(scores: Tensor) -> Tensor:
 
 
 def _mig(codes: Tensor, factors: Tensor) -> float:
+    from sklearn.metrics import mutual_info_score
+
     low, high = codes.amin(0), codes.amax(0)
     bins = ((codes - low) / (high - low).clamp_min(1e-12) * BINS).long().clamp_max(BINS - 1)
     units, classes = bins.T.numpy(), factors.T.numpy()
@@ -205,6 +204,8 @@ def _mig(codes: Tensor, factors: Tensor) -> float:
 
 
 def _sap(codes: Tensor, factors: Tensor) -> float:
+    from sklearn.svm import LinearSVC
+
     half = len(codes) // 2
     scaled = ((codes - codes.mean(0)) / codes.std(0).clamp_min(1e-12)).numpy()
     scores = torch.zeros(codes.shape[1], factors.shape[1])
@@ -219,6 +220,8 @@ def _sap(codes: Tensor, factors: Tensor) -> float:
 
 
 def _dci(codes: Tensor, factors: Tensor, seed: int) -> dict[str, float]:
+    from sklearn.ensemble import RandomForestClassifier
+
     half, columns, right = len(codes) // 2, [], []
     for factor in factors.T.numpy():
         forest = RandomForestClassifier(50, random_state=seed, max_features=None)

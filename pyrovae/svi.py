@@ -428,7 +428,7 @@ class Step:
         numbers = {p.identity() for p in changed if may_be_input(p.value, p.now())} - self.fixed
         self.inputs |= numbers
         objects = [leaf for leaf in call.others if not is_number(leaf)]
-        if any(isinstance(m, kernels.OptimizedModule) for m in self.pair.modules()):
+        if any(map(kernels.compiled, self.pair.modules())):
             self.refuse("a module is under torch.compile already")
             return None
         before, versions = Snapshot(self.pair), [t._version for t in call.tensors]

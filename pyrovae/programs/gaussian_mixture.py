@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pyro
 import pyro.distributions as dist
 import torch
-from sklearn.mixture import GaussianMixture as Mixture
 from torch import Tensor, nn
 
 from pyrovae import plots
@@ -110,7 +109,11 @@ class GaussianMixture(Program[Tensor, Tensor]):
             self.pretraining,
             seed,
         )
-        mixture = Mixture(self.clusters, covariance_type="full", n_init=5, random_state=seed)
+        from sklearn import mixture as sklearn_mixture
+
+        mixture = sklearn_mixture.GaussianMixture(
+            self.clusters, covariance_type="full", n_init=5, random_state=seed
+        )
         with doing(f"mixture of {self.clusters} for {len(found):,} codes"):
             mixture.fit(found.cpu().numpy())
         with torch.no_grad():

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import pyro
 import pyro.distributions as dist
 import torch
-from sklearn.semi_supervised import LabelSpreading
 from torch import Tensor
 
 from pyrovae import plots
@@ -192,6 +191,8 @@ class SemiSupervised(Program[dict[str, Tensor], Tensor]):
             self.pretraining,
             seed,
         )
+        from sklearn.semi_supervised import LabelSpreading
+
         spread = LabelSpreading(
             kernel="knn", n_neighbors=min(NEIGHBOURS, len(data)), alpha=0.99, max_iter=300
         )
