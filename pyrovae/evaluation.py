@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -33,6 +33,7 @@ __all__ = [
 CHUNK = 2**27
 METHODS = ("importance", "ais")
 GAP_PATHS = (Annealing("guide", chains=8), Annealing("prior", temperatures=200))
+MOST_CHAINS = 64  # of those, where one seems to be larger
 SUSPECT, APART = 2.0, 3.0  # standard errors by which a bound seems to be larger, and is
 ACTIVE = 0.01  # Burda, Grosse and Salakhutdinov, 2015: variance of the posterior mean
 COLLAPSED = 0.01  # nats of KL per datum
@@ -698,11 +699,17 @@ def gap(
     parts: list[tuple[Tensor, ...]] = []
     notes: tuple[str, ...] = ()
     size = max(1, CHUNK // (4 * shape.row_bytes * max(refine_particles, num_particles)))
+    # chains are fewer than particles: more data at once
+    together = max(size, CHUNK // (2 * shape.row_bytes * MOST_CHAINS))
     with torch.inference_mode(False), problem.pair.evaluating():
         torch.manual_seed(seed)
-        for batch in problem.batches(size):
+        for batch in problem.batches(together):
             with traces.said(batch):
-                *refined, error = _refined(problem, batch, num_particles, refine_particles, steps)
+                each = [
+                    _refined(problem, some, num_particles, refine_particles, steps)
+                    for some in _split(batch, problem.at_once(size))
+                ]
+                *refined, error = (torch.cat(column) for column in zip(*each, strict=True))
                 notes = notes or _unannealable(problem, batch)
                 if not notes:
                     refined[-1] = _larger(problem, batch, refined[-1], error)
@@ -718,6 +725,11 @@ def _unannealable(problem: Problem, batch: Args) -> tuple[str, ...]:
     except UsageError as reason:
         return (f"log evidence by importance sampling alone: {reason}",)
     return ()
+
+
+def _split(batch: Args, size: int) -> Iterator[Args]:
+    """Its data, so many at once."""
+    return zip(*(a.split(size) for a in batch), strict=True)
 
 
 def _larger(problem: Problem, batch: Args, value: Tensor, error: Tensor) -> Tensor:
