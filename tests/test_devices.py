@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -306,7 +307,9 @@ def test_message_passing(place: str) -> None:
 
 
 @places
-def test_what_refines_and_tests_guides(place: str) -> None:
+def test_what_refines_and_tests_guides(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = tuple(replace(path, chains=3, temperatures=4) for path in pv.evaluation.GAP_PATHS)
+    monkeypatch.setattr(pv.evaluation, "GAP_PATHS", short)
     questions = {
         "gap": lambda p, b: vars(pv.gap(p, b[0], steps=2, num_particles=5)),
         "exact": lambda p, b: pv.exact_log_evidence(p, b[0]),

@@ -256,7 +256,7 @@ def test_bounds_lie_below_the_exact_evidence(prior: str, guide: str) -> None:
 
 @pytest.mark.parametrize(("prior", "guide"), KINDS, ids=lambda name: name)
 def test_every_likelihood_trains_under_every_pairing(prior: str, guide: str) -> None:
-    """Five steps on data of its own kind: loss and parameters stay finite."""
+    """Two steps on data of its own kind: loss and parameters stay finite."""
     if not fits(PRIORS[prior](), GUIDES[guide]()):
         pytest.skip("they do not live in the same space")
     with pyro.validation_enabled(False):
@@ -268,7 +268,7 @@ def test_every_likelihood_trains_under_every_pairing(prior: str, guide: str) -> 
             with torch.no_grad():
                 x = likelihood(torch.randn(8, vae.latent_dim)).sample()
             adam, elbo = torch.optim.Adam(vae.parameters(), lr=1e-2), BetaELBO()
-            for _ in range(5):
+            for _ in range(2):
                 adam.zero_grad()
                 loss = elbo.loss_and_grads(vae.model, vae.guide, *data(vae, x))
                 adam.step()

@@ -61,7 +61,7 @@ def test_a_traced_step_holds_for_other_gaps(make: Make) -> None:
     parameters = traces.parameters(pair, (broken,))
     batches = [broken, broken.flip(0), x, torch.full_like(x, math.nan)]
     found = []
-    for compiled in (True, False):
+    for compiled in ("auto", False):  # the graph as it is: kernels are tested elsewhere
         step = pv.svi.Step(pair, Trace_ELBO(), parameters, compile=compiled)
         losses = []
         for batch in (broken, *batches):
