@@ -24,6 +24,7 @@ Check = Callable[[str, Any], Any]  # (name, value) -> the value as it is taken; 
 
 
 def _as_it_is(name: str, value: object) -> Any:
+    """Any value will do."""
     return value
 
 

@@ -49,7 +49,7 @@ def main() -> None:
     for name, each in found.items():
         print(f"{name:<40} {statistics.median(each):.2f} s ({min(each):.2f} to {max(each):.2f})")
     if options.out:
-        whole = {"seconds": found, "environment": environment("cpu")}
+        whole = {"seconds": found, "environment": environment()}
         options.out.write_text(json.dumps(whole, indent=1))
 
 
