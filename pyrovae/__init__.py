@@ -109,6 +109,7 @@ _ROOMS = {
     "networks": (),
     "objectives": (),
     "oracles": ("exact_log_evidence",),
+    "outlines": (),
     "plots": (),
     "posteriors": ("Posterior", "posterior"),
     "potentials": (),

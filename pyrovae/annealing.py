@@ -235,6 +235,7 @@ class Chains:
         return transition(self.potential, point, beta, scale, size, self.path.leapfrogs)
 
     def move(self, point: Point, k: int) -> Point:
+        """One transition of every chain at the path's ``k``-th temperature."""
         point, accept = self._moved(point, self.schedule.betas[k], self.schedule.steps[k])
         self.accepted.append(accept.mean(0))
         return point
@@ -262,6 +263,7 @@ class Chains:
 
     @property
     def acceptance(self) -> Tensor:
+        """The share of moves that were accepted so far, per datum ``[batch]``; NaN before any."""
         if not self.accepted:
             return torch.full(self.density.moments[0].shape[:1], math.nan)
         return torch.stack(self.accepted).mean(0)
@@ -309,6 +311,9 @@ def anneal(
         chunk_bytes: most memory for the chains of a chunk, 128 MB by default.
         seed: of the chains.
         progress: a bar on a terminal or in a notebook, once it takes more than a second.
+
+    Returns:
+        Log weights ``[chains, N]`` and, by their mean, log p(x) ``[N]``, in nats, on the CPU.
 
     Raises:
         UsageError: a global latent; no continuous one; a discrete one that is drawn; a support that

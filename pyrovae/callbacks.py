@@ -107,16 +107,20 @@ class Run(Protocol):
     out: Path | None
 
     @property
-    def step(self) -> int: ...
+    def step(self) -> int:
+        """Optimiser steps taken."""
 
     @property
-    def epoch(self) -> int: ...
+    def epoch(self) -> int:
+        """The epoch at hand, from 1 on."""
 
     @property
-    def loss(self) -> Tensor: ...
+    def loss(self) -> Tensor:
+        """The last step's loss, ``[]``; reading it waits for the device."""
 
     @property
-    def optimizer(self) -> torch.optim.Optimizer: ...
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser, one of ``torch.optim``."""
 
 
 class Callback:

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -22,10 +22,12 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from pyrovae.errors import UsageError, meant
+from pyrovae.errors import UsageError, shown, unknown
 from pyrovae.files import DEPTH, SCALAR, VALUES, plain
+from pyrovae.outlines import PARTS
 
 __all__ = [
+    "PARTS",
     "Bounded",
     "Component",
     "Slot",
@@ -35,19 +37,7 @@ __all__ = [
     "find",
     "slots",
     "typed",
-    "unknown",
 ]
-
-# What is named by its class: the module, the base class, the class by default.
-PARTS = {
-    "program": ("programs", "Program", "VAE"),
-    "prior": ("priors", "Prior", "StandardNormal"),
-    "likelihood": ("likelihoods", "Likelihood", "Bernoulli"),
-    "guide": ("guides", "Guide", "MeanField"),
-    "network": ("networks", "Network", "MLP"),
-    "loss": ("objectives", "Objective", "BetaELBO"),
-    "schedule": ("schedules", "Schedule", "Linear"),
-}
 
 
 class Component:
@@ -92,13 +82,6 @@ def describe(value: object) -> Any:
 def _importable(cls: type) -> bool:
     module = sys.modules.get(cls.__module__)
     return cls.__module__ != "__main__" and getattr(module, cls.__name__, None) is cls
-
-
-def unknown(what: str, name: object, choices: Iterable[str]) -> UsageError:
-    """The error of a name that is none of the choices, with the nearest of them."""
-    choices = list(choices)
-    hint = meant(str(name)[:100], choices) or "."
-    return UsageError(f"there is no {what} {_shown(name)}{hint} Choose one of {', '.join(choices)}")
 
 
 def classes(part: str) -> dict[str, type]:
@@ -230,7 +213,7 @@ def typed(kind: Any, value: Any, where: str) -> Any:
     except (ArithmeticError, ValueError) as error:
         kinds = [kind] if kind in _WORDS else [k for k in get_args(kind) if k is not NoneType]
         words = " or ".join(_in_words(k) for k in kinds or [kind])
-        raise UsageError(f"{where} must be {words}, got {_shown(value)}") from error
+        raise UsageError(f"{where} must be {words}, got {shown(value)}") from error
 
 
 def _as(kind: Any, value: Any) -> Any:
@@ -249,7 +232,7 @@ _CONTAINERS = (list, tuple, dict, Sequence, Mapping)
 
 
 def _not_of(kind: Any, value: object) -> ValueError:
-    return ValueError(f"{_shown(value)} is not {kind}")
+    return ValueError(f"{shown(value)} is not {kind}")
 
 
 def _as_one_of(parts: tuple[Any, ...], kind: Any, value: object) -> object:
@@ -298,16 +281,11 @@ def _yaml(text: str) -> Any:
     """What a text means, where it is short enough for a value and means something else."""
     value = plain(text) if len(text) <= SCALAR else text
     if isinstance(value, str) or not text.strip():
-        raise ValueError(f"{_shown(text)} is text")
+        raise ValueError(f"{shown(text)} is text")
     return value
 
 
 _READ: dict[Any, Callable[[str], Any]] = {int: int, float: _number}
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 500 else f"{text[:500]}..."
 
 
 def _plain(kind: object) -> bool:
@@ -381,7 +359,7 @@ def _named(given: Any, where: str) -> tuple[Mapping[str, Any], Mapping[str, Any]
     if not isinstance(init, Mapping) or set(given) - {"class_path", "init_args"}:
         raise UsageError(
             f"{where} must be the name of a class, or have the keys class_path and init_args, "
-            f"got {_shown(given)}"
+            f"got {shown(given)}"
         )
     return given, init
 
@@ -428,7 +406,7 @@ def _several(given: object, where: str) -> list[object]:
             return value
     raise UsageError(
         f"{where} must be a list of classes such as [Normal, {{class_path: Categorical, "
-        f"init_args: {{classes: 3}}}}], got {_shown(given)}"
+        f"init_args: {{classes: 3}}}}], got {shown(given)}"
     )
 
 

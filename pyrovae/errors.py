@@ -101,6 +101,19 @@ def meant(word: str, choices: Collection[str]) -> str:
     return f"; did you mean {found!r}?" if found else nearest(word, choices)
 
 
+def unknown(what: str, name: object, choices: Iterable[str]) -> UsageError:
+    """The error of a name that is none of the choices, with the one that it seems to mean."""
+    choices = list(choices)
+    hint = meant(str(name)[:100], choices) or "."
+    return UsageError(f"there is no {what} {shown(name)}{hint} Choose one of {', '.join(choices)}")
+
+
+def shown(value: object) -> str:
+    """A value as Python writes it, up to 500 characters."""
+    text = repr(value)
+    return text if len(text) <= 500 else f"{text[:500]}..."
+
+
 def synonym(word: str, choices: Collection[str]) -> str:
     """The choice that a word means elsewhere, as it is written; "" where that is not known.
 

@@ -492,6 +492,22 @@ def elbo(
     A global latent's terms are spread evenly over the data: the sum counts them once. Arguments
     as in :func:`evaluate`.
 
+    Raises:
+        UsageError: "expected a pair: pv.Pair(model, guide), a pv.VAE, or an object whose .model and
+            .guide are Pyro programs; got ...".
+        UsageError: "there are no data: x has shape ...".
+        UsageError: "x has ... entries that are infinite; the first, ..., is in datum ... at
+            position ...; drop or fill such data, or write NaN where a value is missing".
+        UsageError: "the data do not lie in the support of site ...: ... takes ..., the data range
+            from ... to ...".
+        UsageError: "this ... models data of shape ..., a batch is [batch, *shape]; got a batch of
+            shape ...: reshape the data, or build a ... with their event_shape".
+        UsageError: "the guide puts ... at a point (dist.Delta), as an autoencoder does: without a
+            density q(z|x) there is no bound on log p(x) and no importance weight. pv.evaluate
+            measures the reconstruction; for log p(x) give the guide a density, such as
+            dist.Normal".
+        UsageError: whatever :func:`pyrovae.traces.structure` raises.
+
     >>> from pyrovae.vae import VAE
     >>> elbo(VAE((4,), 2), torch.ones(10, 4)).shape
     torch.Size([10])
@@ -680,6 +696,9 @@ def gap(
         plate: name of the plate over the data, where several follow the batch's size.
         seed: of the particles.
         progress: a bar on a terminal or in a notebook, once it takes more than a second.
+
+    Returns:
+        The parts per datum, ``[N]`` each, in nats.
 
     Raises:
         UsageError: a global latent, a site without a pathwise gradient, a flow.

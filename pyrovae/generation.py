@@ -75,6 +75,14 @@ def sample(
     Returns:
         ``[n, *event_shape]``, or a dict of them where the model observes several sites.
 
+    Raises:
+        UsageError: "n must be a whole number of at least 1, got ...".
+        UsageError: "... data of shape ... take ... bytes, which do not fit in memory; ask for fewer
+            (n, draws or steps)".
+        UsageError: "the shapes of this pair's data are not known yet; train it, or pass one or more
+            data as like=".
+        UsageError: what :func:`pyrovae.elbo` says of data, and of what is no pair.
+
     >>> from pyrovae.vae import VAE
     >>> sample(VAE((4,), 2), 3).shape
     torch.Size([3, 4])
@@ -107,6 +115,20 @@ def decode(pair: object, latents: object, *, like: object = None) -> Any:
         pair: any pair.
         latents: ``[n, ...]``, or a dict of them by site; absent sites are drawn.
         like: as in :func:`sample`.
+
+    Returns:
+        ``[n, *event_shape]``, or a dict of them where the model observes several sites.
+
+    Raises:
+        UsageError: "the pair has the latents ...; pass a dict by site".
+        UsageError: "latents are a tensor, or a dict of tensors by site; the pair's latents are ...,
+            got ...".
+        UsageError: "the latents of each datum must be as many, [n, ...] each; got ...".
+        UsageError: "the model does not run at these latents: ...; they must lie in their sites'
+            support and be of their shapes (a unit of a simplex, say, cannot be moved alone)".
+        UsageError: "the shapes of this pair's data are not known yet; train it, or pass one or more
+            data as like=".
+        UsageError: what :func:`pyrovae.elbo` says of data, and of what is no pair.
 
     >>> from pyrovae.vae import VAE
     >>> decode(VAE((4,), 2), torch.zeros(3, 2)).shape
@@ -271,8 +293,17 @@ def encode(pair: object, x: object, *, seed: int = ...) -> Any: ...
 def encode(pair: object, x: object, *, seed: int = 0) -> Any:
     """Posterior mean of every local continuous latent, ``[N, ...]``, by the guide.
 
+    Args:
+        pair: any pair.
+        x: data ``[N, *event_shape]``, in any form that ``pv.fit`` takes.
+        seed: of the draws whose mean is taken where q(z|x) has none in closed form.
+
     Returns:
-        A tensor where there is one such latent, else a dict by site.
+        A tensor ``[N, ...]`` where there is one such latent, else a dict by site.
+
+    Raises:
+        UsageError: "the guide has no continuous latent in the plate over the data to encode".
+        UsageError: what :func:`pyrovae.elbo` says of data, and of what is no pair.
 
     >>> from pyrovae.vae import VAE
     >>> encode(VAE((4,), 2), torch.ones(10, 4)).shape
@@ -339,6 +370,15 @@ def reconstruct(
         ``[N, *event_shape]``, or ``[draws, N, *event_shape]``; a dict of them by site where the
         model observes several. Where a site depends on other observed ones, as the steps of a
         series may, its mean is that given these.
+
+    Raises:
+        UsageError: "draws must be a whole number of at least 0, got ...".
+        UsageError: "num_particles must be a whole number of at least 1, got ...".
+        UsageError: "method is 'guide' or 'hmc', got ...".
+        UsageError: "... data of shape ... take ... bytes, which do not fit in memory; ask for fewer
+            (n, draws or steps)".
+        UsageError: what :func:`pyrovae.elbo` says of data, and of what is no pair.
+        UsageError: with "hmc", what :func:`pyrovae.posterior` says.
     """
     draws = whole_number("draws", draws, least=0)
     num_particles = whole_number("num_particles", num_particles)
@@ -425,7 +465,17 @@ def interpolate(
         method: ``"linear"``, or ``"spherical"`` (White, "Sampling Generative Networks", 2016).
 
     Returns:
-        ``[n, steps, *event_shape]``, ``[steps, *event_shape]`` for one datum.
+        ``[n, steps, *event_shape]``, ``[steps, *event_shape]`` for one datum; a dict of them by
+        site where the model observes several.
+
+    Raises:
+        UsageError: "steps must be a whole number of at least 2, got ...".
+        UsageError: "method is linear or spherical, got ...".
+        UsageError: "a and b must hold as many data, got ... and ...".
+        UsageError: "the guide has no continuous latent in the plate over the data to encode".
+        UsageError: "... data of shape ... take ... bytes, which do not fit in memory; ask for fewer
+            (n, draws or steps)".
+        UsageError: what :func:`pyrovae.elbo` says of data, and of what is no pair.
     """
     steps = whole_number("steps", steps, least=2)
     paths = {"linear": _linear, "spherical": _spherical}
@@ -488,6 +538,14 @@ def traverse(
 
     Returns:
         Decoded data ``[units, steps, *event_shape]``, the units, and the values ``[steps]``.
+
+    Raises:
+        UsageError: "traverse varies the units of one latent vector; this pair has ...".
+        UsageError: "dims names the units 0 to ..., got ...".
+        UsageError: "steps must be a whole number of at least 1, got ...".
+        UsageError: "... data of shape ... take ... bytes, which do not fit in memory; ask for fewer
+            (n, draws or steps)".
+        UsageError: what :func:`pyrovae.elbo` says of data, and of what is no pair.
     """
     problem = Problem.of(pair, x)
     found = evaluate(pair, problem.data, num_particles=1)
@@ -587,10 +645,32 @@ def impute(
         ``[N, ...]``, or ``[draws, N, ...]``; observed entries are as they were given. A tuple of
         them where the model observes several arguments that can have gaps.
 
+    Raises:
+        UsageError: "draws must be a whole number of at least 0, got ...".
+        UsageError: "num_particles must be a whole number of at least 1, got ...".
+        UsageError: "method is 'importance' or 'hmc', got ...".
+        UsageError: "the latent site(s) ... lie outside the plate ...: all data share one draw, so
+            no single datum has an importance weight of its own. pv.elbo and pv.evaluate count such
+            a site once; for log p(x) per datum, condition on its value or move it into the plate".
+        UsageError: "the guide puts ... at a point (dist.Delta), as an autoencoder does: without a
+            density q(z|x) there is no bound on log p(x) and no importance weight. pv.evaluate
+            measures the reconstruction; for log p(x) give the guide a density, such as
+            dist.Normal".
+        UsageError: "argument ... of the programs has missing entries, and no site observes it as it
+            is, so that nothing says how they are distributed; observe it (obs=), or fill it
+            before".
+        UsageError: "some missing entries are observed by no site, or depend on others that are
+            missing in a way that the model computes itself, so that nothing says how they are
+            distributed".
+        UsageError: what :func:`pyrovae.elbo` says of data, and of what is no pair.
+        UsageError: with "hmc", what :func:`pyrovae.posterior` says.
+
     >>> from pyrovae.vae import VAE
     >>> impute(VAE((4,), 2), torch.tensor([[1.0, float("nan"), 0.0, 1.0]])).isnan().any()
     tensor(False)
     """
+    draws = whole_number("draws", draws, least=0)
+    num_particles = whole_number("num_particles", num_particles)
     check_method(method, ("importance", "hmc"))
     problem = Problem.of(pair, x, seed)
     whole = problem.data.first(len(problem.data))[:]
@@ -739,12 +819,30 @@ def _classes(k: int, given: Tensor, wires: Sequence[traces.Wire], votes: Votes) 
 def neighbours(pair: object, x: object, among: object, k: int = 5) -> tuple[Tensor, Tensor]:
     """The ``k`` data of ``among`` whose codes lie nearest to those of ``x``.
 
+    Args:
+        pair: any pair.
+        x: data ``[N, *event_shape]``, in any form that ``pv.fit`` takes.
+        among: data ``[M, *event_shape]`` to choose from.
+        k: how many, up to M.
+
     Returns:
         Indices into ``among`` ``[N, k]`` and Euclidean distances of the posterior means
         ``[N, k]``, nearest first.
+
+    Raises:
+        UsageError: "k must be a whole number of at least 1, got ...".
+        UsageError: "k must be from 1 to the ... data to choose from, got ...".
+        UsageError: "the guide has no continuous latent in the plate over the data to encode".
+        UsageError: what :func:`pyrovae.elbo` says of data, and of what is no pair.
+
+    >>> from pyrovae.vae import VAE
+    >>> indices, distances = neighbours(VAE((4,), 2), torch.eye(4)[:1], torch.eye(4), k=1)
+    >>> indices, distances
+    (tensor([[0]]), tensor([[0.]]))
     """
+    k = whole_number("k", k)
     ours, theirs = (flat(codes_of(Problem.of(pair, t))) for t in (x, among))
-    if not 1 <= k <= len(theirs):
+    if k > len(theirs):
         raise UsageError(f"k must be from 1 to the {len(theirs)} data to choose from, got {k}")
     found = torch.cdist(ours, theirs).topk(k, largest=False)
     return found.indices, found.values

@@ -29,7 +29,7 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 
 from pyrovae.errors import UsageError, meant
 
-__all__ = ["Latent", "Observed", "Option", "Typed", "checked", "options"]
+__all__ = ["Latent", "Observed", "Option", "Typed", "checked", "options", "words"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,6 +41,11 @@ Check = Callable[[str, Any], Any]  # (name, value) -> the value as it is taken; 
 class Typed(Generic[Observed, Latent]):
     """A pair of which a type checker knows what the verbs give: ``Tensor`` where the model observes
     one site, or has one latent, and ``dict[str, Tensor]`` of several."""
+
+
+def _as_it_is(name: str, value: object) -> Any:
+    """Any value will do."""
+    return value
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,12 @@ class Option:
     kind: Any
     default: Any
     words: str
-    check: Check
+    check: Check = _as_it_is
 
     def told(self, kinds: tuple[Any, ...]) -> Any:
         """What of its type is among the kinds, as a type; None where nothing is.
 
-        >>> Option(int | list | None, None, "", lambda name, value: value).told((int, str))
+        >>> Option(int | list | None, None, "").told((int, str))
         int | None
         """
         parts = get_args(self.kind) if _is_union(self.kind) else (self.kind,)
@@ -93,9 +98,9 @@ def options(function: Callable[..., object]) -> dict[str, Option]:
 @functools.lru_cache(100)
 def _options(function: Callable[..., object]) -> Mapping[str, Option]:
     kinds, whole = get_type_hints(function), get_type_hints(function, include_extras=True)
-    words = _words(inspect.getdoc(function) or "")
+    told = words(inspect.getdoc(function) or "")
     return {
-        name: Option(kinds.get(name, Any), p.default, words.get(name, ""), _check(whole.get(name)))
+        name: Option(kinds.get(name, Any), p.default, told.get(name, ""), _check(whole.get(name)))
         for name, p in inspect.signature(function).parameters.items()
         if p.default is not p.empty
     }
@@ -117,8 +122,8 @@ def _check(kind: object) -> Check:
     return check
 
 
-def _words(doc: str) -> dict[str, str]:
-    """The first sentence of each entry below "Args:"."""
+def words(doc: str) -> dict[str, str]:
+    """The first sentence of each entry below "Args:" of a docstring, without marks of code."""
     section = re.split(r"\n(?=\S)", doc.partition("\nArgs:\n")[2])[0]
     entries = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
     sentences = {n: re.split(r"\.(?:$|\s+(?=[A-Z`]))", text, maxsplit=1)[0] for n, text in entries}

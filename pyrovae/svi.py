@@ -649,6 +649,7 @@ class Snapshot:
         self.random = states()
 
     def put_back(self) -> None:
+        """Set the buffers and random states to what they were here."""
         with torch.no_grad():
             for buffer, value in zip(self.buffers, self.values, strict=True):
                 buffer.copy_(value)

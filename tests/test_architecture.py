@@ -17,7 +17,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pyrovae"
 ORDER = [
     "errors", "turns", "markup", "progress", "memory", "summaries", "arrays", "layouts", "serving",
-    "signatures", "files", "locks", "cells", "schema", "tensors", "pictures", "sources", "sparse",
+    "signatures", "outlines",
+    "files", "locks", "cells", "schema", "tensors", "pictures", "sources", "sparse",
     "tables", "streams", "randomness", "data", "labels", "components", "networks", "units",
     "schedules", "distributions", "supports", "priors", "likelihoods", "guides", "program", "vae",
     "traces", "objectives", "kernels", "optimisers", "svi", "processes", "checkpoints", "runs",

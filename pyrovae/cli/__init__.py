@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             elif arguments[0] in COMMANDS:
                 COMMANDS[arguments[0]](arguments[1:])
             else:
-                raise pv.components.unknown("command", arguments[0], COMMANDS)
+                raise pv.errors.unknown("command", arguments[0], COMMANDS)
             sys.stdout.flush()
         code = 0
     except (Exception, KeyboardInterrupt) as error:
@@ -73,17 +73,14 @@ def _explain(error: BaseException) -> int:
         words = "the standard output is full: write it where there is room"
     elif isinstance(error, OSError) and error.filename:
         words = f"cannot use {error.filename}: {error.strerror}; choose another path"
-    elif not isinstance(error, pv.training.OutOfMemory) and re.search(
+    elif re.search(
         "out of memory|can't allocate|Storage size|MemoryError", repr(error)
-    ):
+    ) and not isinstance(error, pv.training.OutOfMemory):
         words = (
             "there is not enough memory for this; lower --batch-size, --num-particles, "
             "--latent-dim or the network's sizes"
         )
-    elif not isinstance(
-        error,
-        (pv.UsageError, pv.training.Diverged, pv.training.OutOfMemory, pv.processes.Lost, OSError),
-    ):
+    elif not _is_told(error):
         last, code = traceback.extract_tb(error.__traceback__)[-1], 1
         words = (
             f"internal error: {type(error).__name__}: {words} (at {last.name}, line "
@@ -91,6 +88,14 @@ def _explain(error: BaseException) -> int:
         )
     say(f"error: {words}")
     return code
+
+
+def _is_told(error: BaseException) -> bool:
+    """Whether it was raised for its words; those of usage mistakes do not wait for torch."""
+    if isinstance(error, pv.UsageError | OSError):
+        return True
+    ours = (pv.training.Diverged, pv.training.OutOfMemory, pv.processes.Lost)
+    return isinstance(error, ours)
 
 
 def _is_full(error: BaseException) -> bool:

@@ -17,6 +17,7 @@ import pyrovae as pv
 
 if TYPE_CHECKING:
     from pyrovae.files import Place
+    from pyrovae.outlines import Outline
     from pyrovae.program import Program
     from pyrovae.tensors import TensorData
 
@@ -114,7 +115,7 @@ def of_fit() -> dict[str, Option]:
     """Those arguments of ``pv.fit`` that a text can give, as options."""
     return {
         name: (kind, option.default, option.words)
-        for name, option in pv.signatures.options(pv.fit).items()
+        for name, option in pv.outlines.options("training", "fit").items()
         if (kind := option.told(TEXT)) is not None and name not in INSTEAD
     }
 
@@ -215,8 +216,8 @@ class Parser(argparse.ArgumentParser):
 
 def _in_python(command: Callable[..., object], word: str) -> str:
     """What to say of an option of ``fit`` that Python alone can give, such as an optimiser."""
-    alone = [name for name in pv.signatures.options(pv.fit) if name not in all_options()]
-    name = pv.errors.synonym(word, alone) if command.__name__ == "fit" else ""
+    known = pv.outlines.options("training", "fit") if command.__name__ == "fit" else ()
+    name = pv.errors.synonym(word, [name for name in known if name not in all_options()])
     return f": that is given in Python, pv.fit(pair, x, {name}=...)" if name else ""
 
 
@@ -230,6 +231,8 @@ def add_option(
         return
 
     def typed(value: str) -> object:
+        if value == default:  # argparse asks of defaults too
+            return default
         try:
             return pv.components.typed(kind, value, "")
         except pv.UsageError as error:
@@ -275,19 +278,16 @@ def add_pair(parser: Parser) -> None:
     add_option(parser, "pair", str | None, None, PAIR)
 
 
-def _describe_class(option: str, cls: type) -> str:
+def _describe_class(option: str, cls: Outline) -> str:
     """What a class is and the flags of its own arguments, for the help."""
-    words = (inspect.getdoc(cls) or "").partition(">>>")[0].rstrip()
-    lines = [f"{option} {cls.__name__}:", textwrap.indent(words, "  "), ""]
-    for name, slot in pv.components.slots(cls).items():
+    words = cls.doc.partition(">>>")[0].rstrip()
+    lines = [f"{option} {cls.name}:", textwrap.indent(words, "  "), ""]
+    for name, (part, default) in cls.arguments.items():
         flag = f"  --{option}.{name}".replace("_", "-")
-        if slot.part:
-            own = type(slot.default).__name__ if slot.default is not None else "none"
-            lines.append(
-                f"{flag} one of {', '.join(pv.components.classes(slot.part))} (default: {own})"
-            )
-        else:
-            lines.append(flag + (" (required)" if slot.required else f" (default: {slot.default})"))
+        one_of = f" one of {', '.join(pv.outlines.classes(part))}" if part else ""
+        lines.append(
+            flag + one_of + (" (required)" if default is None else f" (default: {default})")
+        )
     return "\n".join(lines)
 
 
@@ -339,7 +339,7 @@ def _class(option: str, name: object, allow: Sequence[str]) -> Any:
     except pv.UsageError as error:
         words = WORDS.get(option, ())
         choices = [*words, *pv.components.classes(PARTS[option])]
-        raise (pv.components.unknown(option, name, choices) if words else error) from error
+        raise (pv.errors.unknown(option, name, choices) if words else error) from error
 
 
 def _part(option: str, given: object, allow: Sequence[str], usual: object = None) -> object:
@@ -357,7 +357,7 @@ def _part(option: str, given: object, allow: Sequence[str], usual: object = None
 
 def _of_a_program(tree: Mapping[str, Any], allow: Sequence[str]) -> dict[str, Any]:
     """The program's description, its usual parts, and those that are named."""
-    default = pv.components.PARTS["program"][2]
+    default = pv.outlines.PARTS["program"][2]
     given = tree["program"] or default
     given = {"class_path": given} if isinstance(given, str) else given
     if not isinstance(given, Mapping):
@@ -530,7 +530,7 @@ def read_config(path: Path | Place) -> dict[str, Any]:
         if name in known:
             config[name] = pv.components.typed(known[name][0], value, f"{path}: {name}")
         elif name not in PARTS:
-            raise pv.components.unknown(f"option for {path} to set:", name, [*known, *PARTS])
+            raise pv.errors.unknown(f"option for {path} to set:", name, [*known, *PARTS])
     return config
 
 
@@ -555,7 +555,7 @@ def _fit_parser(command: Callable[..., object], flags: Mapping[str, str]) -> Par
     """The parser; its help has the arguments of the classes that the flags choose."""
     parser = Parser(command)
     chosen = {option: value for option, value in flags.items() if option in PARTS}
-    known = {o: c for o, v in chosen.items() if (c := pv.components.classes(PARTS[o]).get(v))}
+    known = {o: c for o, v in chosen.items() if (c := pv.outlines.classes(PARTS[o]).get(v))}
     parser.epilog = "\n\n".join(
         [*(_describe_class(option, cls) for option, cls in known.items()), str(parser.epilog)]
     )
@@ -575,8 +575,8 @@ def _fit_parser(command: Callable[..., object], flags: Mapping[str, str]) -> Par
 def _part_in_words(part: str) -> tuple[str, str]:
     """What an option that names a class is by default, and its help."""
     words = WORDS.get(part, ())
-    named = [*words, *pv.components.classes(PARTS[part])]
-    usual = words[0] if words else pv.components.PARTS[PARTS[part]][2]
+    named = [*words, *pv.outlines.classes(PARTS[part])]
+    usual = words[0] if words else pv.outlines.PARTS[PARTS[part]][2]
     usual = "the program's own" if part in OF_A_MODEL else usual
     return usual, f"{', '.join(named)}; {flag_of(part)} {named[-1]} --help tells more"
 

@@ -99,7 +99,7 @@ def sample(run: Run, *, n: Whole = 64, mean: bool | None = None, density: str = 
     elif not mean:
         raise pv.UsageError(f"--density {density} gives E[x|z]; leave --mean as it is")
     elif density not in (known := ("prior", *pv.aggregate.KINDS)):
-        raise pv.components.unknown("density", density, known)
+        raise pv.errors.unknown("density", density, known)
     else:
         fitted = pv.fit_codes(run.pair, run.data("train"), density, seed=run.seed)
         print(fitted)

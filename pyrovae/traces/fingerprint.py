@@ -109,6 +109,7 @@ class Place:
         raise TypeError(f"{self.name} cannot be an input")
 
     def identity(self) -> tuple[str, int, object]:
+        """What two places have alike that are the same one."""
         return type(self).__name__, id(self.holder), self.key
 
 
