@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.components import Component
-from pyrovae.errors import UsageError, nearest
+from pyrovae.errors import UsageError, nearest, whole_number
 
 Shapes = Mapping[str, tuple[int, ...]]
 LAYERS = 1000  # of one network: more of them take minutes to make and do not learn
 
-__all__ = ["MLP", "Conditional", "ConvNet", "GatedMLP", "Network"]
+__all__ = ["MLP", "Conditional", "ConvNet", "GatedMLP", "Network", "ResNet"]
 
 
 class Network(Component, ABC):
@@ -126,14 +126,87 @@ class GatedMLP(Network):
         return nn.Sequential(*layers, nn.Linear(widths[-1], sum(split.sizes)), split)
 
 
-class ConvNet(Network):
-    """Strided convolutions that halve (encoder) or double (decoder) the image at each layer.
+class Pyramid(Network, ABC):
+    """Images on one side, a vector on the other, by convolutions that halve or double the size.
 
-    The direction follows from the shapes: an image in and a vector out is an encoder, a vector
-    in and images ``[..., channels, height, width]`` out is the mirrored decoder. Any height and
+    The direction follows from the shapes: an image in and vectors out is an encoder, a vector in
+    and images ``[..., channels, height, width]`` out is the mirrored decoder. Any height and
     width: each layer's size is the ceiling of half of the one before, and the decoder retraces
     exactly these sizes. Images whose last axis is as short as channels, such as (28, 28, 1), are
-    refused: they are most likely (height, width, channels).
+    refused: they are most likely (height, width, channels). What stands at each size, between
+    two convolutions, is the class's own: :meth:`stage`.
+    """
+
+    def __init__(self, channels: Sequence[int], hidden: int, activation: str) -> None:
+        self.channels = _positive("channels", channels)
+        self.hidden = _positive("hidden", [hidden])[0]
+        self.activation = activation
+        if not self.channels:
+            raise UsageError(
+                f"{type(self).__name__} needs at least one entry in channels, e.g. [32, 64]"
+            )
+
+    @abstractmethod
+    def stage(self, channels: int) -> list[nn.Module]:
+        """The layers at one size, ``[N, channels, height, width]`` to the same shape."""
+
+    def build(self, inputs: tuple[int, ...], outputs: Shapes) -> nn.Module:
+        for shape in (inputs, *outputs.values()):
+            _check_channels(shape)
+        if len(inputs) == 3 and all(len(shape) == 1 for shape in outputs.values()):
+            return self._encoder(inputs, outputs)
+        images = {shape[-2:] if len(shape) >= 3 else () for shape in outputs.values()}
+        if len(inputs) == 1 and len(images) == 1 and images != {()}:
+            return self._decoder(inputs, outputs, images.pop())
+        raise UsageError(
+            f"{type(self).__name__} maps an image (channels, height, width) to a vector or a "
+            f"vector to images, got inputs of shape {inputs} and outputs of shapes "
+            f"{dict(outputs)}; use MLP here, or give grey images their channel (x.unsqueeze(1), "
+            f"--layout channels_first)"
+        )
+
+    def _sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        sizes = [size]
+        for _ in self.channels:
+            sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+        return sizes
+
+    def _encoder(self, inputs: tuple[int, ...], outputs: Shapes) -> nn.Module:
+        split = Split(outputs)
+        height, width = self._sizes((inputs[1], inputs[2]))[-1]
+        layers: list[nn.Module] = []
+        channels = [inputs[0], *self.channels]
+        for before, after in itertools.pairwise(channels):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), *self.stage(after)]
+        layers += [nn.Flatten(), nn.Linear(channels[-1] * height * width, self.hidden)]
+        layers += [activation(self.activation), nn.Linear(self.hidden, sum(split.sizes)), split]
+        return nn.Sequential(*layers)
+
+    def _decoder(
+        self, inputs: tuple[int, ...], outputs: Shapes, image: tuple[int, ...]
+    ) -> nn.Module:
+        split = Split(outputs, trailing=2)
+        sizes = self._sizes((image[0], image[1]))[::-1]
+        channels = [*self.channels[::-1], sum(split.sizes)]
+        layers: list[nn.Module] = [
+            nn.Linear(inputs[0], self.hidden),
+            activation(self.activation),
+            nn.Linear(self.hidden, channels[0] * math.prod(sizes[0])),
+            nn.Unflatten(1, (channels[0], *sizes[0])),
+        ]
+        for (before, after), target in zip(itertools.pairwise(channels), sizes[1:], strict=True):
+            # kernel 4 at even sizes, 3 at odd ones: every input pixel reaches the output alike
+            kernel = (4 - target[0] % 2, 4 - target[1] % 2)
+            layers += self.stage(before)
+            layers += [nn.ConvTranspose2d(before, after, kernel, stride=2, padding=1)]
+        return nn.Sequential(*layers, split)
+
+
+class ConvNet(Pyramid):
+    """Strided convolutions that halve (encoder) or double (decoder) the image at each layer.
+
+    An image in and vectors out is an encoder, a vector in and images out the mirrored decoder;
+    any height and width.
 
     Args:
         channels: channels after each halving.
@@ -151,65 +224,75 @@ class ConvNet(Network):
         hidden: int = 256,
         activation: str = "ReLU",
     ) -> None:
-        self.channels = _positive("channels", channels)
-        self.hidden = _positive("hidden", [hidden])[0]
-        self.activation = activation
-        if not channels:
-            raise UsageError("ConvNet needs at least one entry in channels, e.g. [32, 64]")
+        super().__init__(channels, hidden, activation)
 
-    def build(self, inputs: tuple[int, ...], outputs: Shapes) -> nn.Module:
-        for shape in (inputs, *outputs.values()):
-            _check_channels(shape)
-        if len(inputs) == 3 and all(len(shape) == 1 for shape in outputs.values()):
-            return self._encoder(inputs, outputs)
-        images = {shape[-2:] if len(shape) >= 3 else () for shape in outputs.values()}
-        if len(inputs) == 1 and len(images) == 1 and images != {()}:
-            return self._decoder(inputs, outputs, images.pop())
-        raise UsageError(
-            f"ConvNet maps an image (channels, height, width) to a vector or a vector to images, "
-            f"got inputs of shape {inputs} and outputs of shapes {dict(outputs)}; use MLP here, or "
-            f"give grey images their channel (x.unsqueeze(1), --layout channels_first)"
-        )
+    def stage(self, channels: int) -> list[nn.Module]:
+        return [activation(self.activation)]
 
-    def _sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        sizes = [size]
-        for _ in self.channels:
-            sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
-        return sizes
 
-    def _encoder(self, inputs: tuple[int, ...], outputs: Shapes) -> nn.Module:
-        split = Split(outputs)
-        height, width = self._sizes((inputs[1], inputs[2]))[-1]
+class ResNet(Pyramid):
+    """Convolutions that halve or double the image, and residual blocks at each size.
+
+    A block adds to its input what two 3 x 3 convolutions make of it, normalisation and activation
+    before each (He et al., "Deep Residual Learning for Image Recognition" and "Identity Mappings
+    in Deep Residual Networks", 2016). Normalised are groups of channels within one datum (Wu and
+    He, "Group Normalization", 2018): no datum is seen by another, no running mean is kept. A block
+    begins as the identity: its last convolution starts at zero.
+
+    An image in and vectors out is an encoder, a vector in and images out the mirrored decoder;
+    any height and width.
+
+    Args:
+        channels: channels after each halving.
+        blocks: residual blocks at each size.
+        hidden: width of the fully connected layer between the image and the vector.
+        activation: a class of ``torch.nn`` by name.
+
+    >>> decoder = ResNet([8, 16]).build((20,), {"logits": (3, 27, 50)})
+    >>> tuple(decoder(torch.zeros(5, 20))[0].shape)
+    (5, 3, 27, 50)
+    """
+
+    def __init__(
+        self,
+        channels: list[int] = [32, 64],  # noqa: B006
+        blocks: int = 1,
+        hidden: int = 256,
+        activation: str = "SiLU",
+    ) -> None:
+        super().__init__(channels, hidden, activation)
+        self.blocks = whole_number("blocks", blocks, most=LAYERS // len(self.channels))
+
+    def stage(self, channels: int) -> list[nn.Module]:
+        return [Residual(channels, self.activation) for _ in range(self.blocks)]
+
+
+class Residual(nn.Sequential):
+    """``x + f(x)`` on ``[N, channels, height, width]``, f zero at the start."""
+
+    def __init__(self, channels: int, name: str) -> None:
+        convolutions = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)]
         layers: list[nn.Module] = []
-        channels = [inputs[0], *self.channels]
-        for before, after in itertools.pairwise(channels):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1)]
-            layers += [activation(self.activation)]
-        layers += [nn.Flatten(), nn.Linear(channels[-1] * height * width, self.hidden)]
-        layers += [activation(self.activation), nn.Linear(self.hidden, sum(split.sizes)), split]
-        return nn.Sequential(*layers)
+        for convolution in convolutions:
+            layers += [GroupNorm(channels), activation(name), convolution]
+        super().__init__(*layers)
+        for parameter in convolutions[-1].parameters():
+            nn.init.zeros_(parameter)
 
-    def _decoder(
-        self, inputs: tuple[int, ...], outputs: Shapes, image: tuple[int, ...]
-    ) -> nn.Module:
-        split = Split(outputs, trailing=2)
-        sizes = self._sizes((image[0], image[1]))[::-1]
-        channels = [*self.channels[::-1], sum(split.sizes)]
-        layers: list[nn.Module] = [
-            nn.Linear(inputs[0], self.hidden),
-            activation(self.activation),
-            nn.Linear(self.hidden, channels[0] * math.prod(sizes[0])),
-            activation(self.activation),
-            nn.Unflatten(1, (channels[0], *sizes[0])),
-        ]
-        for layer, target in enumerate(sizes[1:]):
-            # kernel 4 at even sizes, 3 at odd ones: every input pixel reaches the output alike
-            kernel = (4 - target[0] % 2, 4 - target[1] % 2)
-            before, after = channels[layer], channels[layer + 1]
-            layers += [nn.ConvTranspose2d(before, after, kernel, stride=2, padding=1)]
-            if layer < len(sizes) - 2:
-                layers += [activation(self.activation)]
-        return nn.Sequential(*layers, split)
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Groups within one datum: at most eight, of at least four channels where there are so many."""
+
+    def __init__(self, channels: int) -> None:
+        most = min(8, max(1, channels // 4))
+        super().__init__(max(g for g in range(1, most + 1) if channels % g == 0), channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # torch.nn's own refuses one channel of one pixel in a batch of one, and takes it in two
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 KINDS = ("autoregressive", "spline")

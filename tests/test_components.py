@@ -77,6 +77,12 @@ NETWORKS: dict[str, Callable[[], networks.Network]] = {
     "GatedMLP": lambda: networks.GatedMLP([8, 7]),
     "ConvNet": lambda: networks.ConvNet([4, 6], hidden=9),
     "ConvNet deep": lambda: networks.ConvNet([4, 4, 4], hidden=9, activation="SiLU"),
+    "ResNet": lambda: networks.ResNet([4, 6], hidden=9),
+    "ResNet deep": lambda: networks.ResNet([1, 5, 16], blocks=2, hidden=9, activation="ELU"),
+}
+CONVOLUTIONS: dict[str, Callable[..., networks.Network]] = {
+    "ConvNet": networks.ConvNet,
+    "ResNet": networks.ResNet,
 }
 
 
@@ -133,7 +139,9 @@ def test_likelihood(make: Callable[[], likelihoods.Likelihood], batch: tuple[int
 
 @rows(NETWORKS)
 @pytest.mark.parametrize(
-    "image", list(itertools.product((1, 3), (7, 8), (5, 28))), ids=lambda s: "x".join(map(str, s))
+    "image",
+    [(1, 1, 1), (3, 1, 2), (3, 32, 32), *itertools.product((1, 3), (7, 8), (5, 28))],
+    ids=lambda s: "x".join(map(str, s)),
 )
 def test_network_fits_any_image(
     make: Callable[[], networks.Network], image: tuple[int, int, int]
@@ -143,32 +151,57 @@ def test_network_fits_any_image(
     assert [t.shape for t in encoder(x)] == [(2, 4), (2, 4)]
     decoder = make().build((4,), {"loc": image, "raw": (5, *image)})
     assert [t.shape for t in decoder(torch.randn(2, 4))] == [(2, *image), (2, 5, *image)]
+    # no datum sees another
+    torch.testing.assert_close(encoder(x)[0][:1], encoder(x[:1])[0], rtol=1e-4, atol=1e-5)
 
 
-def test_convnet_refuses_channels_last() -> None:
+@rows(CONVOLUTIONS)
+def test_convolutions_refuse_channels_last(make: Callable[..., networks.Network]) -> None:
     for image in ((28, 28, 1), (32, 30, 3), (28, 28, 4)):
         first = tuple(image[k] for k in (2, 0, 1))
         for inputs, outputs in ((image, {"loc": (3,)}), ((3,), {"logits": image})):
             with pytest.raises(
                 pv.UsageError, match=r"channels last.*permute\(0, 3, 1, 2\)"
             ) as error:
-                networks.ConvNet([4]).build(inputs, outputs)
+                make([4]).build(inputs, outputs)
             assert str(first) in str(error.value)
     for image in ((64, 4, 4), (1, 3, 3), (3, 8, 5)):  # small, and not channels last
-        networks.ConvNet([4]).build(image, {"loc": (3,)})
+        make([4]).build(image, {"loc": (3,)})
 
 
-def test_convnet_reaches_every_pixel() -> None:
+@rows(CONVOLUTIONS)
+def test_convolutions_reach_every_pixel(make: Callable[..., networks.Network]) -> None:
     """No output pixel is constant, no input pixel ignored, at even and odd sizes."""
     torch.manual_seed(0)
     for image in ((1, 28, 28), (2, 27, 50), (1, 9, 6)):
-        make = networks.ConvNet([4, 4], hidden=16, activation="Tanh")
+        body = make([4, 4], hidden=16, activation="Tanh")
         z = torch.randn(64, 3)
-        (out,) = make.build((3,), {"logits": image})(z)
+        (out,) = body.build((3,), {"logits": image})(z)
         assert (out.std(0) > 0).all()
         x = torch.randn(2, *image, requires_grad=True)
-        make.build(image, {"loc": (3,)})(x)[0].sum().backward()
+        body.build(image, {"loc": (3,)})(x)[0].sum().backward()
         assert (x.grad.abs().sum(0) > 0).all()
+
+
+def test_a_residual_block_is_the_paper_s_and_begins_as_the_identity() -> None:
+    torch.manual_seed(0)
+    block = networks.ResNet(activation="ReLU").stage(12)[0]
+    x = 3 + 2 * torch.randn(5, 12, 4, 7)
+    assert torch.equal(block(x), x)
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    h = x
+    gain1, shift1, kernel1, bias1, gain2, shift2, kernel2, bias2 = block.parameters()
+    for gain, shift, kernel, bias in (
+        (gain1, shift1, kernel1, bias1),
+        (gain2, shift2, kernel2, bias2),
+    ):
+        groups = h.reshape(5, 3, 4 * 4 * 7)  # three groups of four channels
+        centred = groups - groups.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        h = scaled.reshape(x.shape) * gain[:, None, None] + shift[:, None, None]
+        h = nn.functional.conv2d(h.clamp(min=0), kernel, bias, padding=1)
+    torch.testing.assert_close(block(x), x + h, rtol=1e-4, atol=1e-4)
 
 
 def test_bernoulli_density_and_gradient_equal_torchs() -> None:
@@ -243,6 +276,9 @@ def test_network_that_does_not_fit(network: nn.Module, match: str) -> None:
         (lambda: networks.MLP([0]), "positive whole"),
         (lambda: networks.MLP([4], "Relu").build((2,), {"a": (1,)}), "did you mean 'ReLU'"),
         (lambda: networks.ConvNet([]), "at least one"),
+        (lambda: networks.ResNet([]), "ResNet needs at least one"),
+        (lambda: networks.ResNet([4], blocks=0), "blocks must be a whole"),
+        (lambda: networks.ResNet([4, 4], blocks=501), "blocks must .* at most 500"),
         (lambda: pv.VAE((4,), 2, likelihood=likelihoods.Bernoulli(networks.ConvNet())), "use MLP"),
     ],
 )

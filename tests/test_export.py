@@ -53,10 +53,11 @@ def binary() -> tuple[Any, Tensor]:
     return pv.VAE((1, 6, 6), 3), torch.rand(7, 1, 6, 6).round()
 
 
-def convolutions() -> tuple[Any, Tensor]:
-    body = networks.ConvNet([4, 4], hidden=8)
+def convolutions(body: networks.Network) -> tuple[Any, Tensor]:
     vae = pv.VAE((1, 12, 12), 3, likelihood=likelihoods.Bernoulli(body),
-                 guide=guides.FullRank(networks.ConvNet([4, 4], hidden=8)))  # fmt: skip
+                 guide=guides.FullRank(body))  # fmt: skip
+    for parameter in vae.parameters():
+        nn.init.normal_(parameter, std=0.1)  # residual blocks are no identities
     return vae, torch.rand(7, 1, 12, 12).round()
 
 
@@ -96,8 +97,9 @@ def classes() -> tuple[Any, Tensor]:
 
 
 CASES: dict[str, Callable[[], tuple[Any, Any]]] = {
-    "binary": binary, "convolutions": convolutions, "table": table, "own": own,
-    "labelled": labelled, "classes": classes,
+    "binary": binary, "table": table, "own": own, "labelled": labelled, "classes": classes,
+    "convolutions": lambda: convolutions(networks.ConvNet([4, 4], hidden=8)),
+    "residual": lambda: convolutions(networks.ResNet([4, 4], hidden=8)),
 }  # fmt: skip
 
 

@@ -684,7 +684,7 @@ CLASSES = {
     "--likelihood.scale": ("network", "optimal", "0.5", "-1", "nan", "per_dimension", "[1]"),
     "--likelihood.classes": ("3", "0", "-1", "x", *HUGE),
     "--likelihood.columns": ("[Normal]", "[Normal, Bernoulli, Normal, Normal]", "[]", "3", "[3]"),
-    "--likelihood.network": ("MLP", "ConvNet", "ResNet", "None", "3"),
+    "--likelihood.network": ("MLP", "ConvNet", "ResNet", "ResNt", "None", "3"),
     "--likelihood.network.hidden": (
         "[3]",
         "[]",

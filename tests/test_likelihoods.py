@@ -453,8 +453,9 @@ def test_data_outside_the_support(make: Make, x: Tensor, match: str) -> None:
         pv.evaluate(vae, broken, 2)
 
 
-def test_logistic_mixture_by_a_convolutional_decoder() -> None:
-    network = networks.ConvNet([4, 4], hidden=8)
+@pytest.mark.parametrize("body", [networks.ConvNet, networks.ResNet])
+def test_logistic_mixture_by_a_convolutional_decoder(body: Callable[..., networks.Network]) -> None:
+    network = body([4, 4], hidden=8)
     for likelihood in (
         likelihoods.LogisticMixture(2, network),
         likelihoods.Categorical(5, network),

@@ -609,6 +609,7 @@ def test_a_picture_that_unpacks_to_much_more_is_refused(tmp_path: Path) -> None:
         {"class_path": "MLP", "init_args": {"hidden": [1] * 50_000}},
         {"class_path": "GatedMLP", "init_args": {"hidden": [1] * 50_000}},
         {"class_path": "ConvNet", "init_args": {"channels": [1] * 50_000}},
+        {"class_path": "ResNet", "init_args": {"channels": [1] * 50_000}},
     ],
     ids=lambda arguments: arguments["class_path"],
 )

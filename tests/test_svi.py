@@ -43,8 +43,7 @@ def handlers(pair: nn.Module, loss: ELBO, x: Tensor, seed: int) -> list[Tensor]:
     return [value.detach(), *torch.autograd.grad(value, list(pair.parameters()))]
 
 
-def convolutional() -> tuple[nn.Module, Tensor]:
-    net = pv.networks.ConvNet([4], hidden=8)
+def convolutional(net: pv.networks.Network) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     pair = pv.VAE(
         (1, 8, 8),
@@ -57,7 +56,8 @@ def convolutional() -> tuple[nn.Module, Tensor]:
 
 KINDS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "Bernoulli": lambda: (vae(), X),
-    "convolutions": convolutional,
+    "convolutions": lambda: convolutional(pv.networks.ConvNet([4], hidden=8)),
+    "residual": lambda: convolutional(pv.networks.ResNet([4], hidden=8)),
     "linear-Gaussian": lambda: (pairs.PPCA("diagonal"), pairs.data(8, 5)),
     "full-rank guide": lambda: (pairs.PPCA("exact"), pairs.data(8, 5)),
 }
