@@ -169,8 +169,9 @@ def _lineage(found: _Found | None) -> Iterator[_Found]:
         return
     yield found
     for base in found.node.bases:
-        if isinstance(base, ast.Name):
-            yield from _lineage(_find(found.room, base.id))
+        named = base.value if isinstance(base, ast.Subscript) else base  # Program[Tensor, Tensor]
+        if isinstance(named, ast.Name):
+            yield from _lineage(_find(found.room, named.id))
 
 
 def _functions(found: _Found) -> list[ast.FunctionDef]:
