@@ -71,8 +71,8 @@ async function live({ about, codes, samples, live: held }, far, common) {
     return { x: [x], reconstruction_x: [decoded(code)], code, place: project(code), ...spread, numbers: {} };
   };
   return {
-    words: "This page computes by itself, asks nobody and works offline. The ELBO, the log evidence and the filling of gaps take draws: pyrovae explore RUN has them.",
-    ellipse: held.ellipse, draws: Boolean(held.prior), posterior,
+    words: "This page computes by itself, without a server. For the ELBO, the log evidence and filling in what is missing: pyrovae explore RUN.",
+    prompt: true, ellipse: held.ellipse, draws: Boolean(held.prior), posterior, // prompt: while one draws
     decode: ({ z }) => ({ x: [decoded(z)], outside: far(z) }),
     datum: (index) => { const found = common(index); return { ...posterior({ x: found.x[0] }), ...found, reconstruction_x: [decoded(found.code)] }; },
     path: ({ start, end, steps }) => {

@@ -282,8 +282,8 @@ const decode = guarded(async () => {
 function setZ(z, dragging = false) {
   state.z = z;
   for (const { index } of about.units) {
-    const slider = $("unit-" + index); slider.value = z[index]; slider.nextElementSibling.textContent = z[index].toFixed(2);
-    slider.parentElement.classList.toggle("far", Math.abs(z[index]) > 3);
+    const slider = $("unit-" + index), row = slider.closest(".unit"); slider.value = z[index]; row.querySelector("output").textContent = z[index].toFixed(2);
+    row.classList.toggle("far", Math.abs(z[index]) > 3);
   }
   decode(); remember();
   if (dragging || inside(...place(z))) drawCursor(); else drawPoints();
@@ -297,7 +297,17 @@ function slider(unit) {
   const pin = make("input", { type: "checkbox", title: "keep when resetting or resampling", checked: state.pinned.includes(unit.index) });
   pin.setAttribute("aria-label", "pin " + unit.name);
   pin.onchange = () => { state.pinned = pin.checked ? [...state.pinned, unit.index] : state.pinned.filter((k) => k !== unit.index); remember(); };
-  return make("div", { className: "unit" }, make("span", { textContent: unit.name }), range, value, make("small", { textContent: unit.kl === null ? "" : `KL ${unit.kl.toFixed(2)}` }), pin);
+  return make("div", { className: "unit" }, make("span", { textContent: unit.name }), make("span", { className: "line" }, range, make("i", { id: "q-" + unit.index, hidden: true })), value, make("small", { textContent: unit.kl === null ? "" : `KL ${unit.kl.toFixed(2)}` }), pin);
+}
+
+// q(z|x) of each unit, two standard deviations to both sides, below its slider, which is inset by half its thumb
+
+function drawSpread({ code, sd }) {
+  for (const { index } of about.units) {
+    const mark = $("q-" + index), at = (v) => 100 * Math.min(1, Math.max(0, (v + 4) / 8)); mark.hidden = !sd;
+    if (sd) { const [low, high] = [at(code[index] - 2 * sd[index]), at(code[index] + 2 * sd[index])]; mark.style.left = `calc(.5rem + (100% - 1rem) * ${low / 100})`; mark.style.width = `calc((100% - 1rem) * ${(high - low) / 100})`; }
+  }
+  $("spread").hidden = !sd;
 }
 
 function random(seed) { // mulberry32, then Box and Muller: a seed gives the same z everywhere
@@ -320,6 +330,9 @@ function show(answer) {
   } else { draw($("datum-x"), x, true); draw($("datum-r"), reconstruction); $("datum-words").textContent = whose; }
   const label = answer.label === null || answer.label === undefined ? [] : [make("tr", {}, make("td", { textContent: about.label }), make("td", { textContent: named(answer.label) }))];
   $("near").hidden = answer.index === undefined;
+  $("own-answer").hidden = about.kind !== "image" || answer.index !== undefined;
+  if (!$("own-answer").hidden) draw($("own-r"), reconstruction);
+  drawSpread(answer);
   drawPoints();
   $("numbers").replaceChildren(...label, ...Object.entries(answer.numbers).filter(([, v]) => v !== null).map(([name, value]) => {
     const unit = name === "khat" ? (value > Math.min(1 - 1 / Math.log10(about.particles), 0.7) ? ": the log evidence is a lower bound that still rises with more particles (pyrovae evaluate RUN --evidence ais measures it)" : "") : name === "ess" ? ` of ${about.particles}` : " nats";
@@ -349,7 +362,7 @@ const walk = guarded(async () => {
 const drawSamples = guarded(async () => {
   if (backend.draws) { state.seed = Math.max(0, Math.floor(Number($("seed").value)) || 0); remember(); }
   const { x } = await backend.samples({ n: 24, seed: state.seed, given: state.given });
-  gallery($("samples"), x, x.map((_, k) => [String(k + 1), `sample ${k + 1}`]), (k) => { own = [...x[k]]; drawOwn(); });
+  gallery($("samples"), x, x.map((_, k) => [String(k + 1), `sample ${k + 1}`]), (k) => { own = about.binary ? x[k].map(Math.round) : [...x[k]]; drawOwn(); if (backend.prompt) answerSoon(); });
 });
 
 // ---- one's own
@@ -387,18 +400,35 @@ function field(column, k) {
   return make("label", {}, ...heading(column), input, make("small", { textContent: range }));
 }
 
+let last = null; // where the stroke is
+
 function paint(event) {
   if (!(event.buttons & 1)) return;
   const [, height, width] = about.shape.length === 3 ? about.shape : [1, ...about.shape];
   const box = $("own").getBoundingClientRect(), brush = document.querySelector("input[name=brush]:checked").value;
-  const px = ((event.clientX - box.left) / box.width) * width, py = ((event.clientY - box.top) / box.height) * height;
+  const at = [((event.clientX - box.left) / box.width) * width, ((event.clientY - box.top) / box.height) * height];
+  const from = event.type === "pointerdown" || !last ? at : last, step = at.map((v, d) => v - from[d]), length = step[0] ** 2 + step[1] ** 2;
   const reach = Math.max(0.75, width / (brush === "missing" ? 9 : 22)), value = { ink: about.range[1], paper: about.range[0], missing: null }[brush];
   for (let i = 0; i < height; i++) for (let j = 0; j < width; j++) {
-    if (Math.hypot(j + 0.5 - px, i + 0.5 - py) > reach) continue;
+    const [x, y] = [j + 0.5 - from[0], i + 0.5 - from[1]], share = length ? Math.min(1, Math.max(0, (x * step[0] + y * step[1]) / length)) : 0;
+    if (Math.hypot(x - share * step[0], y - share * step[1]) > reach) continue;
     for (let c = 0; c < own.length / (height * width); c++) own[c * height * width + i * width + j] = value;
   }
+  last = at;
   drawOwn();
+  if (backend.prompt) answerSoon();
 }
+
+// the posterior of one's own
+
+const inquire = guarded(async () => {
+  const answer = await backend.posterior(readOwn());
+  state.datum = null; $("number").value = "";
+  show(answer); setZ(answer.code);
+});
+
+let answering = 0;
+function answerSoon() { cancelAnimationFrame(answering); answering = requestAnimationFrame(inquire); }
 
 const upload = guarded(async () => {
   const file = $("own-file").files[0]; if (!file) return;
@@ -413,6 +443,7 @@ const upload = guarded(async () => {
     return low + (high - low) * (about.binary ? Math.round(share) : share);
   });
   drawOwn();
+  if (backend.prompt) answerSoon();
 });
 
 const readOwn = () => {
@@ -463,7 +494,7 @@ function dress() {
   for (const id of ["decoded", "png"]) $(id).hidden = table;
   for (const id of ["datum-x", "datum-r"]) $(id).parentElement.hidden = table;
   $("second").hidden = table || kind === "series";
-  $("own").hidden = $("brushes").hidden = kind !== "image"; document.querySelector(".file").hidden = kind !== "image";
+  $("drawing").hidden = $("brushes").hidden = kind !== "image"; document.querySelector(".file").hidden = kind !== "image";
   $("own-text").hidden = kind === "image" || table;
   if (table) $("own-form").replaceChildren(...about.columns.map(field));
   $("own-hint").hidden = kind === "image";
@@ -528,16 +559,10 @@ async function start() {
   const blank = about.columns ? null : about.range[0];
   own = Array(about.shape.reduce((a, b) => a * b, 1)).fill(blank);
   $("own").onpointerdown = (event) => { $("own").setPointerCapture(event.pointerId); paint(event); }; $("own").onpointermove = paint;
-  $("own-clear").onclick = () => { own = own.map(() => blank); drawOwn(); };
-  $("own-datum").onclick = () => { if (found) { own = [...found.x[0]]; drawOwn(); } };
+  $("own-clear").onclick = () => { own = own.map(() => blank); $("own-answer").hidden = true; drawOwn(); };
+  $("own-datum").onclick = () => { if (found) { own = [...found.x[0]]; drawOwn(); if (backend.prompt) answerSoon(); } };
   $("own-file").onchange = upload;
-  const posterior = guarded(async () => {
-    const answer = await backend.posterior(readOwn());
-    state.datum = null; $("number").value = "";
-    show(answer); setZ(answer.code);
-    $("h-datum").scrollIntoView({ block: "nearest" });
-  });
-  $("own-form").onsubmit = (event) => { event.preventDefault(); posterior(); };
+  $("own-form").onsubmit = async (event) => { event.preventDefault(); await inquire(); $("h-datum").scrollIntoView({ block: "nearest" }); };
   $("own-fill").onclick = guarded(async () => { own = (await backend.impute(readOwn())).x[0]; drawOwn(); });
   drawOwn();
   new ResizeObserver(drawPoints).observe(map);

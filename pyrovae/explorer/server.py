@@ -18,6 +18,8 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+
 from pyrovae.errors import UsageError
 from pyrovae.explorer.live import NotLive, networks
 from pyrovae.explorer.view import View
@@ -147,14 +149,14 @@ def _kept(view: View, rows: Any) -> Any:
     """
     if view.kind != "image":
         return rows
-    finite = [v for row in rows for v in row if v is not None]
-    low, high = min(finite, default=0.0), max(finite, default=1.0)
-    whole = high - low <= 254 and all(float(v).is_integer() for v in finite)
-    step = 1 if whole else (high - low) / 254
-    shades = bytes(255 if v is None else round((v - low) / step) for row in rows for v in row)
-    size = len(rows[0]) if rows else 0
-    packed = base64.b64encode(zlib.compress(shades, 9)).decode()
-    return {"low": low, "step": step, "size": size, "bytes": packed}
+    values = np.array(rows, dtype=float)
+    known = values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+    whole = high - low <= 254 and bool((known == known.round()).all())
+    step = 1.0 if whole else (high - low) / 254
+    shades = np.where(np.isnan(values), 255, ((values - low) / step).round()).astype(np.uint8)
+    packed = base64.b64encode(zlib.compress(shades.tobytes(), 9)).decode()
+    return {"low": low, "step": step, "size": values.shape[-1], "bytes": packed}
 
 
 def application(view: View, key: str) -> Application:
