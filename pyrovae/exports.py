@@ -81,11 +81,7 @@ def export(pair: object, path: str | Path, part: str = "encoder", *, like: objec
     if file.suffix not in SUFFIXES:
         raise UsageError(f"path is a file that ends in {' or '.join(SUFFIXES)}, got {file.name!r}")
     program = as_pair(pair)
-    device, example = program.device, program.memory.example
-    try:  # a file is for no machine in particular
-        graph = _Graph.of(program.to("cpu"), part, like)
-    finally:
-        program.to(device).memory.example = example
+    graph = graphed(program, part, like)
     notes: dict[str, object] = {"part": part, "inputs": list(graph.inputs)}
     notes["outputs"] = graph.outputs
     if program.schema is not None:
@@ -96,8 +92,17 @@ def export(pair: object, path: str | Path, part: str = "encoder", *, like: objec
     return file
 
 
+def graphed(program: Pair, part: str, like: object = None) -> Graph:
+    """The graph of a part, on the CPU: what is written is for no machine in particular."""
+    device, example = program.device, program.memory.example
+    try:
+        return Graph.of(program.to("cpu"), part, like)
+    finally:
+        program.to(device).memory.example = example
+
+
 @dataclass(frozen=True)
-class _Graph:
+class Graph:
     """A network as operations on tensors.
 
     Attributes:
@@ -111,8 +116,12 @@ class _Graph:
     outputs: list[str]
 
     @classmethod
-    def of(cls, pair: Pair, part: str, like: object) -> _Graph:
-        """The graph of a part, traced for a few data and held against the programs on others."""
+    def of(cls, pair: Pair, part: str, like: object) -> Graph:
+        """The graph of a part, traced for a few data and held against the programs on others.
+
+        The parts are those of :func:`export`, and "posterior": the encoder with the variances
+        that :meth:`Problem.moments_once` gives beside the codes.
+        """
         problem, rows = _example(pair, like, part)
         if problem.whole:
             raise UsageError(
@@ -120,14 +129,15 @@ class _Graph:
                 f"of the data to each other (one graph, a parameter per datum), so there is none "
                 f"to write"
             )
-        names = _names(pair.guide if part == "encoder" else pair.model, len(rows))
+        names = _names(pair.model if part == "decoder" else pair.guide, len(rows))
         given = dict(zip(names, rows, strict=True))
         network: Callable[[Found], Found]
-        if part == "encoder":
+        if part != "decoder":
             _check_codes(problem, rows)
+            once = problem.codes_once if part == "encoder" else problem.moments_once
 
             def network(values: Found) -> Found:
-                return problem.codes_once(tuple(values[n] for n in names))
+                return once(tuple(values[n] for n in names))
         else:
             problem.shape.refuse_globals()
             latents = _latents(problem, rows)
@@ -146,12 +156,12 @@ class _Graph:
 
 
 def _example(pair: Pair, like: object, part: str) -> tuple[Problem, Args]:
-    """The pair on a few data; of an encoder on such with a gap, so that it knows what to do with
+    """The pair on a few data; of a guide on such with a gap, so that it knows what to do with
     them, where the programs do."""
     problem, rows = on_example(pair, like)
     rows = tuple(_several(a) for a in rows)
     gaps = tuple(_with_gap(a) if a.is_floating_point() else a for a in rows)
-    if part == "encoder":
+    if part != "decoder":
         try:
             return Problem.of(pair, gaps if len(gaps) > 1 else gaps[0], checked=False), gaps
         except UsageError:  # a joint density, or a condition
@@ -198,7 +208,7 @@ def _latents(problem: Problem, rows: Args) -> Found:
     return {n: problem.shape.by_datum(n, v).clone() for n, v in drawn.items()}
 
 
-def _traced(network: Callable[[Found], Found], given: Found, part: str) -> _Graph:
+def _traced(network: Callable[[Found], Found], given: Found, part: str) -> Graph:
     """The operations of a network as a graph whose number of data is free, without what its output
     does not depend on: noise, densities, inputs."""
     outputs: list[str] = []
@@ -229,7 +239,7 @@ def _traced(network: Callable[[Found], Found], given: Found, part: str) -> _Grap
         ) from error
     names = _inputs(first.graph, list(given))
     _check_draws(first.graph, part)
-    return _Graph(fx.GraphModule(first, first.graph), {n: given[n] for n in names}, outputs)
+    return Graph(fx.GraphModule(first, first.graph), {n: given[n] for n in names}, outputs)
 
 
 def _prune(graph: fx.Graph) -> None:
@@ -316,7 +326,7 @@ def _check_draws(graph: fx.Graph, part: str) -> None:
             )
 
 
-def _check_equal(graph: _Graph, network: Callable[[Found], Found], given: Found, part: str) -> None:
+def _check_equal(graph: Graph, network: Callable[[Found], Found], given: Found, part: str) -> None:
     some = {n: v[:HELD] for n, v in given.items()}
     found = graph.module(*(some[n] for n in graph.inputs))
     for own, (name, right) in zip(found, network(some).items(), strict=True):
@@ -332,7 +342,7 @@ def _check_equal(graph: _Graph, network: Callable[[Found], Found], given: Found,
 # --- files ------------------------------------------------------------------------------------
 
 
-def _exported(graph: _Graph) -> torch.export.ExportedProgram:
+def _exported(graph: Graph) -> torch.export.ExportedProgram:
     free = tuple({0: torch.export.Dim.DYNAMIC} for _ in graph.inputs)
     module = _Named(graph)
     return torch.export.export(module, tuple(graph.inputs.values()), dynamic_shapes=(free,))
@@ -341,7 +351,7 @@ def _exported(graph: _Graph) -> torch.export.ExportedProgram:
 class _Named(torch.nn.Module):
     """A graph whose output is a tensor, or several by name."""
 
-    def __init__(self, graph: _Graph) -> None:
+    def __init__(self, graph: Graph) -> None:
         super().__init__()
         self.network, self.names = graph.module, graph.outputs
 
@@ -350,13 +360,13 @@ class _Named(torch.nn.Module):
         return found[0] if len(found) == 1 else dict(zip(self.names, found, strict=True))
 
 
-def _write_torch(graph: _Graph, stream: IO[bytes], notes: str) -> None:
+def _write_torch(graph: Graph, stream: IO[bytes], notes: str) -> None:
     held = io.BytesIO()  # what torch takes for a file
     torch.export.save(_exported(graph), held, extra_files={NOTES: notes})
     stream.write(held.getbuffer())
 
 
-def _write_onnx(graph: _Graph, stream: IO[bytes], notes: str) -> None:
+def _write_onnx(graph: Graph, stream: IO[bytes], notes: str) -> None:
     for name in ("onnx", "onnxscript"):
         try:
             importlib.import_module(name)

@@ -1,50 +1,13 @@
-const CLASSES = ["#332288", "#88CCEE", "#117733", "#DDCC77", "#CC6677", "#AA4499", "#44AA99", "#882255", "#999933", "#666666"];
-if (matchMedia("(prefers-color-scheme: dark)").matches) CLASSES.splice(0, 1, "#8A7FE0"), CLASSES.splice(2, 1, "#3FA35A"), CLASSES.splice(7, 1, "#C2547F");
+// ---- the page
+
+// the figures' colours; on a dark page dark ones are lit
+const light = (hex) => { const [r, g, b] = [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16)), have = (0.21 * r + 0.72 * g + 0.07 * b) / 255, more = Math.max(0, (0.42 - have) / (1 - have)); return `rgb(${[r, g, b].map((v) => Math.round(v + more * (255 - v))).join(" ")})`; };
+const CLASSES = matchMedia("(prefers-color-scheme: dark)").matches ? COLOURS.map(light) : COLOURS;
 const $ = (id) => document.getElementById(id);
 const make = (tag, props = {}, ...inside) => { const e = Object.assign(document.createElement(tag), props); e.append(...inside); return e; };
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const state = { z: [], given: 0, datum: null, a: null, b: null, seed: 0, hidden: [], pinned: [] };
-let about, found = null, decoded = [], own = [];
-
-// ---- the server, or what an exported page holds in its place
-
-async function ask(path, body) {
-  if (EXPORTED) return answers[path.split("/")[0]](body, path);
-  const asked = body === undefined ? {} : { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
-  document.body.dataset.asking = 1 + Number(document.body.dataset.asking || 0);
-  try {
-    const response = await fetch("api/" + path, asked), answer = await response.json();
-    if (!response.ok) throw new Error(answer.error);
-    return answer;
-  } finally { document.body.dataset.asking -= 1; }
-}
-
-function unpack(kept) {
-  if (Array.isArray(kept)) return (k) => kept[k];
-  const { low, high, size, bytes } = kept, text = atob(bytes);
-  return (k) => Array.from({ length: size }, (_, j) => { const shade = text.charCodeAt(k * size + j); return shade === 255 ? null : low + (shade * (high - low)) / 254; });
-}
-
-const held = EXPORTED && { grid: unpack(EXPORTED.grid), data: unpack(EXPORTED.data), decoded: unpack(EXPORTED.decoded) };
-
-const answers = {
-  about: () => EXPORTED.about,
-  decode: ({ z }) => {
-    const { codes, across, up } = EXPORTED, outside = z.flatMap((value, k) => (Math.abs(value) > 3 ? [k] : []));
-    if (state.datum !== null && codes[state.datum].every((v, k) => Math.abs(v - z[k]) < 1e-3)) return { x: [held.decoded(state.datum)], outside };
-    const [u, v] = place(z), nearest = (axis, value) => axis.reduce((best, _, k) => (Math.abs(axis[k] - value) < Math.abs(axis[best] - value) ? k : best), 0);
-    return { x: [held.grid(nearest(up, v) * across.length + nearest(across, u))], outside };
-  },
-  datum: (_, path) => {
-    const index = Number(path.split("/")[1]), code = EXPORTED.codes[index];
-    if (!code) throw new Error(`the data shown are 0 to ${EXPORTED.codes.length - 1}, got ${index}`);
-    const far = EXPORTED.codes.map((other, k) => [k === index ? Infinity : Math.hypot(...other.map((v, j) => v - code[j])), k]);
-    const neighbours = far.sort((a, b) => a[0] - b[0]).slice(0, 6).map(([, k]) => k);
-    return { index, code, label: about.labels && about.labels[index], x: [held.data(index)], reconstruction_x: [held.decoded(index)], neighbours, numbers: {} };
-  },
-  data: ({ indices }) => ({ x: indices.map(held.data) }),
-  samples: () => { const { samples } = EXPORTED, count = Array.isArray(samples) ? samples.length : atob(samples.bytes).length / (samples.size || 1); return { x: Array.from({ length: count }, (_, k) => unpack(samples)(k)) }; },
-};
+let backend, about, found = null, decoded = [], own = [];
 
 const guarded = (work) => async (...given) => {
   try { $("problem").textContent = ""; await work(...given); } catch (error) { $("problem").textContent = error.message; }
@@ -304,7 +267,7 @@ const decode = guarded(async () => {
   try {
     do {
       again = false;
-      const answer = await ask("decode", { z: state.z, given: state.given });
+      const answer = await backend.decode({ z: state.z, given: state.given });
       decoded = answer.x[0];
       if (about.kind === "table") sheet($("decoded-sheet"), [decoded], ["E[x|z]"]);
       else if (about.kind === "series") chart($("decoded"), [{ x: decoded, look: "--blue" }]);
@@ -319,8 +282,8 @@ const decode = guarded(async () => {
 function setZ(z, dragging = false) {
   state.z = z;
   for (const { index } of about.units) {
-    const slider = $("unit-" + index); slider.value = z[index]; slider.nextElementSibling.textContent = z[index].toFixed(2);
-    slider.parentElement.classList.toggle("far", Math.abs(z[index]) > 3);
+    const slider = $("unit-" + index), row = slider.closest(".unit"); slider.value = z[index]; row.querySelector("output").textContent = z[index].toFixed(2);
+    row.classList.toggle("far", Math.abs(z[index]) > 3);
   }
   decode(); remember();
   if (dragging || inside(...place(z))) drawCursor(); else drawPoints();
@@ -334,7 +297,17 @@ function slider(unit) {
   const pin = make("input", { type: "checkbox", title: "keep when resetting or resampling", checked: state.pinned.includes(unit.index) });
   pin.setAttribute("aria-label", "pin " + unit.name);
   pin.onchange = () => { state.pinned = pin.checked ? [...state.pinned, unit.index] : state.pinned.filter((k) => k !== unit.index); remember(); };
-  return make("div", { className: "unit" }, make("span", { textContent: unit.name }), range, value, make("small", { textContent: unit.kl === null ? "" : `KL ${unit.kl.toFixed(2)}` }), pin);
+  return make("div", { className: "unit" }, make("span", { textContent: unit.name }), make("span", { className: "line" }, range, make("i", { id: "q-" + unit.index, hidden: true })), value, make("small", { textContent: unit.kl === null ? "" : `KL ${unit.kl.toFixed(2)}` }), pin);
+}
+
+// q(z|x) of each unit, two standard deviations to both sides, below its slider, which is inset by half its thumb
+
+function drawSpread({ code, sd }) {
+  for (const { index } of about.units) {
+    const mark = $("q-" + index), at = (v) => 100 * Math.min(1, Math.max(0, (v + 4) / 8)); mark.hidden = !sd;
+    if (sd) { const [low, high] = [at(code[index] - 2 * sd[index]), at(code[index] + 2 * sd[index])]; mark.style.left = `calc(.5rem + (100% - 1rem) * ${low / 100})`; mark.style.width = `calc((100% - 1rem) * ${(high - low) / 100})`; }
+  }
+  $("spread").hidden = !sd;
 }
 
 function random(seed) { // mulberry32, then Box and Muller: a seed gives the same z everywhere
@@ -357,6 +330,9 @@ function show(answer) {
   } else { draw($("datum-x"), x, true); draw($("datum-r"), reconstruction); $("datum-words").textContent = whose; }
   const label = answer.label === null || answer.label === undefined ? [] : [make("tr", {}, make("td", { textContent: about.label }), make("td", { textContent: named(answer.label) }))];
   $("near").hidden = answer.index === undefined;
+  $("own-answer").hidden = about.kind !== "image" || answer.index !== undefined;
+  if (!$("own-answer").hidden) draw($("own-r"), reconstruction);
+  drawSpread(answer);
   drawPoints();
   $("numbers").replaceChildren(...label, ...Object.entries(answer.numbers).filter(([, v]) => v !== null).map(([name, value]) => {
     const unit = name === "khat" ? (value > Math.min(1 - 1 / Math.log10(about.particles), 0.7) ? ": the log evidence is a lower bound that still rises with more particles (pyrovae evaluate RUN --evidence ais measures it)" : "") : name === "ess" ? ` of ${about.particles}` : " nats";
@@ -366,11 +342,11 @@ function show(answer) {
 }
 
 const choose = guarded(async (index) => {
-  const answer = await ask("datum/" + index);
+  const answer = await backend.datum(index);
   Object.assign(state, { datum: index, given: about.conditional ? index : 0 }); $("number").value = index;
   show(answer);
   if (about.conditional && about.labels) $("given").value = about.labels[index];
-  const near = answer.neighbours.length ? (await ask("data", { indices: answer.neighbours })).x : [];
+  const near = answer.neighbours.length ? (await backend.data(answer.neighbours)).x : [];
   gallery($("neighbours"), near, answer.neighbours.map((k) => [String(k), `datum ${k}`]), (k) => choose(answer.neighbours[k]));
   setZ(answer.code);
 });
@@ -379,14 +355,14 @@ const walk = guarded(async () => {
   $("ends").textContent = `A: ${state.a ?? "none yet"}, B: ${state.b ?? "none yet"}`;
   remember();
   if (state.a === null || state.b === null) return;
-  const { x, z } = await ask("path", { start: state.a, end: state.b, steps: 10 });
+  const { x, z } = await backend.path({ start: state.a, end: state.b, steps: 10 });
   gallery($("path"), x, x.map((_, k) => [k === 0 ? "A" : k === 9 ? "B" : String(k + 1), `step ${k + 1} of 10`]), (k) => setZ(z[k]));
 });
 
 const drawSamples = guarded(async () => {
-  if (!EXPORTED) { state.seed = Number($("seed").value) || 0; remember(); }
-  const { x } = await ask("samples", { n: 24, seed: state.seed, given: state.given });
-  gallery($("samples"), x, x.map((_, k) => [String(k + 1), `sample ${k + 1}`]), (k) => { own = [...x[k]]; drawOwn(); });
+  if (backend.draws) { state.seed = Math.max(0, Math.floor(Number($("seed").value)) || 0); remember(); }
+  const { x } = await backend.samples({ n: 24, seed: state.seed, given: state.given });
+  gallery($("samples"), x, x.map((_, k) => [String(k + 1), `sample ${k + 1}`]), (k) => { own = about.binary ? x[k].map(Math.round) : [...x[k]]; drawOwn(); if (backend.prompt) answerSoon(); });
 });
 
 // ---- one's own
@@ -424,18 +400,35 @@ function field(column, k) {
   return make("label", {}, ...heading(column), input, make("small", { textContent: range }));
 }
 
+let last = null; // where the stroke is
+
 function paint(event) {
   if (!(event.buttons & 1)) return;
   const [, height, width] = about.shape.length === 3 ? about.shape : [1, ...about.shape];
   const box = $("own").getBoundingClientRect(), brush = document.querySelector("input[name=brush]:checked").value;
-  const px = ((event.clientX - box.left) / box.width) * width, py = ((event.clientY - box.top) / box.height) * height;
+  const at = [((event.clientX - box.left) / box.width) * width, ((event.clientY - box.top) / box.height) * height];
+  const from = event.type === "pointerdown" || !last ? at : last, step = at.map((v, d) => v - from[d]), length = step[0] ** 2 + step[1] ** 2;
   const reach = Math.max(0.75, width / (brush === "missing" ? 9 : 22)), value = { ink: about.range[1], paper: about.range[0], missing: null }[brush];
   for (let i = 0; i < height; i++) for (let j = 0; j < width; j++) {
-    if (Math.hypot(j + 0.5 - px, i + 0.5 - py) > reach) continue;
+    const [x, y] = [j + 0.5 - from[0], i + 0.5 - from[1]], share = length ? Math.min(1, Math.max(0, (x * step[0] + y * step[1]) / length)) : 0;
+    if (Math.hypot(x - share * step[0], y - share * step[1]) > reach) continue;
     for (let c = 0; c < own.length / (height * width); c++) own[c * height * width + i * width + j] = value;
   }
+  last = at;
   drawOwn();
+  if (backend.prompt) answerSoon();
 }
+
+// the posterior of one's own
+
+const inquire = guarded(async () => {
+  const answer = await backend.posterior(readOwn());
+  state.datum = null; $("number").value = "";
+  show(answer); setZ(answer.code);
+});
+
+let answering = 0;
+function answerSoon() { cancelAnimationFrame(answering); answering = requestAnimationFrame(inquire); }
 
 const upload = guarded(async () => {
   const file = $("own-file").files[0]; if (!file) return;
@@ -450,6 +443,7 @@ const upload = guarded(async () => {
     return low + (high - low) * (about.binary ? Math.round(share) : share);
   });
   drawOwn();
+  if (backend.prompt) answerSoon();
 });
 
 const readOwn = () => {
@@ -500,7 +494,7 @@ function dress() {
   for (const id of ["decoded", "png"]) $(id).hidden = table;
   for (const id of ["datum-x", "datum-r"]) $(id).parentElement.hidden = table;
   $("second").hidden = table || kind === "series";
-  $("own").hidden = $("brushes").hidden = kind !== "image"; document.querySelector(".file").hidden = kind !== "image";
+  $("drawing").hidden = $("brushes").hidden = kind !== "image"; document.querySelector(".file").hidden = kind !== "image";
   $("own-text").hidden = kind === "image" || table;
   if (table) $("own-form").replaceChildren(...about.columns.map(field));
   $("own-hint").hidden = kind === "image";
@@ -509,7 +503,8 @@ function dress() {
 }
 
 async function start() {
-  about = await ask("about");
+  backend = EXPORTED ? await exported(EXPORTED) : server;
+  about = await backend.about();
   state.z = about.units.map(() => 0);
   const given = recall();
   const active = about.units.filter((u) => u.active).length;
@@ -533,12 +528,9 @@ async function start() {
     $("given").value = about.labels[state.given];
     $("given").onchange = () => { state.given = about.labels.indexOf(Number($("given").value)); setZ(state.z); };
   }
-  if (EXPORTED) document.querySelectorAll(".server").forEach((e) => { e.hidden = true; });
-  if (EXPORTED) {
-    const more = active > 2;
-    ["ellipse", "resample", "given-row"].concat(more ? ["sliders", "idle"] : []).forEach((id) => { $(id).hidden = true; });
-    if (more) $("sliders").before(make("p", { className: "hint", textContent: "Decoded beforehand on the plane of the map, and at each datum's own code." }));
-  }
+  document.querySelectorAll("[data-needs]").forEach((e) => { e.hidden = !backend[e.dataset.needs]; });
+  $("how").textContent = backend.words;
+  if (!backend.posterior) ["resample", "given-row"].concat(active > 2 ? ["sliders", "idle"] : []).forEach((id) => { $(id).hidden = true; }); // the plane alone
 
   const map = $("map");
   const at = (event) => { const box = map.getBoundingClientRect(); return frame.from(event.clientX - box.left, event.clientY - box.top); };
@@ -567,24 +559,18 @@ async function start() {
   const blank = about.columns ? null : about.range[0];
   own = Array(about.shape.reduce((a, b) => a * b, 1)).fill(blank);
   $("own").onpointerdown = (event) => { $("own").setPointerCapture(event.pointerId); paint(event); }; $("own").onpointermove = paint;
-  $("own-clear").onclick = () => { own = own.map(() => blank); drawOwn(); };
-  $("own-datum").onclick = () => { if (found) { own = [...found.x[0]]; drawOwn(); } };
+  $("own-clear").onclick = () => { own = own.map(() => blank); $("own-answer").hidden = true; drawOwn(); };
+  $("own-datum").onclick = () => { if (found) { own = [...found.x[0]]; drawOwn(); if (backend.prompt) answerSoon(); } };
   $("own-file").onchange = upload;
-  const posterior = guarded(async () => {
-    const answer = await ask("posterior", readOwn());
-    state.datum = null; $("number").value = "";
-    show(answer); setZ(answer.code);
-    $("h-datum").scrollIntoView({ block: "nearest" });
-  });
-  $("own-form").onsubmit = (event) => { event.preventDefault(); posterior(); };
-  $("own-fill").onclick = guarded(async () => { own = (await ask("impute", readOwn())).x[0]; drawOwn(); });
+  $("own-form").onsubmit = async (event) => { event.preventDefault(); await inquire(); $("h-datum").scrollIntoView({ block: "nearest" }); };
+  $("own-fill").onclick = guarded(async () => { own = (await backend.impute(readOwn())).x[0]; drawOwn(); });
   drawOwn();
   new ResizeObserver(drawPoints).observe(map);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawPoints);
   drawPoints();
   setZ(state.z);
   if (state.datum !== null) { await choose(state.datum); if (given) setZ(given); }
-  if (!EXPORTED && (state.a !== null || state.b !== null)) walk();
+  if (backend.path && (state.a !== null || state.b !== null)) walk();
   await drawSamples();
   document.body.dataset.ready = "yes";
 }

@@ -13,13 +13,18 @@ import socket
 import tempfile
 import threading
 import webbrowser
+import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+
 from pyrovae.errors import UsageError
+from pyrovae.explorer.live import NotLive, networks
 from pyrovae.explorer.view import View
-from pyrovae.progress import quiet, shown
+from pyrovae.plots import CLASSES
+from pyrovae.progress import quiet, say, shown
 from pyrovae.turns import at_most
 
 if TYPE_CHECKING:
@@ -48,12 +53,13 @@ def page(exported: object = None) -> tuple[str, str]:
         exported: what a page without a server shows; None for one that asks its server.
     """
     folder = importlib.resources.files("pyrovae.explorer")
-    text, style, script = (
-        (folder / name).read_text("utf-8") for name in ("page.html", "page.css", "page.js")
+    text, style, *scripts = (
+        (folder / name).read_text("utf-8")
+        for name in ("page.html", "page.css", "net.js", "backends.js", "page.js")
     )
-    # "<" may not end the script early
-    held = json.dumps(exported, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    script = f'\n"use strict";\nconst EXPORTED = {held};\n{script}\n'
+    given = {"EXPORTED": exported, "COLOURS": CLASSES}
+    told = "".join(f"const {name} = {_literal(value)};\n" for name, value in given.items())
+    script = "\n".join(['\n"use strict";', told, *scripts])
     policy = (
         f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; "
         f"img-src data:; base-uri 'none'; form-action 'none'"
@@ -68,6 +74,11 @@ def page(exported: object = None) -> tuple[str, str]:
     return text, policy
 
 
+def _literal(value: object) -> str:
+    """As the script reads it; "<" may not end the script early."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
 def _digest(text: str) -> str:
     """How a policy names what stands in the page."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
@@ -75,9 +86,19 @@ def _digest(text: str) -> str:
 
 @shown("export the page")
 def export(view: View, path: str | Path, *, steps: int = 15) -> Path:
-    """Write one self-contained page, of about two bytes per value of the images shown and twenty
-    per value of other data: the map, the data with what their codes decode to, a grid decoded over
-    the map, and draws from the prior. No server is needed.
+    """Write one self-contained page that needs no server.
+
+    It holds the map, the data, and where it can the networks themselves, which it runs: sliders for
+    all units, data of one's own with their q(z|x), paths, draws from the prior. Weights are in half
+    precision where that changes what is shown by less than 2/255. Where it cannot, since the
+    networks are too large or use operations that the page does not know, or since they are given
+    more than x, it says why, here on the standard error too, and holds what the codes decode to and
+    a grid decoded over the map instead.
+
+    Args:
+        view: what is shown.
+        path: of the file, which ends in .html.
+        steps: of the grid, along each side.
 
     Raises:
         UsageError: a path that does not end in .html.
@@ -86,20 +107,31 @@ def export(view: View, path: str | Path, *, steps: int = 15) -> Path:
     if path.suffix.lower() != ".html":
         raise UsageError(f"a page is exported as .html, got {path.name!r}: name it .html")
     path.parent.mkdir(parents=True, exist_ok=True)
-    grid = view.grid(steps)
-    kept = _packed if view.kind == "image" else _listed
     held = {
         "about": view.about(),
-        "across": grid["across"],
-        "up": grid["up"],
-        "grid": kept(grid["x"]),
-        "data": kept(view.data_at(range(len(view.data)))["x"]),
-        "decoded": kept(view.decoded_codes()["x"]),
-        "samples": kept(_drawn(view)),
+        "data": _kept(view, view.data_at(range(len(view.data)))["x"]),
         "codes": [[round(float(v), 4) for v in row] for row in view.codes],
     }
+    try:
+        held["live"] = networks(view)
+        held["samples"] = _drawn(view) if view.kind == "table" else []
+    except NotLive as why:
+        say(f"the page shows what was decoded beforehand on the plane of the map: {why}")
+        held |= _plane(view, steps) | {"why": str(why)}
     path.write_text(page(held)[0], "utf-8")
     return path
+
+
+def _plane(view: View, steps: int) -> dict[str, object]:
+    """What is decoded beforehand."""
+    grid = view.grid(steps)
+    return {
+        "across": grid["across"],
+        "up": grid["up"],
+        "grid": _kept(view, grid["x"]),
+        "decoded": _kept(view, view.decoded_codes()["x"]),
+        "samples": _kept(view, _drawn(view)),
+    }
 
 
 def _drawn(view: View) -> Any:
@@ -110,21 +142,21 @@ def _drawn(view: View) -> Any:
         return []
 
 
-def _listed(rows: Any) -> Any:
-    """Numbers as they are: a column's unit is not another's, so that no scale holds for all."""
-    return rows
-
-
-def _packed(rows: Any) -> dict[str, object]:
-    """Pictures as bytes, which is as many shades as a screen has; 255 is a missing value."""
-    finite = [v for row in rows for v in row if v is not None]
-    low, high = min(finite, default=0.0), max(finite, default=1.0)
-    scale = 254 / ((high - low) or 1)
-    shades = bytes(
-        255 if v is None else round((v - low) * scale) for row in rows for v in row
-    )  # fmt: skip
-    size = len(rows[0]) if rows else 0
-    return {"low": low, "high": high, "size": size, "bytes": base64.b64encode(shades).decode()}
+def _kept(view: View, rows: Any) -> Any:
+    """Pictures as bytes, which is as many shades as a screen has, whole numbers as they are; 255 is
+    a missing value. Other data as numbers: a column's unit is not another's, so that no scale holds
+    for all.
+    """
+    if view.kind != "image":
+        return rows
+    values = np.array(rows, dtype=float)
+    known = values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+    whole = high - low <= 254 and bool((known == known.round()).all())
+    step = 1.0 if whole else (high - low) / 254
+    shades = np.where(np.isnan(values), 255, ((values - low) / step).round()).astype(np.uint8)
+    packed = base64.b64encode(zlib.compress(shades.tobytes(), 9)).decode()
+    return {"low": low, "step": step, "size": values.shape[-1], "bytes": packed}
 
 
 def application(view: View, key: str) -> Application:

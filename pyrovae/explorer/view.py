@@ -19,6 +19,7 @@ from pyrovae.generation import (
     codes_of,
     decoder,
     impute,
+    on_example,
     reconstruct,
     sample,
 )
@@ -232,6 +233,15 @@ class View:
         x = sample(self.pair, whole_number("n", n), mean=mean, seed=seed, like=few)
         return {"x": self._values(x)}
 
+    def prior(self, n: int) -> Tensor:
+        """Draws of z from the model, ``[n, units]``, given what the first datum gives."""
+        problem, rows = on_example(self.pair, self.data)
+        batch = tuple(a[:1].expand(n, *a.shape[1:]) for a in rows)
+        with problem.pair.evaluating():
+            torch.manual_seed(self.seed)
+            drawn, _ = problem.simulate(batch, list(self.sites))
+        return _flat({name: problem.shape.by_datum(name, v) for name, v in drawn.items()})
+
     def grid(self, steps: int = 15) -> Plain:
         """E[x|z] over the plane of the map, row by row from the top left."""
         place = (self.codes - self.centre) @ self.rows.T
@@ -258,7 +268,7 @@ class View:
 
     def _decoded(self, z: Tensor, given: int) -> Values:
         try:
-            return self._decoder(given)(self._split(z))
+            return self._decoder(given)(self.split(z))
         except ValueError as error:  # such as a scale below zero
             raise UsageError(f"the model takes no such z: {in_short(error)}") from error
 
@@ -333,7 +343,8 @@ class View:
             raise UsageError(f"z is {units} finite numbers, got {len(code)}")
         return code
 
-    def _split(self, z: Tensor) -> dict[str, Tensor]:
+    def split(self, z: Tensor) -> dict[str, Tensor]:
+        """Points ``[n, units]`` by site, ``[n, ...]``."""
         sizes = [math.prod(shape) for shape in self.sites.values()]
         parts = z.split(sizes, dim=1)
         return {n: p.reshape(-1, *s) for (n, s), p in zip(self.sites.items(), parts, strict=True)}

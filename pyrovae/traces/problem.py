@@ -311,6 +311,15 @@ class Problem:
         with self.pair.scope():
             return self._codes(self._guide(batch))
 
+    def moments_once(self, batch: Args) -> dict[str, Tensor]:
+        """:meth:`codes_once`, and by ``NAME.variance`` the variances ``[batch, ...]`` of the
+        latents that are independent normals given the batch."""
+        with self.pair.scope():
+            guide = self._guide(batch)
+            found = self._codes(guide)
+            spread = {f"{n}.variance": _variance(guide[n]) for n in found}
+            return found | {n: v for n, v in spread.items() if v is not None}
+
     def _varies(self, batch: Args, found: Mapping[str, Tensor]) -> bool:
         """Whether another run gives other codes, where that may be."""
         if len(self.shape.latents) + len(self.shape.auxiliary) == 1 and not self.blind:
@@ -536,6 +545,16 @@ def _at_hand(
         row_bytes=known.row_bytes,
         points=tuple(n for n in known.points if n in found.latents),
     )
+
+
+def _variance(site: Site) -> Tensor | None:
+    fn = site.fn
+    while isinstance(fn, dist.Independent):
+        fn = fn.base_dist
+    if site.mean is None or not isinstance(fn, dist.Normal):
+        return None
+    alike = fn.variance.numel() == site.mean.numel()
+    return fn.variance.reshape(site.mean.shape).mean(0) if alike else None
 
 
 def _sizes(count: int) -> list[int]:
