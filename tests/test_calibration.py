@@ -91,4 +91,15 @@ def test_predictive_check_knows_good_from_bad() -> None:
     x = pv.sample(bed, 500, like=torch.zeros(1, 5))
     good = pv.predictive_check(bed, x, torch.std, replicates=100)
     bad = pv.predictive_check(bed, x.clamp_min(0), lambda t: t.min(), replicates=100)
-    assert good.p_value > 0.01 and bad.p_value < 0.01
+    assert good.p_value > 0.05 and bad.p_value == pytest.approx(2 / 101)
+
+
+@pytest.mark.parametrize("observed", [-9.0, 0.1, 0.5, 0.99, 9.0])
+def test_tail_probabilities_of_a_check_are_those_of_ranks(observed: float) -> None:
+    """Among 99 draws of the same law every rank is as likely: twice the smaller tail, never 0."""
+    replicated = (torch.arange(99) + 0.5) / 99
+    check = pv.calibration.PredictiveCheck(observed, replicated)
+    smaller = min((replicated > observed).sum(), (replicated < observed).sum())
+    assert check.p_value == pytest.approx(min(1, (smaller + 1) / 50))
+    shown = pv.plots.predictive_check(observed, replicated).get_title()
+    assert shown.endswith(f"{check.p_value:.2g}")

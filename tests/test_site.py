@@ -77,7 +77,7 @@ def names(cells: list[Any], context: type) -> set[str]:
 class TestStudents:
     def test_get_no_line_of_a_solution_and_nothing_that_it_printed(self, path: Path) -> None:
         notebook = editions.read(path)
-        given = json.dumps(editions.student(notebook), ensure_ascii=False)
+        given = json.dumps(editions.student(notebook, path.name), ensure_ascii=False)
         assert solutions(notebook)
         rest = json.dumps([cell for cell in notebook["cells"] if cell not in solutions(notebook)])
         for cell in solutions(notebook):
@@ -88,7 +88,8 @@ class TestStudents:
 
     def test_get_all_the_rest(self, path: Path) -> None:
         notebook = editions.read(path)
-        pairs = zip(notebook["cells"], editions.student(notebook)["cells"], strict=True)
+        given = editions.student(notebook, path.name, None)
+        pairs = zip(notebook["cells"], given["cells"], strict=True)
         assert all(editions.tagged(a, "solution") or a == b for a, b in pairs)
 
     def test_can_run_theirs(self, path: Path) -> None:
@@ -101,6 +102,31 @@ class TestStudents:
         ]
         only = names(solutions(notebook), ast.Store) - names(others, ast.Store)
         assert not only & names(others, ast.Load)
+
+
+@by_notebook
+class TestHosted:
+    """Badges: one to each edition once there is an address on GitHub, and none before."""
+
+    address = "https://github.com/some-one/some.thing"
+
+    def test_pages_open_the_whole_notebook(self, path: Path) -> None:
+        colab = "https://colab.research.google.com/github/some-one/some.thing"
+        for address in (self.address, f"{self.address}.git", f"{self.address}/"):
+            opened = f"({colab}/blob/main/tutorials/{path.name})"
+            assert opened in editions.links(path, address)
+        for address in (None, "https://example.org/some-one/some.thing"):
+            assert "colab" not in editions.links(path, address)
+
+    def test_students_open_theirs(self, path: Path) -> None:
+        notebook = editions.read(path)
+        given = editions.student(notebook, path.name, self.address)
+        without = editions.student(notebook, path.name, None)
+        first, *rest = given["cells"]
+        assert rest == without["cells"][1:]
+        before, _, opened = "".join(first["source"]).rpartition("\n\n")
+        assert before == "".join(without["cells"][0]["source"])
+        assert f"some.thing/blob/gh-pages/student/{path.name})" in opened
 
 
 @by_notebook
@@ -213,7 +239,7 @@ def test_has_every_notebook_whole_and_for_students(built: Path) -> None:
     for path in NOTEBOOKS:
         assert (built / "tutorials" / path.name).read_bytes() == path.read_bytes()
         given = json.loads((built / "student" / path.name).read_text())
-        assert given == editions.student(editions.read(path))
+        assert given == editions.student(editions.read(path), path.name)
         figures = sum(
             kind in output.get("data", {})
             for cell in editions.read(path)["cells"]

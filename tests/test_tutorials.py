@@ -5,9 +5,14 @@ CI executes them anew and runs this file on what that gives.
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,6 +68,31 @@ def source(cell: Any) -> str:
 
 def outputs(path: Path) -> list[Any]:
     return [output for cell in cells(path, "code") for output in cell["outputs"]]
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("torch", ["2.13.0+cpu", "1.0", ""])
+def test_begin_alike_and_install_what_is_missing(
+    there: bool, torch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One first cell for all. Where pyrovae is, it does nothing; where not, pip is asked for it and
+    for the torch that is there, and for any other only if these two do not go together."""
+    (first,) = {source(cells(path, "code")[0]) for path in NOTEBOOKS}
+    asked: list[list[str]] = []
+
+    def run(words: list[str], check: bool = False) -> SimpleNamespace:
+        asked.append(words)
+        return SimpleNamespace(returncode=int("torch==1.0" in words))
+
+    found = [SimpleNamespace(version=torch)] if torch else []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if there else None)
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda name: found)
+    monkeypatch.setattr(subprocess, "run", run)
+    exec(first, {})
+    install = [sys.executable, "-m", "pip", "install", "-q", "pyrovae"]
+    kept = [*install, f"torch=={torch}"] if torch else install
+    assert asked == ([] if there else [kept, install] if torch == "1.0" else [kept])
+    assert not any(cells(path, "code")[0]["outputs"] for path in NOTEBOOKS)
 
 
 def test_there_are_ten() -> None:
@@ -200,6 +230,11 @@ QUIZ = {
         "05",
         "Batches, and the line that a VAE does not need",
         ["*local*", "*global*", "N / M"],
+    ),
+    "how is what is missing filled in, and when are its intervals too short?": (
+        "08",
+        "Does the noise tell the truth?",
+        ["`pv.impute`", "weighed by how well they explain", "effective sample size"],
     ),
     "how can a discrete latent have a gradient?": (
         "04",

@@ -24,6 +24,21 @@
 # Next: [10. From notebook to run folder](10_from_notebook_to_run.ipynb).
 
 # %%
+# A fresh hosted runtime (Colab, Kaggle) lacks pyrovae. There this cell installs it, with the data of
+# the notebooks inside, and leaves a torch that fits alone; anywhere else it does nothing.
+import importlib.metadata
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("pyrovae") is None:
+    install = [sys.executable, "-m", "pip", "install", "-q", "pyrovae"]
+    there = [f"torch=={found.version}" for found in importlib.metadata.distributions(name="torch")]
+    if subprocess.run(install + there).returncode:  # a torch that does not fit is replaced
+        subprocess.run(install, check=True)
+    importlib.invalidate_caches()
+
+# %%
 import math
 import textwrap
 import warnings

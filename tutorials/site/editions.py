@@ -1,7 +1,8 @@
 """Notebooks -> the students' edition, and pages in Markdown.
 
 A cell tagged ``solution`` holds a solution; students get an empty cell in its place. A cell whose
-metadata have ``alt`` says what its figures show.
+metadata have ``alt`` says what its figures show. Once pyproject.toml names a repository on GitHub,
+each edition has a link that opens it in a hosted runtime.
 """
 
 from __future__ import annotations
@@ -11,10 +12,16 @@ import copy
 import html
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 TUTORIALS = Path(__file__).parents[1]
+TOP = TUTORIALS.parent
+PROJECT = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+REPOSITORY: str | None = PROJECT.get("urls", {}).get("Repository")
+COLAB = "https://colab.research.google.com/github"
+WHOLE, STUDENT = "main/tutorials", "gh-pages/student"  # a branch, and a folder of it
 ROOM = "# your solution"
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 PICTURES = {"image/svg+xml": "svg", "image/png": "png"}
@@ -43,9 +50,30 @@ def title(notebook: dict[str, Any]) -> str:
     return text(notebook["cells"][0]["source"]).splitlines()[0].removeprefix("# ")
 
 
-def student(notebook: dict[str, Any]) -> dict[str, Any]:
+def badge(name: str, place: str, repository: str | None) -> str:
+    """A link that opens a notebook of a repository on GitHub in Colab; without one, nothing."""
+    found = re.fullmatch(r"https://github\.com/([^/]+/[^/]+?)(?:\.git)?/?", repository or "")
+    return f"[Open in Colab]({COLAB}/{found[1]}/blob/{place}/{name})" if found else ""
+
+
+def links(path: Path, repository: str | None = REPOSITORY) -> str:
+    """What a notebook's page begins with: its editions, as buttons."""
+    made = [
+        f"[Notebook]({path.name})",
+        f"[without solutions](../student/{path.name})",
+        f"[for lecturers](../lecturer/{path.stem}.md)",
+        badge(path.name, WHOLE, repository),
+    ]
+    return " ".join(f"{link}{{ .md-button }}" for link in made if link)
+
+
+def student(
+    notebook: dict[str, Any], name: str, repository: str | None = REPOSITORY
+) -> dict[str, Any]:
     """The notebook without solutions, and without what they print."""
     made = copy.deepcopy(notebook)
+    if opened := badge(name, STUDENT, repository):
+        made["cells"][0]["source"] = [text(made["cells"][0]["source"]), f"\n\n{opened}"]
     for cell in made["cells"]:
         if tagged(cell, "solution"):
             cell["source"] = [ROOM]
@@ -58,7 +86,7 @@ def student(notebook: dict[str, Any]) -> dict[str, Any]:
 def write_students(folder: Path = TUTORIALS / "student") -> None:
     folder.mkdir(exist_ok=True)
     for path in notebooks():
-        made = json.dumps(student(read(path)), indent=1, ensure_ascii=False)
+        made = json.dumps(student(read(path), path.name), indent=1, ensure_ascii=False)
         (folder / path.name).write_text(made + "\n")
 
 

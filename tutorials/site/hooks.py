@@ -9,24 +9,33 @@ import ast
 import html
 import json
 import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 from docstrings import ROLE
-from editions import TUTORIALS, notebooks, page, prose, read, student, title, write_students
+from editions import (
+    PROJECT,
+    REPOSITORY,
+    TOP,
+    TUTORIALS,
+    links,
+    notebooks,
+    page,
+    prose,
+    read,
+    student,
+    title,
+    write_students,
+)
 from formulas import inline, mathml, split, tex
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.utils import log
 
-TOP = TUTORIALS.parent
 PACKAGE = TOP / "pyrovae"
 EXPLORER = TOP / "build" / "explorer.html"
-PROJECT = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
-REPOSITORY = PROJECT.get("urls", {}).get("Repository")
 ROOMS = {  # of the tables: the class that the others derive from
     "priors": "Prior",
     "likelihoods": "Likelihood",
@@ -118,14 +127,11 @@ def tutorials() -> dict[str, Any]:
     for path in notebooks():
         notebook = read(path)
         text, pictures = page(notebook, path.stem)
-        links = (
-            f"[Notebook]({path.name}){{ .md-button }} [without solutions](../student/{path.name})"
-            f"{{ .md-button }} [for lecturers](../lecturer/{path.stem}.md){{ .md-button }}"
-        )
         first, _, rest = text.partition("\n")
-        made[f"tutorials/{path.stem}.md"] = f"{first}\n\n{links}\n{rest}"
+        made[f"tutorials/{path.stem}.md"] = f"{first}\n\n{links(path)}\n{rest}"
         made[f"tutorials/{path.name}"] = path.read_bytes()
-        made[f"student/{path.name}"] = json.dumps(student(notebook), ensure_ascii=False).encode()
+        given = json.dumps(student(notebook, path.name), ensure_ascii=False)
+        made[f"student/{path.name}"] = given.encode()
         made |= {f"tutorials/{name}": content for name, content in pictures.items()}
         note = notes[path.stem[:2]]
         rows.append(
