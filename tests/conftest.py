@@ -22,8 +22,10 @@ if WORKERS > 1:
 
 # files that hold the dependencies to little more than the others do, for most of the time
 SLOW = {
-    *("devices", "distributed", "fuzz", "missing", "objectives", "processes", "programs", "resume"),
-    *("structured", "svi", "tutorials", "zoo"),
+    *("annealing", "architecture", "devices", "distributed", "fingerprint", "fuzz", "hostile"),
+    *("latents", "locks", "missing", "objectives", "posterior", "practice", "processes", "programs"),
+    *("progress", "prose", "readme", "repro_kinds", "resume", "site", "soak", "streams"),
+    *("structured", "survival", "svi", "terminal", "tutorials", "zoo"),
 }
 
 
