@@ -23,7 +23,8 @@ if WORKERS > 1:
 # files that hold the dependencies to little more than the others do, for most of the time
 SLOW = {
     *("annealing", "architecture", "devices", "distributed", "fingerprint", "fuzz", "hostile"),
-    *("latents", "locks", "missing", "objectives", "posterior", "practice", "processes", "programs"),
+    *("latents", "locks", "missing", "objectives", "posterior", "practice", "processes"),
+    "programs",
     *("progress", "prose", "readme", "repro_kinds", "resume", "site", "soak", "streams"),
     *("structured", "survival", "svi", "terminal", "tutorials", "zoo"),
 }
