@@ -6,7 +6,7 @@ import math
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
@@ -699,9 +699,15 @@ def _as_tensor(leaf: object) -> object:
 
 
 def _loaded(loader: DataLoader[Any], loaded: Iterator[object]) -> Iterator[object]:
-    """The batches of a pass."""
-    with _told(loader):
-        yield from loaded
+    """The batches of a pass. Once an error has told of its workers, torch has no more to say of them:
+    its signal handler would raise wherever the program is by then."""
+    try:
+        with _told(loader):
+            yield from loaded
+    except UsageError:
+        with suppress(RuntimeError):
+            getattr(loaded, "_shutdown_workers", tuple)()
+        raise
 
 
 @contextmanager

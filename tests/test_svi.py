@@ -353,7 +353,8 @@ def test_svi_takes_pyros_steps(kind: str) -> None:
     (ours, weights, state), (theirs, their_weights, their_state) = ends
     assert ours == pytest.approx(theirs, rel=1e-4)
     for a, b in zip(weights, their_weights, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+        # Adam turns the last digits of a gradient that is nearly zero into a step
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
     assert set(state) == set(their_state)
 
 
