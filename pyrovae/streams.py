@@ -699,8 +699,8 @@ def _as_tensor(leaf: object) -> object:
 
 
 def _loaded(loader: DataLoader[Any], loaded: Iterator[object]) -> Iterator[object]:
-    """The batches of a pass. Once an error has told of its workers, torch has no more to say of them:
-    its signal handler would raise wherever the program is by then."""
+    """The batches of a pass. Once an error has told of its workers, torch has no more to say of
+    them: its signal handler would raise wherever the program is by then."""
     try:
         with _told(loader):
             yield from loaded
