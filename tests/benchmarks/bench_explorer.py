@@ -9,8 +9,8 @@ README's screenshots instead.
 
     python tests/benchmarks/bench_explorer.py --exported --out explorer_exported.json
 
-The same of exported pages, which run the networks themselves: the default of each kind of body, a
-few epochs old, with the size of the page in bytes. No run is needed.
+The same of exported pages, which run the networks themselves: the default of each kind of body, an
+epoch old, with the size of the page in bytes. No run is needed.
 
     python tests/benchmarks/bench_explorer.py --requests 2000 --out explorer_requests.json
 
@@ -103,7 +103,7 @@ def exported(loads: int, moves: int) -> dict[str, Any]:
         torch.manual_seed(0)
         encoder, decoder = guides.MeanField(body()), likelihoods.Bernoulli(body())
         pair = pv.VAE((1, 28, 28), 20, likelihood=decoder, guide=encoder)
-        pv.fit(pair, splits.train.binarised("static"), epochs=2, progress=False)
+        pv.fit(pair, splits.train.binarised("static"), epochs=1, progress=False)
         view = explorer.View(pair, splits.test.binarised("static"), points=1000)
         with tempfile.TemporaryDirectory() as folder:
             path = explorer.export(view, Path(folder) / "page.html")
