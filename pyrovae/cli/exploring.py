@@ -24,7 +24,7 @@ def explore(
         points: how many test data to show
         port: on this machine alone; 0 is a free one
         browser: open the page in the browser
-        export: write one page that needs no server, and end
+        export: write one page that needs no server and runs the networks itself, and end
 
     Examples:
       pyrovae explore runs/mine

@@ -320,7 +320,9 @@ class _Lowering:
         expanded: Slot = self.viewed(slot, slot.like.expand(*shape))
         return expanded
 
-    def rows(self, name: str, value: Any, dims: Sequence[int], shown: Tensor) -> Slot:
+    def rows(
+        self, name: str, value: Any, dims: Sequence[int], shown: Tensor, **settings: object
+    ) -> Slot:
         """A function of the entries along some dimensions, which are laid last for it."""
         slot = self.operand(value)
         all_dims = range(slot.like.dim())
@@ -328,8 +330,8 @@ class _Lowering:
         order = [d for d in all_dims if d not in chosen] + chosen
         turned = self.viewed(slot, slot.like.permute(order))
         length = math.prod(slot.like.shape[d] for d in chosen)
-        if name not in ("softmax", "standardise"):
-            return self.emit(name, [turned], shown, length=length)
+        if name != "softmax":
+            return self.emit(name, [turned], shown, length=length, **settings)
         made = self.emit(name, [turned], shown.permute(order), length=length)
         back: Slot = self.viewed(made, made.like.permute([order.index(d) for d in all_dims]))
         return back
@@ -360,6 +362,12 @@ def _reduced(name: str) -> Rule:
         return to.rows(name, args[0], dims, shown)
 
     return rule
+
+
+def _variance(to: _Lowering, _: Any, args: Any, kwargs: Any, shown: Tensor) -> Slot:
+    value, dims, *correction = args
+    given = float(correction[0] if correction else kwargs.get("correction", 1.0))
+    return to.rows("variance", value, dims or [], shown, correction=given)
 
 
 def _same(to: _Lowering, _: Any, args: Any, kwargs: Any, shown: Tensor) -> Slot:
@@ -443,14 +451,24 @@ def _convolved(to: _Lowering, target: Any, args: Any, kwargs: Any, shown: Tensor
     return to.emit("convolution", given, shown, **settings)
 
 
-def _normalised(to: _Lowering, target: Any, args: Any, kwargs: Any, shown: Any) -> Any:
+def _group_normalised(to: _Lowering, _: Any, args: Any, kwargs: Any, shown: Any) -> Any:
     """Groups of channels of one datum with mean 0 and variance 1, scaled and shifted."""
     x, weight, bias, _, channels, _, groups, eps = args
-    like = x.like.reshape(groups, -1)
-    made = to.emit("standardise", [x], shown[0], length=like.shape[1], eps=eps)
-    for name, factor in (("mul", weight), ("add", bias)):
+    shape = (1, channels, *[1] * (shown[0].dim() - 2))
+    return _normalised(to, x, (weight, bias), shape, shown, x.like.numel() // groups, eps)
+
+
+def _layer_normalised(to: _Lowering, _: Any, args: Any, kwargs: Any, shown: Any) -> Any:
+    x, shape, weight, bias, eps = args
+    return _normalised(to, x, (weight, bias), shape, shown, math.prod(shape), eps)
+
+
+def _normalised(
+    to: _Lowering, x: Slot, factors: Any, shape: Sequence[int], shown: Any, length: int, eps: float
+) -> Any:
+    made = to.emit("standardise", [x], shown[0], length=length, eps=eps)
+    for name, factor in zip(("mul", "add"), factors, strict=True):
         if factor is not None:
-            shape = (1, channels, *[1] * (shown[0].dim() - 2))
             wide = to.call(torch.ops.aten.view.default, (to.operand(factor), shape), {})
             made = to.emit(name, [made, to.spread(wide, shown[0].shape)], shown[0])
     return [made, *shown[1:]]
@@ -470,5 +488,7 @@ _RULES: dict[str, Rule] = {
     "index_put": _put,
     "cat": _joined,
     "convolution": _convolved,
-    "native_group_norm": _normalised,
+    "native_group_norm": _group_normalised,
+    "native_layer_norm": _layer_normalised,
+    "prims::var": _variance,
 }

@@ -48,6 +48,7 @@ function each(a, length, change) {
 
 const operations = {
   sum: single(total), mean: single((row) => total(row) / row.length), argmax: single(most), amax: single((row) => row[most(row)]), amin: single((row) => -Math.max(...row.map((v) => -v))),
+  variance: ([a], { length, correction }) => single((row) => { const mean = total(row) / length; return row.reduce((sum, v) => sum + (v - mean) ** 2, 0) / (length - correction); })([a], { length }),
   softmax: ([a], { length }) => each(a, length, (row) => {
     const top = row[most(row)];
     for (let k = 0; k < length; k++) row[k] = Math.exp(row[k] - top);

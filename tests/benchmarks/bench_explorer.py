@@ -7,6 +7,11 @@ from the input event of a slider until the picture that it asks for is drawn, bo
 own clock; medians of rounds, with the fastest and the slowest. ``--shots FOLDER`` takes the
 README's screenshots instead.
 
+    python tests/benchmarks/bench_explorer.py --exported --out explorer_exported.json
+
+The same of exported pages, which run the networks themselves: the default of each kind of body, an
+epoch old, with the size of the page in bytes. No run is needed.
+
     python tests/benchmarks/bench_explorer.py --requests 2000 --out explorer_requests.json
 
 What so many requests leave behind in the process that answers them: memory, threads, descriptors,
@@ -33,7 +38,7 @@ import torch
 from selenium import webdriver
 
 import pyrovae as pv
-from pyrovae import explorer
+from pyrovae import explorer, guides, likelihoods, networks
 from pyrovae.runs import environment
 
 FLAGS = (
@@ -88,6 +93,27 @@ def measure(driver: Any, url: str, loads: int, moves: int) -> dict[str, Any]:
     for k in range(moves):
         slider.append(driver.execute_async_script(SLIDER, -3 + 6 * k / moves))
     return {"first_picture_ms": summary(first), "slider_ms": summary(slider)}
+
+
+def exported(loads: int, moves: int) -> dict[str, Any]:
+    """Pages without a server, by their networks."""
+    splits, found = pv.data.load("mnist5k"), {}
+    bodies = {"MLP": networks.MLP, "GatedMLP": networks.GatedMLP, "ConvNet": networks.ConvNet}
+    for name, body in bodies.items():
+        torch.manual_seed(0)
+        encoder, decoder = guides.MeanField(body()), likelihoods.Bernoulli(body())
+        pair = pv.VAE((1, 28, 28), 20, likelihood=decoder, guide=encoder)
+        pv.fit(pair, splits.train.binarised("static"), epochs=1, progress=False)
+        view = explorer.View(pair, splits.test.binarised("static"), points=1000)
+        with tempfile.TemporaryDirectory() as folder:
+            path = explorer.export(view, Path(folder) / "page.html")
+            driver = browser(folder + "/profile")
+            try:
+                times = measure(driver, path.as_uri(), loads, moves)
+            finally:
+                driver.quit()
+            found[name] = {"bytes": path.stat().st_size, **times}
+    return found
 
 
 def shots(driver: Any, url: str, folder: Path) -> None:
@@ -152,12 +178,16 @@ def soak(count: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", nargs="?", help="run folder of `pyrovae fit`")
+    parser.add_argument("--exported", action="store_true", help="measure exported pages instead")
     parser.add_argument("--requests", type=int, help="ask so often instead")
     parser.add_argument("--loads", type=int, default=9)
     parser.add_argument("--moves", type=int, default=100)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--shots", type=Path)
     options = parser.parse_args()
+    if options.exported:
+        report(exported(options.loads, options.moves), options.out)
+        return
     if options.requests:
         report(soak(options.requests), options.out)
         return
