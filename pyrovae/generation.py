@@ -836,9 +836,9 @@ def neighbours(pair: object, x: object, among: object, k: int = 5) -> tuple[Tens
         UsageError: what :func:`pyrovae.elbo` says of data, and of what is no pair.
 
     >>> from pyrovae.vae import VAE
-    >>> indices, distances = neighbours(VAE((4,), 2), torch.eye(4)[:1], torch.eye(4), k=1)
-    >>> indices, distances
-    (tensor([[0]]), tensor([[0.]]))
+    >>> indices, distances = neighbours(VAE((4,), 2), torch.eye(4)[:1], torch.eye(4), k=3)
+    >>> indices[0, 0], distances.shape
+    (tensor(0), torch.Size([1, 3]))
     """
     k = whole_number("k", k)
     ours, theirs = (flat(codes_of(Problem.of(pair, t))) for t in (x, among))
