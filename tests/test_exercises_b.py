@@ -1,4 +1,4 @@
-"""The checks of notebooks 6 and 10: what they accept, what they refuse, and that none is at a loss.
+"""The checks of notebooks 6 on: what they accept, what they refuse, and that none is at a loss.
 
 A check is taken from its notebook's source, beside stand-ins for what the notebook trained; the
 solutions themselves, on what it did train, are asserted in the notebook.
@@ -19,6 +19,11 @@ import torch
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
 
+BETAS = [0, 0.1, 0.3, 1, 3, 10, 30]
+REC = dict(zip(BETAS, [-107.1, -107.9, -109.8, -115.0, -133.6, -169.7, -208.6], strict=True))
+KL = dict(zip(BETAS, [133.5, 39.2, 26.9, 16.8, 8.5, 2.6, 0.03], strict=True))
+UNITS = dict(zip(BETAS, [10, 10, 10, 10, 9, 5, 0], strict=True))
+
 
 def sixth() -> dict[str, Any]:
     """Samples that score 9.79 and 0.68; spreads of the codes; midpoints of which 0.31 pass."""
@@ -30,6 +35,11 @@ def sixth() -> dict[str, Any]:
         "spreads": {"VAE": torch.tensor([1.4, 1.2, 1.1])},
         "middle_codes": {"VAE": torch.ones(5, 3)},
     }  # fmt: skip
+
+
+def seventh() -> dict[str, Any]:
+    found = {beta: SimpleNamespace(active_units=count) for beta, count in UNITS.items()}
+    return {"betas": BETAS, "rec": REC, "kl": KL, "found": found, "math": math}
 
 
 def eighth() -> dict[str, Any]:
@@ -48,9 +58,11 @@ def tenth() -> dict[str, Any]:
     }  # fmt: skip
 
 
+BOUNDS = [REC[beta] - beta * KL[beta] for beta in BETAS]
 GREY = -2 * (math.log(2) / 2 + 0.0) - (0.25 * math.log(4) + 0.75 * math.log(4 / 3))
 SIGMAS = [0.0414, math.hypot(0.0414, 0.06)]
 CHARGED = sum((s**2 - 1) / 2 - math.log(s) for s in (1.4, 1.2, 1.1))
+
 # notebook, exercise: stand-ins; right answers, nearly right ones that are accepted, wrong ones
 CHECKS: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[Any], list[Any]]] = {
     ("06", 1): (sixth, [[9.79, 0.68], (9.785, 0.67), torch.tensor([9.8, 0.685])],
@@ -58,6 +70,11 @@ CHECKS: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[Any], lis
     ("06", 2): (sixth, [CHARGED, round(CHARGED, 2), torch.tensor([CHARGED])],
                 [0, CHARGED + 0.05, -CHARGED, 3 * CHARGED]),
     ("06", 3): (sixth, [0.31, 0.305, torch.tensor(0.315)], [31, 0.5, 0.33]),
+    ("07", 1): (seventh, [30, 30.0, torch.tensor(30)], [10, 3, 29.9, [30, 10]]),
+    ("07", 2): (seventh, [BOUNDS, torch.tensor(BOUNDS), [round(b, 1) for b in BOUNDS]],
+                [[REC[b] - KL[b] for b in BETAS], BOUNDS[:6], BOUNDS[::-1], BOUNDS[0],
+                 [*BOUNDS[:6], BOUNDS[6] + 1]]),
+    ("07", 3): (seventh, [-34.5, torch.tensor(-34.4996)], [34.5, 0, -3.45, -27.6]),
     ("08", 1): (eighth, [5.66, 5.657, 32**0.5], [32, 64, 8, 5.6]),
     ("08", 2): (eighth, [GREY, round(GREY, 1), torch.tensor(GREY)], [0, -GREY, GREY - 1]),
     ("08", 3): (eighth, [SIGMAS, [0.042, 0.073], torch.tensor(SIGMAS)],
@@ -104,10 +121,10 @@ def test_every_check_has_a_row() -> None:
     there = [
         (path.name[:2], int(node.name.removeprefix("check_")))
         for path in sorted(TUTORIALS.glob("*.py"))
-        if path.name[:2] in ("06", "08", "10")
+        if path.name[:2] in ("06", "07", "08", "10")
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
     ]
     assert there == list(CHECKS)
     per_notebook = {name: sum(name == row for row, _ in there) for name, _ in there}
-    assert len(per_notebook) == 3 and set(per_notebook.values()) <= {2, 3}
+    assert len(per_notebook) == 4 and set(per_notebook.values()) <= {2, 3}

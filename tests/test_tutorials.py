@@ -231,6 +231,16 @@ QUIZ = {
         "Batches, and the line that a VAE does not need",
         ["*local*", "*global*", "N / M"],
     ),
+    "what is posterior collapse?": (
+        "07",
+        "Units that die at beta = 1",
+        ["**posterior collapse**", "the decoder learns to ignore it"],
+    ),
+    "what is the aggregate posterior, and what does the rate measure?": (
+        "07",
+        "The curve of all choices",
+        ["**aggregate posterior**", r"I_q(x;z)", "*upper bound* on the information"],
+    ),
     "how is what is missing filled in, and when are its intervals too short?": (
         "08",
         "Does the noise tell the truth?",
