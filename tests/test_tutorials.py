@@ -241,6 +241,11 @@ QUIZ = {
         "The curve of all choices",
         ["**aggregate posterior**", r"I_q(x;z)", "*upper bound* on the information"],
     ),
+    "is a guide calibrated?": (
+        "09",
+        "Can a guide be trusted? Calibration",
+        ["ranks are uniform", "too narrow piles them up at the ends"],
+    ),
     "how is what is missing filled in, and when are its intervals too short?": (
         "08",
         "Does the noise tell the truth?",
