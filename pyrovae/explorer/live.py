@@ -82,12 +82,11 @@ def networks(view: View) -> Plain:
         "x": _shown(decoder, view),
         "ellipse": all(f"{name}.variance" in posterior.outputs for name in view.sites),
         "prior": None if view.kind == "table" else _drawn(view),
-        "bytes": store.text(),
     }
-    if len(store.text()) > LARGEST:
-        size = len(store.text()) / 1e6
-        raise NotLive(f"its networks take {size:.1f} MB, more than {LARGEST / 1e6:.0f}")
-    return made
+    text = store.text()
+    if len(text) > LARGEST:
+        raise NotLive(f"its networks take {len(text) / 1e6:.1f} MB, more than {LARGEST / 1e6:g}")
+    return made | {"bytes": text}
 
 
 def _check_alone(view: View, decoder: Graph, posterior: Graph) -> None:

@@ -330,8 +330,7 @@ function show(answer) {
   } else { draw($("datum-x"), x, true); draw($("datum-r"), reconstruction); $("datum-words").textContent = whose; }
   const label = answer.label === null || answer.label === undefined ? [] : [make("tr", {}, make("td", { textContent: about.label }), make("td", { textContent: named(answer.label) }))];
   $("near").hidden = answer.index === undefined;
-  $("own-answer").hidden = about.kind !== "image" || answer.index !== undefined;
-  if (!$("own-answer").hidden) draw($("own-r"), reconstruction);
+  answered(answer.index === undefined ? reconstruction : null);
   drawSpread(answer);
   drawPoints();
   $("numbers").replaceChildren(...label, ...Object.entries(answer.numbers).filter(([, v]) => v !== null).map(([name, value]) => {
@@ -362,7 +361,7 @@ const walk = guarded(async () => {
 const drawSamples = guarded(async () => {
   if (backend.draws) { state.seed = Math.max(0, Math.floor(Number($("seed").value)) || 0); remember(); }
   const { x } = await backend.samples({ n: 24, seed: state.seed, given: state.given });
-  gallery($("samples"), x, x.map((_, k) => [String(k + 1), `sample ${k + 1}`]), (k) => { own = about.binary ? x[k].map(Math.round) : [...x[k]]; drawOwn(); if (backend.prompt) answerSoon(); });
+  gallery($("samples"), x, x.map((_, k) => [String(k + 1), `sample ${k + 1}`]), (k) => { own = about.binary ? x[k].map(Math.round) : [...x[k]]; drawOwn(); prompted(); });
 });
 
 // ---- one's own
@@ -416,7 +415,18 @@ function paint(event) {
   }
   last = at;
   drawOwn();
-  if (backend.prompt) answerSoon();
+  if (backend.prompt) { cancelAnimationFrame(sketching); sketching = requestAnimationFrame(sketch); }
+}
+
+// beside one's own its reconstruction; the rest of the page, which may grow, waits for the end of a stroke
+
+let sketching = 0;
+const sketch = guarded(async () => answered((await backend.posterior(readOwn())).reconstruction_x[0]));
+
+function answered(reconstruction) {
+  $("own-answer").hidden = about.kind !== "image" || !(reconstruction || backend.prompt);
+  if (reconstruction && about.kind === "image") draw($("own-r"), reconstruction);
+  else { const [height, width] = about.shape.slice(-2); Object.assign($("own-r"), { width, height: height || 1 }); }
 }
 
 // the posterior of one's own
@@ -427,8 +437,7 @@ const inquire = guarded(async () => {
   show(answer); setZ(answer.code);
 });
 
-let answering = 0;
-function answerSoon() { cancelAnimationFrame(answering); answering = requestAnimationFrame(inquire); }
+const prompted = () => { if (backend.prompt) inquire(); };
 
 const upload = guarded(async () => {
   const file = $("own-file").files[0]; if (!file) return;
@@ -443,7 +452,7 @@ const upload = guarded(async () => {
     return low + (high - low) * (about.binary ? Math.round(share) : share);
   });
   drawOwn();
-  if (backend.prompt) answerSoon();
+  prompted();
 });
 
 const readOwn = () => {
@@ -558,13 +567,13 @@ async function start() {
   $("json").onclick = () => save("view.json", "data:application/json," + encodeURIComponent(JSON.stringify({ ...state, decoded, units: about.units, address: location.href })));
   const blank = about.columns ? null : about.range[0];
   own = Array(about.shape.reduce((a, b) => a * b, 1)).fill(blank);
-  $("own").onpointerdown = (event) => { $("own").setPointerCapture(event.pointerId); paint(event); }; $("own").onpointermove = paint;
-  $("own-clear").onclick = () => { own = own.map(() => blank); $("own-answer").hidden = true; drawOwn(); };
-  $("own-datum").onclick = () => { if (found) { own = [...found.x[0]]; drawOwn(); if (backend.prompt) answerSoon(); } };
+  $("own").onpointerdown = (event) => { $("own").setPointerCapture(event.pointerId); paint(event); }; $("own").onpointermove = paint; $("own").onpointerup = prompted;
+  $("own-clear").onclick = () => { own = own.map(() => blank); answered(null); drawOwn(); };
+  $("own-datum").onclick = () => { if (found) { own = [...found.x[0]]; drawOwn(); prompted(); } };
   $("own-file").onchange = upload;
   $("own-form").onsubmit = async (event) => { event.preventDefault(); await inquire(); $("h-datum").scrollIntoView({ block: "nearest" }); };
   $("own-fill").onclick = guarded(async () => { own = (await backend.impute(readOwn())).x[0]; drawOwn(); });
-  drawOwn();
+  drawOwn(); answered(null);
   new ResizeObserver(drawPoints).observe(map);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawPoints);
   drawPoints();
