@@ -1,15 +1,15 @@
 """Two bodies of equal parameters: the test evidence of ResNet beside ConvNet's, on full MNIST.
 
     python tests/benchmarks/bodies.py train --data-dir DIR --out conv --body ConvNet
-    python tests/benchmarks/bodies.py train --data-dir DIR --out res --body ResNet
+    python tests/benchmarks/bodies.py train --data-dir DIR --out res --body ResNet --lr 2e-3
     python tests/benchmarks/bodies.py measure --data-dir DIR conv res
 
 MNIST dynamically binarised, z = 32 with N(0, I), mean field, Bernoulli; batch 128, Adam with cosine
 decay, one seed; no held-out choice: the last epoch's weights are measured. ConvNet's fully
 connected layer is wider by as many parameters as ResNet's blocks have. A run that was stopped goes
 on when the same command is given again. ``measure`` takes one test image in so many, binarised
-once, and appends one row to --results: each run's log evidence, and the second's less the first's,
-image by image.
+once, and appends one row to --results: each run's log evidence, and the last's less each one's,
+image by image, by particles or (--evidence ais) by annealing.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def measure(options: argparse.Namespace) -> None:
     rows, evidence = [], []
     for run in options.runs:
         vae = pv.load(run)
-        found = pv.evaluate(vae, test, options.particles, seed=options.seed)
+        found = pv.evaluate(
+            vae, test, options.particles, evidence=options.evidence, seed=options.seed
+        )
         print(run, found, sep="\n")
         metrics = list(csv.DictReader((Path(run) / "metrics.csv").open()))
         evidence.append(found.log_evidence)
@@ -67,16 +69,20 @@ def measure(options: argparse.Namespace) -> None:
                 "network": str(vae.likelihood.network),
                 "parameters": sum(p.numel() for p in vae.parameters()),
                 "epochs": int(metrics[-1]["epoch"]),
-                "lr": float(metrics[0]["lr"]),
-                "last": metrics[-1],
+                "lr": round(float(metrics[0]["lr"]), 4),
+                "training": metrics[-1],
                 "measured": found.to_dict(),
             }
         )
-    gain = evidence[-1] - evidence[0]
-    gained = {"mean": float(gain.mean()), "se": float(gain.std() / len(gain) ** 0.5)}
-    print("log evidence, the last run's less the first's:", gained)
+    for one, less in zip(rows, evidence, strict=True):
+        gain = evidence[-1] - less
+        one["last_less_this"] = {
+            "mean": float(gain.mean()),
+            "standard_error": float(gain.std() / len(gain) ** 0.5),
+        }
+        print(one["run"], one["last_less_this"])
     row = {"every": options.every, "seed": options.seed, "runs": rows}
-    row |= {"gain": gained, "environment": runs.environment("cpu")}
+    row["environment"] = runs.environment("cpu")
     with Path(options.results).open("a") as file:
         file.write(json.dumps(row) + "\n")
 
@@ -99,6 +105,7 @@ def main() -> None:
             one.add_argument("runs", nargs="+")
             one.add_argument("--every", type=int, default=10, help="of the test images")
             one.add_argument("--particles", type=int, default=1000)
+            one.add_argument("--evidence", choices=("importance", "ais"), default="importance")
             results = Path(__file__).parent / "results" / "bodies.jsonl"
             one.add_argument("--results", default=str(results))
     options = parser.parse_args()
