@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "tutorials").glob("*.ipynb"))
-PENDING = {"06"}  # remove each once it holds
 
 SMALL = "two|three|four|five|six|seven|eight|nine|ten|twenty|fifty"
 PARTS = "half|thirds?|quarters?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|hundredths?"
@@ -156,16 +155,7 @@ def test_claims_without_a_computation_are_found(claim: str) -> None:
     assert (not missing) is holds, missing
 
 
-def each() -> list[Any]:
-    pending = pytest.mark.xfail(strict=False, reason="its prose is being worked on")
-    marks = [(pending,) if path.name[:2] in PENDING else () for path in NOTEBOOKS]
-    return [
-        pytest.param(path, marks=mark, id=path.stem)
-        for path, mark in zip(NOTEBOOKS, marks, strict=True)
-    ]
-
-
-@pytest.mark.parametrize("path", each())
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 class TestNotebook:
     def test_numbers_in_prose_are_computed(self, path: Path) -> None:
         assert not uncomputed(cells(path, "markdown"), cells(path, "code"))

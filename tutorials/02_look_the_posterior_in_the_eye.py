@@ -47,10 +47,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
+from IPython.display import IFrame
 from matplotlib.patches import Ellipse
 from scipy import ndimage
 
 import pyrovae as pv
+from pyrovae import explorer
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -98,6 +100,15 @@ ax = pv.plots.latent_map(codes, test.labels)
 for centre, sd in zip(loc[:40], scale[:40], strict=True):
     ax.add_patch(Ellipse(centre.tolist(), *(4 * sd).tolist(), fill=False, ec=ORANGE, lw=1.3))
 ax.set_title("means of q(z|x), ellipses of 2 sd for 40 digits");
+
+# %% [markdown]
+# Move it yourself. The next cell writes one file that holds both networks and runs them in the browser,
+# without a server, on a phone too: drag the cross over the map and watch $p(x\mid z)$, draw a digit of
+# your own and see where $q(z\mid x)$ puts it.
+
+# %%
+page = explorer.export(explorer.View(vae, test), "posterior.html")
+IFrame(page.name, width="100%", height=900)
 
 # %% [markdown]
 # ## Why a region and not a point
@@ -447,7 +458,7 @@ for k in range(3):
 ax.axhline(0, color=BLUE, lw=1.5, label="the grid")
 ax.set_xticks(range(3), list(chosen))
 ax.set_ylabel("error of log p(x) (nats)")
-ax.legend(loc="lower right", ncols=3)
+ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
 ax.set_title("log p(x) from draws of the prior")
 assert len(prior_draws) == 2 * 100_000, "a hundred thousand, a thousand"
 # %% [markdown]
@@ -516,7 +527,7 @@ ax.set_ylim(-5, 150)
 ax.set_yticks([-1, 0, 1, 10, 100], ["-1", "0", "1", "10", "100"])
 ax.set(xlabel="k-hat of 500 weights", ylabel="log p(x) minus its estimate (nats)")
 ax.set_title("what importance sampling misses on 1,000 test digits")
-ax.legend();
+ax.legend(loc="lower right");
 # %% [markdown]
 # Below the limit, about nine estimates in ten agree with the grid within three of their own standard
 # errors. Above it about half do, and the others miss by nats, mostly downwards. But look at the highest

@@ -39,6 +39,7 @@ if importlib.util.find_spec("pyrovae") is None:
     importlib.invalidate_caches()
 
 # %%
+# %config InlineBackend.figure_formats = ["retina"]
 import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
@@ -107,7 +108,7 @@ print(pv.sketch(ae, x_train[:5]))
 # It is the only thing that it was trained for, and it pays nothing for saying exactly where its code
 # is. The VAE's code is a region, and its reconstruction an average over that region.
 
-# %%
+# %% alt="Three rows of ten digits: the data, the autoencoder's reconstructions, the VAE's. Both rows are legible, and the VAE's is the blurrier."
 ten = x_test[:10]
 rows = [ten, pv.reconstruct(ae, ten), pv.reconstruct(vae, ten)]
 pv.plots.strips(torch.stack(rows), ["data", "autoencoder", "VAE"])
@@ -195,7 +196,7 @@ assert effective_classes(controls["cross-fades"]) > 9 and confidence(controls["c
 # the share that it takes for a digit. It will be read together with coverage, never alone: one perfect
 # picture, repeated, has the best quality there is.
 
-# %%
+# %% alt="Nine pictures of each control, and the share taken for digits: clean digits, overlays of two digits in heavy ink, speckled cross-fades of two, and dots scattered around the middle."
 fakes = torch.cat([overlays(x_train), cross_fades(x_train)])
 none = torch.full((len(fakes),), 10)
 judge = classifier(torch.cat([x_train, fakes]), torch.cat([y_train, none]))
@@ -230,7 +231,7 @@ assert all(scores[name][1] < 0.3 for name in ("overlays", "cross-fades", "scatte
 # demonstration draws $z \sim \mathcal{N}(0, I)$ for both. Let us do that first, and draw $x \sim p(x|z)$
 # too, since the judge knows pixels that are black or white.
 
-# %%
+# %% alt="Decoded draws from the standard normal, 32 of each model. The autoencoder's are pale smudges of which a few are digits, the VAE's are darker and about half are legible."
 torch.manual_seed(1)
 z = torch.randn(1000, DIM)
 means = {name: pv.decode(pair, z) for name, pair in pairs.items()}
@@ -247,7 +248,7 @@ assert scores["VAE"][1] > scores["autoencoder"][1] + 0.05
 # That comparison is unfair. Nobody promised that $\mathcal{N}(0, I)$ is where an autoencoder's codes
 # are. *Look* where they are: along each coordinate, how far do the codes of the training data spread?
 
-# %%
+# %% alt="Standard deviation of the codes in ten dimensions, sorted: the autoencoder's fall from 4.5 to 3, the VAE's from 1.4 to 1.1, all above the dashed line at 1 of the prior."
 codes = {name: pv.encode(pair, x_train) for name, pair in pairs.items()}
 spreads = {name: code.std(0).sort(descending=True)[0] for name, code in codes.items()}
 _, ax = plt.subplots(figsize=(6.5, 3))
@@ -270,7 +271,7 @@ assert spreads["autoencoder"].min() > 2 and spreads["VAE"].min() > 1 and spreads
 # Give the autoencoder one Gaussian $\mathcal{N}(m, S)$, fitted to its codes *after* training. One line.
 # To be fair, give one to the VAE too.
 
-# %%
+# %% alt="Share taken for digits against effective classes. Real digits lie at the top right. Below them, from the top: the autoencoder with a Gaussian, the VAE with one, the VAE. The autoencoder alone lies low, near overlays and cross-fades."
 kinds = ["VAE", "autoencoder", "autoencoder + Gaussian", "VAE + Gaussian"]
 table = {name: [] for name in kinds}
 gaussians = []
@@ -283,9 +284,11 @@ for one_vae, one_ae in runs:
         table[name].append(both(torch.bernoulli(x)))
 
 _, ax = plt.subplots(figsize=(7.5, 3.6))
+beside = {"overlays": ("center", (0, -14)), "one digit, repeated": ("left", (8, -3))}
 for name, score in list(scores.items())[:5]:
     ax.plot(*score, "s", color=pv.plots.GREY)
-    ax.annotate(name, score, (-6, 6), textcoords="offset points", ha="right", size=9)
+    side, shift = beside.get(name, ("right", (-6, 6)))
+    ax.annotate(name, score, shift, textcoords="offset points", ha=side, size=9)
 marks = zip("oo^^", (pv.plots.BLUE, pv.plots.ORANGE, pv.plots.ORANGE, pv.plots.BLUE), strict=True)
 for (mark, colour), (name, values) in zip(marks, table.items(), strict=True):
     ax.plot(*zip(*values, strict=True), mark, color=colour, label=name)
@@ -371,7 +374,7 @@ for run in (0, 1):
         print(f"run {run}, {way:10}: the autoencoder's {differences[-1][0]:+.1f} +- {differences[-1][1]:.1f}")
 assert all(mean > 2 * error for mean, error in differences)
 
-# %%
+# %% alt="Four differences of log evidence with whiskers, two runs measured in two ways: each is between 4 and 7 nats, and no whisker reaches zero."
 _, ax = plt.subplots(figsize=(7, 2.6))
 for row, (mean, error) in enumerate(differences):
     colour = pv.plots.GREY if row % 2 == 0 else pv.plots.BLUE
@@ -393,7 +396,7 @@ ax.invert_yaxis();
 # "Halfway between two codes an autoencoder decodes to nonsense." Let us see, and then ask at the
 # midpoints of 500 random pairs of test digits. The control is a cross-fade of the two pictures.
 
-# %%
+# %% alt="Four paths between two digits, decoded from codes on a line, for each model: at both the middle is a blend, often blurred, and looks much the same."
 a, b = x_test[:4], x_test[4:8]
 figure, axes = plt.subplots(1, 2, figsize=(9, 2.6))
 for ax, (name, pair) in zip(axes, pairs.items(), strict=True):
@@ -410,7 +413,8 @@ for name, pair in pairs.items():
     middles[name] = torch.bernoulli(pv.decode(pair, middle_codes[name]))
 midway = {name: quality(x) for name, x in middles.items()}
 for name, x in middles.items():
-    print(f"{name:12} confidence {confidence(x):.2f}, {midway[name]:.0%} taken for digits")
+    print(f"{name:12} confidence {confidence(x):.2f}, {midway[name]:.0%} of {len(x)} taken for digits")
+assert len(one) == 500 and len(x_train) == 5000, "five thousand"
 assert confidence(middles["cross-fade"]) > 0.6  # the measure that sees nothing
 assert midway["cross-fade"] + 0.05 < midway["VAE"] < midway["autoencoder"] + 0.1
 
@@ -426,7 +430,7 @@ assert midway["cross-fade"] + 0.05 < midway["VAE"] < midway["autoencoder"] + 0.1
 # nothing around it. Move both codes at random, by the same share of the spread of all codes, and ask
 # whether the class stays:
 
-# %%
+# %% alt="Share of digits that keep their class against the length of a random move. Both curves fall together from 1 to under 0.4; the guides' standard deviations lie at the left, where most keep it."
 shares = torch.linspace(0, 1.5, 13)
 change = {}
 for name, pair in pairs.items():
@@ -480,15 +484,15 @@ assert apart < 0.12
 # **1.** Both measures of the samples of a mixture of *ten* Gaussians, fitted to the codes of `ae`:
 # `pv.fit_codes(ae, x_train, components=10)`, of it `sample(1000, seed=1)`, of that, as a picture drawn
 # with `torch.manual_seed(2)` before it, `torch.bernoulli`. Does it do better than one Gaussian, and at
-# which of the two? Two numbers, to a hundredth.
+# which of the two? Two numbers, to two decimals.
 #
 # **2.** Suppose the VAE's codes were independent normals around 0 with the spreads in
-# `spreads["VAE"]`. How large would $\mathrm{KL}(q(z)\,\|\,\mathcal{N}(0,I))$ be? In nats, to a hundredth.
+# `spreads["VAE"]`. How large would $\mathrm{KL}(q(z)\,\|\,\mathcal{N}(0,I))$ be? In nats, to two decimals.
 #
 # **3.** A popular remedy for midpoints: those of two random codes are too short, so stretch them by
 # $\sqrt2$. Do more of the VAE's stretched midpoints pass for digits, or fewer? Decode
-# `2**0.5 * middle_codes["VAE"]`, draw with `torch.manual_seed(2)` before it, and give the share, to a
-# hundredth.
+# `2**0.5 * middle_codes["VAE"]`, draw with `torch.manual_seed(2)` before it, and give the share, to
+# two decimals.
 
 # %% tags=["exercise"]
 answer_1 = ...  # effective classes and quality, in a list

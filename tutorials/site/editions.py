@@ -159,9 +159,20 @@ def show(output: Any, alt: str, name: str, pictures: dict[str, bytes]) -> str:
             size = f" width={width}" if width else ""
             words = html.escape(alt, quote=False).replace("[", "\\[").replace("]", "\\]")
             return f"![{words}]({file}){{ .figure loading=lazy{size} }}"
+    if "<iframe" in (shown := text(data.get("text/html", ""))):
+        return framed(shown)
     if "text/html" in data:
         return re.sub(r"<style.*?</style>|\n\s*", "", text(data["text/html"]), flags=re.DOTALL)
     return printed(text(data.get("text/plain", "")))
+
+
+def framed(shown: str) -> str:
+    """A page beside a notebook, which running the notebook makes."""
+    (file,) = re.findall(r'src="([^"]+)"', shown)
+    if not (TUTORIALS / file).exists():
+        return "*(Here the notebook shows the page that it has written.)*"
+    frame = f'<iframe src="../{file}" title="The page that the cell has written" class="explorer">'
+    return f"{frame}</iframe>"
 
 
 def printed(words: str) -> str:

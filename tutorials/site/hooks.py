@@ -92,6 +92,8 @@ def on_files(files: Files, config: Any) -> Files:
     }
     for path in sorted((TUTORIALS / "figures").glob("*.png")):
         pages[f"figures/{path.name}"] = path.read_bytes()
+    for path in TUTORIALS.glob("*.html"):  # which a notebook wrote
+        pages[f"tutorials/{path.name}"] = path.read_bytes()
     if EXPLORER.exists():
         pages["explorer.html"] = EXPLORER.read_bytes()
     for name, content in pages.items():
