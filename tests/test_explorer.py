@@ -1008,7 +1008,7 @@ class TestATableInABrowser:
         field = browser.find_element("css selector", "[data-column=bill]")
         assert float(field.get_attribute("value")) == pytest.approx(wanted, abs=0.051)
         seen = browser.find_element("css selector", "[data-column=seen]").get_attribute("value")
-        assert seen == str(np.datetime64("2007-11-11") + int(x[0, 5]))
+        assert seen == str(np.datetime64("2007-11-11") + np.timedelta64(int(x[0, 5]), "D"))
 
     def test_a_row_from_the_prior_is_taken_to_the_form(self, browser: Any, of_tables: Any) -> None:
         opened(browser, of_tables.url)
