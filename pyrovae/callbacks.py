@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -158,8 +159,13 @@ class EachEpoch(Callback):
         self.function = function
 
     def epoch(self, run: Run) -> str | bool | None:
+        """A reason or a truth value; what else a function happens to return means nothing."""
         answer = self.function(run.history)
-        return answer if isinstance(answer, str) else bool(answer)
+        return (
+            answer
+            if isinstance(answer, str | bool)
+            else isinstance(answer, np.bool_) and bool(answer)
+        )
 
 
 class EarlyStopping(Callback):
@@ -245,8 +251,8 @@ class Logger(Callback):
     Args:
         log: called as ``log(row, step)``: the names of :class:`History`, numbers, and how many
             steps the optimiser has taken.
-        every: also the loss, as ``step_loss``, every so many steps; 0 for never. Reading it waits
-            for the device.
+        every: also the last step's loss, as ``step_loss``, every so many steps; 0 for never. It is
+            that of the whole batch, in nats, and reading it waits for the device.
 
     Raises:
         UsageError: ``log`` is no function.

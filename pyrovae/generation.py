@@ -164,7 +164,16 @@ def _check_latents(latents: object, problem: Problem) -> None:
             f"latents are a tensor, or a dict of tensors by site; the pair's latents are {known}, "
             f"got {unknown or got(latents)}"
         )
-    _check_sizes({k: v for k, v in latents.items() if k not in problem.shape.globals})
+    local = {k: v for k, v in latents.items() if k not in problem.shape.globals}
+    _check_sizes(local)
+    for name in local.keys() & set(problem.shape.latents):
+        plates, events = problem.shape.place(name)
+        wanted = len(plates) + events
+        if plates and local[name].dim() < wanted:
+            raise UsageError(
+                f"the latent {name!r} of n data is [n, ...] of {wanted} dimensions, got shape "
+                f"{list(local[name].shape)}: give one as z[None]"
+            )
 
 
 def _check_sizes(local: Mapping[str, Tensor]) -> None:

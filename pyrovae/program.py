@@ -269,7 +269,8 @@ class Program(nn.Module, Component, Shown, Typed[Observed, Latent], ABC):
 
     def _fits(self, x: Tensor) -> None:
         """Refuse a batch of another shape."""
-        if x.shape[max(0, x.dim() - len(self.event_shape)) :] != self.event_shape:
+        batched = x.dim() > len(self.event_shape)  # one vector alone is not as many numbers
+        if not batched or x.shape[-len(self.event_shape) :] != self.event_shape:
             raise UsageError(
                 f"this {type(self).__name__} models data of shape {list(self.event_shape)}, a "
                 f"batch is [batch, *shape]; got a batch of shape {tuple(x.shape)}: reshape the "

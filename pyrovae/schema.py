@@ -224,7 +224,8 @@ class Column:
         step = "ms" if self.unit == "ms" else "s"
         since = counted.astype(f"timedelta64[{self.unit}]").astype(f"timedelta64[{step}]")
         stamps = np.datetime64(self.origin).astype(f"datetime64[{step}]") + since
-        dates = pd.Series(np.where(known, stamps, np.datetime64("NaT", step)), name=self.name)
+        stamps[~known] = np.datetime64("NaT")
+        dates = pd.Series(stamps, name=self.name)
         aware = "," in self.dtype or "tz=" in self.dtype
         return (dates.dt.tz_localize("UTC") if aware else dates).astype(self.dtype)
 

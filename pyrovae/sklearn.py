@@ -144,7 +144,7 @@ class VAETransformer(TransformerMixin, BaseEstimator):
                 f"codes have {self.vae_.latent_dim} columns, one per unit of z, got "
                 f"{codes.shape[1]}: give what transform gave"
             )
-        return self._rows(decode(self.vae_, codes))
+        return self._rows(decode(self.vae_, codes), frame_of(X).index if is_frame(X) else None)
 
     def score_samples(self, X: Rows) -> np.ndarray:  # noqa: N803
         """log p(x) of each row in nats, ``[N]``, by importance sampling with ``num_particles``: see
@@ -205,13 +205,15 @@ class VAETransformer(TransformerMixin, BaseEstimator):
 
     def _checked(self, given: Rows, *, reset: bool) -> np.ndarray:
         kinds = [np.float64, np.float32]
+        if np.ma.isMaskedArray(given):  # what a mask hides is missing
+            given = np.where(np.ma.getmaskarray(given), np.nan, np.ma.getdata(given))
         return validate_data(self, given, dtype=kinds, ensure_all_finite="allow-nan", reset=reset)
 
     def _tensor(self, numbers: np.ndarray) -> Tensor:
         return torch.tensor(numbers, dtype=next(self.vae_.parameters()).dtype)
 
-    def _rows(self, x: Tensor) -> Rows:
-        return x.cpu().numpy() if self.schema_ is None else self.schema_.decode(x)
+    def _rows(self, x: Tensor, index: object = None) -> Rows:
+        return x.cpu().numpy() if self.schema_ is None else self.schema_.decode(x, index)
 
 
 def _named(frame: Rows) -> Rows:

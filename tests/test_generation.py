@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pairs
+import pytest
 import torch
 from pairs import PPCA
 
@@ -105,3 +106,16 @@ def test_neighbours() -> None:
     assert (distances[:, 0] < 1e-2).all()
     expected = torch.cdist(codes[:4], codes).argsort(1)[:, :3]
     assert torch.equal(indices[:, 1:], expected[:, 1:])
+
+
+def test_one_vector_is_no_batch_of_numbers() -> None:
+    """Where a datum or a code is a vector, one alone has the shape of a batch of scalars."""
+    vae = pv.VAE((5,), 2, likelihood=pv.likelihoods.Normal())
+    x = torch.randn(30, 5)
+    for verb in (pv.encode, pv.reconstruct, pv.log_evidence, pv.evaluate):
+        with pytest.raises(pv.UsageError, match=r"a batch is \[batch, \*shape\]"):
+            verb(vae, x[0])
+    with pytest.raises(pv.UsageError, match=r"give one as z\[None\]"):
+        pv.decode(vae, torch.tensor([1.0, -2.0]))
+    assert pv.decode(vae, torch.tensor([[1.0, -2.0]])).shape == (1, 5)
+    assert pv.encode(vae, x[:1]).shape == (1, 2)

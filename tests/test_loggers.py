@@ -100,3 +100,10 @@ def test_quiet_is_quiet_for_the_log_too(caplog: pytest.LogCaptureFixture) -> Non
     with caplog.at_level(logging.INFO, "pyrovae"), pv.quiet():
         trained(compile=False)
     assert not caplog.records
+
+
+def test_what_a_function_happens_to_return_ends_nothing() -> None:
+    """``file.write`` returns a count, a lambda its last number."""
+    assert len(trained(lambda history: history.last["elbo"], progress=False).rows) == 3
+    assert len(trained(lambda history: 11, progress=False).rows) == 3
+    assert len(trained(lambda history: history.last["epoch"] >= 2, progress=False).rows) == 2

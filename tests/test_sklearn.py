@@ -138,3 +138,17 @@ def test_parts_are_copied_and_settings_handed_on() -> None:
         short().set_params(latent_dim=0).fit(x)
     with pytest.raises(pv.UsageError, match="one per unit of z"):
         model.inverse_transform(np.zeros((2, 9)))
+
+
+def test_a_mask_hides_and_an_index_stays() -> None:
+    import pandas as pd
+
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    masked = np.ma.masked_array(x, x > 1)
+    gaps = np.where(x > 1, np.nan, x)
+    short = {"epochs": 1, "random_state": 0, "num_particles": 5}
+    given = [VAETransformer(2, **short).fit(one).score(gaps) for one in (masked, gaps)]
+    assert given[0] == given[1]
+    frame = pd.DataFrame(x, columns=list("abc"), index=range(100, 160))
+    model = VAETransformer(2, **short).set_output(transform="pandas").fit(frame)
+    assert list(model.inverse_transform(model.transform(frame)).index) == list(frame.index)

@@ -93,7 +93,7 @@ def _check_alone(view: View, decoder: Graph, posterior: Graph) -> None:
     """Refuse what takes more than z, or more than x, such as labels."""
     more = [name for name in decoder.inputs if name not in view.sites] + list(posterior.inputs)[1:]
     if more:
-        raise NotLive(f"its networks are also given {', '.join(more)}")
+        raise NotLive(f"its networks are also given {', '.join(dict.fromkeys(more))}")
     absent = [name for name in view.sites if name not in posterior.outputs]
     if absent or not posterior.inputs:
         raise NotLive(f"its encoder gives no code of {', '.join(absent)}")
