@@ -166,13 +166,17 @@ def _check_latents(latents: object, problem: Problem) -> None:
         )
     local = {k: v for k, v in latents.items() if k not in problem.shape.globals}
     _check_sizes(local)
-    for name in local.keys() & set(problem.shape.latents):
+    _check_axes(local, problem)
+
+
+def _check_axes(local: Mapping[str, Tensor], problem: Problem) -> None:
+    """Refuse one datum's latent, which has the shape of several data's of fewer axes."""
+    for name, value in local.items():
         plates, events = problem.shape.place(name)
-        wanted = len(plates) + events
-        if plates and local[name].dim() < wanted:
+        if plates and value.dim() < len(plates) + events:
             raise UsageError(
-                f"the latent {name!r} of n data is [n, ...] of {wanted} dimensions, got shape "
-                f"{list(local[name].shape)}: give one as z[None]"
+                f"the latent {name!r} of n data is [n, ...] of {len(plates) + events} dimensions, "
+                f"got shape {list(value.shape)}: give one as z[None]"
             )
 
 
