@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -152,6 +153,21 @@ def test_the_columns_of_a_table_travel_with_it(tmp_path: Path) -> None:
     schema = Schema.from_dict(said["schema"])
     frame = schema.decode(decoder(torch.zeros(2, vae.latent_dim)))
     assert set(frame["species"]) <= {"Adelie", "Chinstrap", "Gentoo"}
+
+
+def test_columns_with_a_mean_beside_those_with_a_mode(tmp_path: Path) -> None:
+    """A category has a mode, a positive number a mean: neither is drawn."""
+    frame = pd.DataFrame({"s": list("abca") * 10, "p": np.exp(np.linspace(-1, 1, 40))})
+    vae = pv.VAE.of(frame)
+    pv.export(vae, tmp_path / "decoder.pt2", "decoder")
+    z = torch.randn(7, vae.latent_dim)
+    before = torch.get_rng_state()
+    given = pv.decode(vae, z)
+    assert torch.equal(before, torch.get_rng_state())
+    found = torch.export.load(tmp_path / "decoder.pt2").module()(z)
+    torch.testing.assert_close(
+        next(iter(found.values())) if isinstance(found, dict) else found, given
+    )
 
 
 def test_several_latents_and_sites_have_their_names(tmp_path: Path) -> None:

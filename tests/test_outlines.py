@@ -101,3 +101,10 @@ assert not heavy, heavy
     for line, words in zip(told, MISTAKES.values(), strict=True):
         assert words in line
     assert all(f"\nusage: pyrovae {name} " in f"\n{done.stdout}" for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("option", ["prior VampPrio", "loss IWEA", "program Foo"])
+def test_help_knows_a_misspelt_class(run: Run, option: str) -> None:
+    part, name = option.split()
+    said = run("fit", f"--{part}", name, "--help", code=2).err
+    assert f"there is no {part} '{name}'" in said

@@ -572,6 +572,14 @@ def _fit_parser(command: Callable[..., object], flags: Mapping[str, str]) -> Par
     return parser
 
 
+def _check_named(chosen: Mapping[str, str]) -> None:
+    """Refuse names that no class has, of which help would say nothing; your own have a dot."""
+    for option, name in chosen.items():
+        classes = pv.outlines.classes(PARTS[option])
+        if "." not in name and name not in (*classes, *WORDS.get(option, ())):
+            raise pv.errors.unknown(PARTS[option], name, classes)
+
+
 def _part_in_words(part: str) -> tuple[str, str]:
     """What an option that names a class is by default, and its help."""
     words = WORDS.get(part, ())
@@ -598,6 +606,8 @@ def fit_options(
 ) -> tuple[argparse.Namespace, dict[str, Any]]:
     """The options, and those that are objects: by default, as configured, as flagged."""
     rest, flags = _take_parts(arguments)
+    if {"-h", "--help"} & {*rest}:
+        _check_named({o: v for o, v in flags.items() if o in PARTS})
     parser = _fit_parser(command, flags)
     options = parser.parse_args(rest)
     config = _configured(options)

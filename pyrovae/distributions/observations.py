@@ -656,5 +656,6 @@ def _property(fn: dist.TorchDistribution, name: str) -> Tensor:
     try:
         value: Tensor = getattr(fn, name)
     except NotImplementedError:
-        return torch.full_like(fn.sample(), math.nan)
+        parameter: Tensor = next(getattr(fn, name) for name in fn.arg_constraints)
+        return parameter.new_full(fn.shape(), math.nan)
     return value
