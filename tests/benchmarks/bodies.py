@@ -1,8 +1,8 @@
 """Two bodies of equal parameters: the test evidence of ResNet beside ConvNet's, on full MNIST.
 
-    python tests/benchmarks/bodies.py train --data-dir DIR --out conv --body ConvNet
-    python tests/benchmarks/bodies.py train --data-dir DIR --out res --body ResNet --lr 2e-3
-    python tests/benchmarks/bodies.py measure --data-dir DIR conv res
+    python tests/benchmarks/bodies.py train --data-dir DIR --out c --body "ConvNet SiLU" --lr 2e-3
+    python tests/benchmarks/bodies.py train --data-dir DIR --out r --body ResNet
+    python tests/benchmarks/bodies.py measure --data-dir DIR c r
 
 MNIST dynamically binarised, z = 32 with N(0, I), mean field, Bernoulli; batch 128, Adam with cosine
 decay, one seed; no held-out choice: the last epoch's weights are measured. ConvNet's fully
