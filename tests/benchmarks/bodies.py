@@ -47,7 +47,7 @@ def train(options: argparse.Namespace) -> None:
         lr_schedule=schedules.Cosine(),
         seed=options.seed,
         out=options.out,
-        resume=(Path(options.out) / "config.yaml").exists(),
+        resume=(Path(options.out) / "checkpoints").exists(),
     )
 
 
