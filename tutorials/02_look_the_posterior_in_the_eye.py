@@ -47,7 +47,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
-from IPython.display import IFrame
 from matplotlib.patches import Ellipse
 from scipy import ndimage
 
@@ -107,6 +106,8 @@ ax.set_title("means of q(z|x), ellipses of 2 sd for 40 digits");
 # your own and see where $q(z\mid x)$ puts it.
 
 # %%
+from IPython.display import IFrame
+
 page = explorer.export(explorer.View(vae, test), "posterior.html")
 IFrame(page.name, width="100%", height=900)
 
