@@ -5,8 +5,9 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
+from urllib.parse import quote
 
-__all__ = ["Shown", "bars", "lines", "note", "table"]
+__all__ = ["Shown", "bars", "frame", "lines", "note", "table"]
 
 WIDTH, HEIGHT = 280, 90  # of a figure, in pixels
 BLUE, ORANGE = "#0072b2", "#d55e00"
@@ -42,6 +43,15 @@ def note(words: object, *, strong: bool = False) -> str:
     '<span>1 &lt; 2</span>'
     """
     return f"<strong>{text(words)}</strong>" if strong else f"<span>{text(words)}</span>"
+
+
+def frame(file: str, height: int = 900) -> str:
+    """A page beside the notebook, in it.
+
+    >>> frame("a page.html")
+    '<iframe src="a%20page.html" width="100%" height="900"></iframe>'
+    """
+    return f'<iframe src="{quote(file)}" width="100%" height="{height}"></iframe>'
 
 
 def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:

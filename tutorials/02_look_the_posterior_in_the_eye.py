@@ -106,10 +106,8 @@ ax.set_title("means of q(z|x), ellipses of 2 sd for 40 digits");
 # your own and see where $q(z\mid x)$ puts it.
 
 # %%
-from IPython.display import IFrame
-
 page = explorer.export(explorer.View(vae, test), "posterior.html")
-IFrame(page.name, width="100%", height=900)
+explorer.Page(page)
 
 # %% [markdown]
 # ## Why a region and not a point

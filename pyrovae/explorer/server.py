@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from pyrovae import markup
 from pyrovae.errors import UsageError
 from pyrovae.explorer.live import NotLive, networks
 from pyrovae.explorer.view import View
+from pyrovae.markup import Shown
 from pyrovae.plots import CLASSES
 from pyrovae.progress import quiet, say, shown
 from pyrovae.turns import at_most
@@ -85,6 +87,24 @@ def _digest(text: str) -> str:
 
 
 @shown("export the page")
+class Page(Shown):
+    """An exported page, as a notebook beside it shows it.
+
+    Args:
+        path: of the file, from the notebook's folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def in_notebook(self) -> list[str]:
+        """The page, in a frame."""
+        return [markup.frame(self.path.as_posix())]
+
+    def __repr__(self) -> str:
+        return f"Page({self.path.as_posix()!r})"
+
+
 def export(view: View, path: str | Path, *, steps: int = 15) -> Path:
     """Write one self-contained page that needs no server.
 
