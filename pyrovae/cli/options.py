@@ -572,9 +572,11 @@ def _fit_parser(command: Callable[..., object], flags: Mapping[str, str]) -> Par
     return parser
 
 
-def _check_named(chosen: Mapping[str, str]) -> None:
+def _check_named(asked: Sequence[str], flags: Mapping[str, str]) -> None:
     """Refuse names that no class has, of which help would say nothing; your own have a dot."""
-    for option, name in chosen.items():
+    if not {"-h", "--help"} & {*asked}:
+        return  # whoever makes them knows more
+    for option, name in ((option, flags[option]) for option in flags.keys() & PARTS.keys()):
         classes = pv.outlines.classes(PARTS[option])
         if "." not in name and name not in (*classes, *WORDS.get(option, ())):
             raise pv.errors.unknown(PARTS[option], name, classes)
@@ -606,8 +608,7 @@ def fit_options(
 ) -> tuple[argparse.Namespace, dict[str, Any]]:
     """The options, and those that are objects: by default, as configured, as flagged."""
     rest, flags = _take_parts(arguments)
-    if {"-h", "--help"} & {*rest}:
-        _check_named({o: v for o, v in flags.items() if o in PARTS})
+    _check_named(rest, flags)
     parser = _fit_parser(command, flags)
     options = parser.parse_args(rest)
     config = _configured(options)
