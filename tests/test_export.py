@@ -215,9 +215,20 @@ def constant(x: Tensor) -> None:
         pyro.sample("z", dist.Normal(x[:, 0] * torch.tensor([2.0] * len(x)), 1.0))
 
 
+def threshold(x: Tensor) -> None:
+    """Many data are treated otherwise than few."""
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x[:, 0] + 5.0 * (len(x) > 50), 1.0))
+
+
 @pytest.mark.parametrize(
     ("guide", "why"),
-    [(values, "by the values"), (number, "tie the rows"), (constant, "operations are others")],
+    [
+        (values, "by the values"),
+        (number, "tie the rows"),
+        (constant, "operations are others"),
+        (threshold, "on how many data there are"),
+    ],
 )
 def test_what_is_no_graph_of_one_datum_is_refused(
     guide: Callable[[Tensor], None], why: str, tmp_path: Path
