@@ -224,7 +224,7 @@ class Column:
         step = "ms" if self.unit == "ms" else "s"
         since = counted.astype(f"timedelta64[{self.unit}]").astype(f"timedelta64[{step}]")
         stamps = np.datetime64(self.origin).astype(f"datetime64[{step}]") + since
-        stamps[~known] = np.datetime64("NaT")
+        stamps[~known] = np.array("NaT", stamps.dtype)
         dates = pd.Series(stamps, name=self.name)
         aware = "," in self.dtype or "tz=" in self.dtype
         return (dates.dt.tz_localize("UTC") if aware else dates).astype(self.dtype)
