@@ -161,11 +161,9 @@ class EachEpoch(Callback):
     def epoch(self, run: Run) -> str | bool | None:
         """A reason or a truth value; what else a function happens to return means nothing."""
         answer = self.function(run.history)
-        return (
-            answer
-            if isinstance(answer, str | bool)
-            else isinstance(answer, np.bool_) and bool(answer)
-        )
+        if isinstance(answer, np.bool_):
+            return bool(answer)
+        return answer if isinstance(answer, str | bool) else None
 
 
 class EarlyStopping(Callback):

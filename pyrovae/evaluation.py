@@ -33,7 +33,8 @@ __all__ = [
 CHUNK = 2**27
 METHODS = ("importance", "ais")
 GAP_PATHS = (Annealing("guide", chains=8), Annealing("prior", temperatures=200))
-MOST_CHAINS = 64  # of those, where one seems to be larger
+AGAIN = 4  # times as many chains where one seems to be larger
+MOST_CHAINS = AGAIN * max(path.chains for path in GAP_PATHS)
 SUSPECT, APART = 2.0, 3.0  # standard errors by which a bound seems to be larger, and is
 ACTIVE = 0.01  # Burda, Grosse and Salakhutdinov, 2015: variance of the posterior mean
 COLLAPSED = 0.01  # nats of KL per datum
@@ -761,7 +762,7 @@ def _larger(problem: Problem, batch: Args, value: Tensor, error: Tensor) -> Tens
         if len(rows):
             rows = torch.arange(len(value)) if problem.whole else rows
             some = tuple(a[rows.to(a.device)] for a in batch)
-            again = annealed_batch(problem, some, replace(path, chains=4 * path.chains))
+            again = annealed_batch(problem, some, replace(path, chains=AGAIN * path.chains))
             larger = _above(again, value[rows], error[rows], APART)
             value[rows] = torch.where(larger, again.log_evidence.to(value), value[rows])
             error[rows] = torch.where(larger, again.standard_error.to(error), error[rows])
