@@ -86,7 +86,6 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-@shown("export the page")
 class Page(Shown):
     """An exported page, as a notebook beside it shows it.
 
@@ -105,6 +104,7 @@ class Page(Shown):
         return f"Page({self.path.as_posix()!r})"
 
 
+@shown("export the page")
 def export(view: View, path: str | Path, *, steps: int = 15) -> Path:
     """Write one self-contained page that needs no server.
 
