@@ -16,11 +16,11 @@ import pyro
 import torch
 from torch import Tensor, fx
 from torch.func import functionalize
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.errors import UsageError, in_short, nearest
 from pyrovae.files import writing
 from pyrovae.generation import expectation, on_example
+from pyrovae.kernels import graph_of
 from pyrovae.traces import Args, Pair, Problem, as_pair
 
 __all__ = ["export"]
@@ -224,7 +224,7 @@ def _traced(network: Callable[[Found], Found], given: Found, part: str) -> Graph
 
     try:
         first, second = (
-            make_fx(functionalize(flat))(*(v[:n] for v in given.values())) for n in SIZES
+            graph_of(functionalize(flat), *(v[:n] for v in given.values())) for n in SIZES
         )
     except Exception as error:  # torch refuses in many ways what no graph can say
         raise UsageError(

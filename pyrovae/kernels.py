@@ -1,4 +1,4 @@
-"""A graph of tensor operations -> kernels, where they pay."""
+"""What tensor operations are -> their graph -> kernels, where they pay."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
 
@@ -34,7 +37,7 @@ def _no_cache() -> str:
 
 NO_CACHE = _no_cache()
 
-__all__ = ["Run", "compiled", "folded", "kernels", "looks", "saving"]
+__all__ = ["Run", "compiled", "folded", "graph_of", "kernels", "looks", "saving"]
 
 Run = Callable[..., list[Tensor]]
 
@@ -53,6 +56,21 @@ def compiled(module: nn.Module) -> bool:
     """Whether ``torch.compile`` has made a module; the compiler is a second to import."""
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     return dynamo is not None and isinstance(module, dynamo.OptimizedModule)
+
+
+def graph_of(function: Callable[..., Any], *inputs: Tensor, looking: bool = False) -> GraphModule:
+    """The operations of a function of tensors, as they are for these.
+
+    Args:
+        function: what is done.
+        inputs: what it is given.
+        looking: whether it may ask for values, which the graph then takes as they are.
+    """
+    # what a node gives is noted as a tensor without values; such tensors belong to a mode, of which
+    # torch makes one a node where none is at hand, a third of the time
+    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+        made: GraphModule = make_fx(function, _error_on_data_dependent_ops=not looking)(*inputs)
+    return made
 
 
 def saving(graph: GraphModule, runs: int) -> float:

@@ -133,9 +133,9 @@ def posterior(
             is not mapped to real numbers.
 
     >>> from pyrovae.vae import VAE
-    >>> found = posterior(VAE((4,), 2), torch.ones(3, 4), draws=50)
+    >>> found = posterior(VAE((4,), 2), torch.ones(3, 4), draws=200)
     >>> found.draws["z"].shape, bool((found.rhat < 1.1).all())
-    (torch.Size([4, 50, 3, 2]), True)
+    (torch.Size([4, 200, 3, 2]), True)
     """
     check_method(method, METHODS)
     sampler = Sampler(draws, chains, warmup, leapfrogs)

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import pyro
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.errors import in_short
-from pyrovae.kernels import Run, folded, kernels, looks, saving
+from pyrovae.kernels import Run, folded, graph_of, kernels, looks, saving
 from pyrovae.traces import Density
 
 __all__ = ["Kept", "Point", "Potential"]
@@ -136,8 +135,7 @@ class Potential:
         try:
             with _without_looking():
                 # what is asked of the data alone is answered; what is asked of u is refused here
-                step = make_fx(lambda u: self.by_handlers(u), _error_on_data_dependent_ops=False)
-                traced = step(u)
+                traced = graph_of(lambda u: self.by_handlers(u), u, looking=True)
             if looks(traced):
                 raise ValueError("the programs look at values that the latents decide")
             traced.graph.eliminate_dead_code()

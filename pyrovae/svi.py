@@ -15,7 +15,6 @@ from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
@@ -483,7 +482,7 @@ class Step:
 
         before.put_back()
         with _silent_elbos(), pyro.validation_enabled(False):
-            traced: GraphModule = make_fx(step)(*call.tensors, *numbers)
+            traced = kernels.graph_of(step, *call.tensors, *numbers)
         traced.graph.eliminate_dead_code()
         traced.recompile()
         seen = reads.fingerprint(inputs, looks.tensors.values(), [*leaves, *idle])

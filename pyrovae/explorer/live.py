@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._decomp import decomposition_table
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pyrovae.errors import UsageError
 from pyrovae.explorer.view import View
 from pyrovae.exports import Graph, graphed
+from pyrovae.kernels import graph_of
 
 Plain = dict[str, object]
 LARGEST = 5 * 10**6  # characters of the networks in a page
@@ -308,7 +308,7 @@ class _Lowering:
             return parts(*put[0], **put[1])
 
         examples = [v.like if isinstance(v, Slot) else v for v in given]
-        found = self.run(make_fx(simpler)(*examples), given)
+        found = self.run(graph_of(simpler, *examples), given)
         return found[0] if isinstance(shown, Tensor) else found
 
     def spread(self, value: Any, shape: Sequence[int]) -> Slot:
