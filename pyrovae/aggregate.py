@@ -15,6 +15,7 @@ from pyrovae.errors import UsageError, nearest, whole_number
 from pyrovae.generation import decode
 from pyrovae.priors import Flow
 from pyrovae.progress import doing, shown
+from pyrovae.randomness import set_seed
 from pyrovae.signatures import Observed, Typed
 from pyrovae.tensors import TensorData
 from pyrovae.traces import Pair, Problem
@@ -54,7 +55,7 @@ class CodeDensity(Generic[Observed]):
         """``[n, dims]`` draws from r."""
         whole_number("n", n)
         with turn(), torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
+            set_seed(seed)
             if self.kind == "flow":
                 return cast(Tensor, self.fitted().sample((n,)))
             self.fitted.random_state = seed
@@ -162,7 +163,7 @@ def fit_codes(
     shape = problem.shape
     codes, log_prior = [], []
     with problem.pair.evaluating():
-        torch.manual_seed(seed)
+        set_seed(seed)
         for batch in problem.batches(1024):
             drawn = problem.draw(batch)
             local = [n for n in shape.latents if not drawn.guide[n].is_global]
@@ -194,7 +195,7 @@ def fit_codes(
 
 def _fit_flow(z: Tensor, seed: int) -> Flow:
     with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        set_seed(seed)
         flow = Flow()
         flow.build(z.shape[1])
 

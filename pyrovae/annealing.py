@@ -15,6 +15,7 @@ from pyrovae.errors import UsageError, nearest, number, whole_number
 from pyrovae.hmc import Steps, transition
 from pyrovae.potentials import Kept, Point, Potential
 from pyrovae.progress import shown, steps
+from pyrovae.randomness import set_seed
 from pyrovae.tensors import log_mean_exp
 from pyrovae.traces import STARTS, Args, Density, Problem, as_pair, said
 
@@ -271,7 +272,7 @@ class Chains:
 
 def _batches(problem: Problem, path: Annealing, chunk_bytes: int) -> Iterator[tuple[Args, Kept]]:
     """Batches that bound the memory, and the kernels that they share."""
-    rows = max(1, chunk_bytes // (2 * problem.shape.row_bytes))  # forwards and backwards
+    rows = problem.shape.rows_within(chunk_bytes, 2)  # forwards and backwards
     size = len(problem.data) if problem.whole else problem.most(max(1, rows // path.chains))
     chunks = math.ceil(len(problem.data) / size)
     kept = Kept(chunks * path.temperatures * path.leapfrogs)
@@ -335,7 +336,7 @@ def annealed(
     """The same of a pair that has met its data."""
     path = path.of(problem)
     with problem.pair.evaluating():
-        torch.manual_seed(seed)
+        set_seed(seed)
         parts = [
             annealed_batch(problem, batch, path, kept)
             for batch, kept in _batches(problem, path, chunk_bytes)
@@ -462,12 +463,12 @@ def sandwiched(
     """The same of a pair that has met its data."""
     path = path.of(problem)
     given = problem.data.first(10_000)[:]
-    rows = max(1, chunk_bytes // (2 * problem.shape.row_bytes * path.chains))
+    rows = problem.shape.rows_within(chunk_bytes, 2 * path.chains)
     size = problem.at_once(min(simulations, rows))
     kept = Kept(2 * math.ceil(simulations / size) * path.temperatures * path.leapfrogs)
     lower, upper = [], []
     with problem.pair.evaluating():
-        torch.manual_seed(seed)
+        set_seed(seed)
         parts = range(0, simulations, size)
         for start in steps(parts, len(parts), "simulated data"):
             left = simulations - start

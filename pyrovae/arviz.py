@@ -16,6 +16,7 @@ from pyrovae.errors import UsageError, whole_number
 from pyrovae.generation import decoded_at
 from pyrovae.posteriors import CHUNK, Sampler, check_method, run_chains
 from pyrovae.progress import shown, steps
+from pyrovae.randomness import set_seed
 from pyrovae.traces import Args, Density, Problem, said
 
 __all__ = ["to_arviz"]
@@ -73,9 +74,9 @@ def to_arviz(
     problem = Problem.of(pair, x, seed, plate)
     problem.shape.refuse_globals()
     parts: list[Groups] = []
-    rows = max(1, CHUNK // (2 * problem.shape.row_bytes * chains * draws))
+    rows = problem.shape.rows_within(CHUNK, 2 * chains * draws)
     with problem.pair.evaluating():
-        torch.manual_seed(seed)
+        set_seed(seed)
         data = problem.batches(rows)
         for batch in steps(data, len(problem.data), "data", lambda batch: len(batch[0])):
             with said(batch):

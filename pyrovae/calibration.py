@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from pyrovae import markup
-from pyrovae.errors import UsageError
+from pyrovae.errors import UsageError, whole_number
 from pyrovae.evaluation import CHUNK
 from pyrovae.generation import reconstruct
 from pyrovae.markup import Shown
 from pyrovae.progress import shown, steps
+from pyrovae.randomness import check_seed, set_seed
 from pyrovae.traces import Args, Problem, as_pair
 
 __all__ = ["Calibration", "PredictiveCheck", "calibrate", "predictive_check"]
@@ -96,12 +97,16 @@ def calibrate(
         progress: a bar on a terminal or in a notebook, once it takes more than a second.
 
     Raises:
-        UsageError: no continuous latent, a global one, a model that observes no argument as is.
+        UsageError: numbers that are no counts; no continuous latent, a global one, a model that
+            observes no argument as is.
 
     >>> from pyrovae.vae import VAE
     >>> calibrate(VAE((4,), 2), simulations=200).ranks.shape
     torch.Size([200, 2])
     """
+    whole_number("simulations", simulations)
+    whole_number("draws", draws)
+    whole_number("bins", bins, least=2)
     if (draws + 1) % bins:
         raise UsageError(f"bins must divide draws + 1: {bins} does not divide {draws + 1}")
     program = as_pair(pair)
@@ -113,9 +118,9 @@ def calibrate(
     problem = problem.summing([])
     ranks: list[Tensor] = []
     names: tuple[str, ...] = ()
-    size = problem.at_once(min(simulations, max(1, CHUNK // (problem.shape.row_bytes * draws))))
+    size = problem.at_once(min(simulations, problem.shape.rows_within(CHUNK, draws)))
     with problem.pair.evaluating():
-        torch.manual_seed(seed)
+        set_seed(seed)
         starts = range(0, simulations, size)
         for start in steps(starts, len(starts), f"{simulations:,} simulations"):
             count = size if problem.whole else min(size, simulations - start)
@@ -204,6 +209,8 @@ def predictive_check(
     >>> check.observed, check.p_value == 2 / 51  # none of the 50 replicates is so large
     (1.0, True)
     """
+    whole_number("replicates", replicates)
+    check_seed(seed)
     problem = Problem.of(pair, x, seed)
     data = problem.data.first(len(problem.data))
     batch = data[:]

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from pyrovae import markup, traces
 from pyrovae.annealing import Annealed, Annealing, Sandwich, annealed, annealed_batch, certified
-from pyrovae.errors import UsageError, nearest
+from pyrovae.errors import UsageError, nearest, whole_number
 from pyrovae.framing import framed
 from pyrovae.markup import Shown
 from pyrovae.progress import count, shown
+from pyrovae.randomness import set_seed
 from pyrovae.tensors import log_mean_exp
 from pyrovae.traces import Args, Problem, Structure, Traces
 
@@ -296,6 +297,7 @@ def evaluate(
     (True, 2)
     """
     path = _path(evidence, chains, temperatures, leapfrogs, start)
+    _check_tolerance(tolerance, path)
     problem = Problem.of(pair, x, seed, plate)
     shape = problem.shape
     found_by_chains = _by_chains(problem, path, tolerance, chunk_bytes, seed)
@@ -378,6 +380,14 @@ def _path(
             f"log p(x) is measured by {words}, got {method!r}{nearest(str(method), METHODS)}"
         )
     return None if method == "importance" else Annealing(start, chains, temperatures, leapfrogs)
+
+
+def _check_tolerance(tolerance: float | None, path: Annealing | None) -> None:
+    if tolerance is not None and path is None:
+        raise UsageError(
+            "a tolerance is how far annealing's bounds of log p(x) may be apart, and importance "
+            "sampling has no such bounds: give evidence='ais' too"
+        )
 
 
 def _under(prefix: str, found: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -702,8 +712,12 @@ def gap(
         The parts per datum, ``[N]`` each, in nats.
 
     Raises:
-        UsageError: a global latent, a site without a pathwise gradient, a flow.
+        UsageError: numbers that are no counts; a global latent, a site without a pathwise gradient,
+            a flow.
     """
+    whole_number("num_particles", num_particles)
+    whole_number("refine_particles", refine_particles)
+    whole_number("steps", steps, least=0)
     problem = Problem.of(pair, x, seed, plate)
     shape = problem.shape
     shape.refuse_globals()
@@ -718,11 +732,11 @@ def gap(
         )
     parts: list[tuple[Tensor, ...]] = []
     notes: tuple[str, ...] = ()
-    size = max(1, CHUNK // (4 * shape.row_bytes * max(refine_particles, num_particles)))
+    size = shape.rows_within(CHUNK, 4 * max(refine_particles, num_particles))
     # chains are fewer than particles: more data at once
-    together = max(size, CHUNK // (2 * shape.row_bytes * MOST_CHAINS))
+    together = max(size, shape.rows_within(CHUNK, 2 * MOST_CHAINS))
     with torch.inference_mode(False), problem.pair.evaluating():
-        torch.manual_seed(seed)
+        set_seed(seed)
         for batch in problem.batches(together):
             with traces.said(batch):
                 each = [

@@ -21,6 +21,7 @@ from pyrovae.errors import UsageError, in_short, nearest
 from pyrovae.files import writing
 from pyrovae.generation import expectation, on_example
 from pyrovae.kernels import graph_of
+from pyrovae.randomness import states
 from pyrovae.traces import Args, Pair, Problem, as_pair
 
 __all__ = ["export"]
@@ -242,8 +243,9 @@ def _traced(network: Callable[[Found], Found], given: Found, part: str) -> Graph
             f"not depend on how many there are"
         ) from error
     names = _inputs(first.graph, list(given))
-    _check_draws(first.graph, part)
-    return Graph(fx.GraphModule(first, first.graph), {n: given[n] for n in names}, outputs)
+    graph = Graph(fx.GraphModule(first, first.graph), {n: given[n] for n in names}, outputs)
+    _Draws(graph.module, part).run(*graph.inputs.values())
+    return graph
 
 
 def _prune(graph: fx.Graph) -> None:
@@ -321,13 +323,31 @@ def _inputs(graph: fx.Graph, names: Sequence[str]) -> list[str]:
     return left
 
 
-def _check_draws(graph: fx.Graph, part: str) -> None:
-    for node in graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+class _Draws(fx.Interpreter):
+    """Refuses a graph that draws: an operation of it moves the random state. That it may (attention
+    whose share of dropped weights is 0) does not count.
+
+    Args:
+        module: of the graph.
+        part: what it is the graph of.
+    """
+
+    def __init__(self, module: fx.GraphModule, part: str) -> None:
+        super().__init__(module)
+        self.part = part
+
+    def run_node(self, n: fx.Node) -> Any:
+        if torch.Tag.nondeterministic_seeded not in getattr(n.target, "tags", ()):
+            return super().run_node(n)
+        before = states()
+        found = super().run_node(n)
+        after = states()
+        if any(not torch.equal(before[name], after[name]) for name in before):
             raise UsageError(
-                f"what the {part} gives depends on draws ({node.target}), which differ from run to "
-                f"run: give every latent a mean, or a value"
+                f"what the {self.part} gives depends on draws ({n.target}), which differ from run "
+                f"to run: give every latent a mean, or a value"
             )
+        return found
 
 
 def _check_equal(graph: Graph, network: Callable[[Found], Found], given: Found, part: str) -> None:

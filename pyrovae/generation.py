@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrovae import traces
-from pyrovae.errors import UsageError, got, nearest, whole_number
+from pyrovae.errors import UsageError, got, nearest, number, whole_number
 from pyrovae.evaluation import CHUNK, evaluate
 from pyrovae.framing import flat, framed
 from pyrovae.memory import fits
 from pyrovae.posteriors import Sampler, check_method, sampled
 from pyrovae.progress import shown, steps
+from pyrovae.randomness import set_seed
 from pyrovae.signatures import Latent, Observed, Typed
 from pyrovae.supports import entries, voted
 from pyrovae.tensors import Data
@@ -235,7 +236,7 @@ class _Given:
         problem = self.problem
         size = problem.at_once(BATCH)
         with problem.pair.evaluating():
-            torch.manual_seed(seed)
+            set_seed(seed)
             starts = range(0, n, size)
             for start in steps(starts, len(starts)):
                 stop = min(start + size, n)
@@ -330,7 +331,7 @@ def codes_of(problem: Problem, seed: int = 0) -> dict[str, Tensor]:
     """The codes of all data by site, as :func:`encode` gives them."""
     parts = []
     with problem.pair.evaluating():
-        torch.manual_seed(seed)
+        set_seed(seed)
         for batch in problem.batches(BATCH):
             parts.append({n: c.cpu() for n, c in problem.codes(batch).items()})
     if not parts[0]:
@@ -400,7 +401,7 @@ def reconstruct(
     _check_room((draws or 1) * len(problem.data), problem.pair.example())
     count, parts = draws or num_particles, []
     with problem.pair.evaluating():
-        torch.manual_seed(seed)
+        set_seed(seed)
         for batch in problem.batches(max(1, ROWS // count)):
             values, votes = _decoded(problem, batch, count, method, draw=bool(draws))
             even = torch.full((count,), 1 / count, device=problem.pair.device)
@@ -556,6 +557,7 @@ def traverse(
         UsageError: "traverse varies the units of one latent vector; this pair has ...".
         UsageError: "dims names the units 0 to ..., got ...".
         UsageError: "steps must be a whole number of at least 1, got ...".
+        UsageError: "span must be a positive number, got ...".
         UsageError: "... data of shape ... take ... bytes, which do not fit in memory; ask for fewer
             (n, draws or steps)".
         UsageError: what :func:`pyrovae.elbo` says of data, and of what is no pair.
@@ -576,7 +578,7 @@ def traverse(
         raise UsageError(f"dims names the units 0 to {units.shape[1] - 1}, got {list(dims)}")
     one = problem.data.first(1)[:]
     _check_room(len(dims) * whole_number("steps", steps), one)
-    values = torch.linspace(-span, span, steps)
+    values = torch.linspace(-number("span", span), span, steps)
     latents = units[0].repeat(len(dims), steps, 1)
     for row, dim in enumerate(dims):
         latents[row, :, dim] = values
@@ -694,10 +696,10 @@ def impute(
     problem.shape.refuse_globals()
     rows = tuple(a[broken] for a in whole)
     wires = _wires(problem, rows)
-    size = problem.most(max(1, CHUNK // (problem.shape.row_bytes * num_particles)))
+    size = problem.most(problem.shape.rows_within(CHUNK, num_particles))
     parts = []
     with problem.pair.evaluating():
-        torch.manual_seed(seed)
+        set_seed(seed)
         starts = range(0, len(broken), size)
         for start in steps(starts, len(starts), f"{num_particles:,} particles"):
             batch = tuple(a[start : start + size] for a in rows)

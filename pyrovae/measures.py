@@ -12,6 +12,7 @@ from torch import Tensor
 from pyrovae.errors import UsageError
 from pyrovae.evaluation import CHUNK
 from pyrovae.progress import shown, steps
+from pyrovae.randomness import own_randomness, set_seed
 from pyrovae.traces import Density, Problem
 
 __all__ = ["Information", "disentanglement", "information"]
@@ -102,7 +103,7 @@ def information(
             "or more, whose rows do not depend on one another"
         )
     with problem.pair.evaluating():
-        torch.manual_seed(seed)
+        set_seed(seed)
         parts = [_drawn(density) for density in _densities(problem, chunk_bytes)]
         u, own, prior = (torch.cat(part) for part in zip(*parts, strict=True))
         every = steps(
@@ -120,8 +121,7 @@ def information(
 
 
 def _densities(problem: Problem, chunk_bytes: int) -> Iterator[Density]:
-    rows = max(1, chunk_bytes // (8 * problem.shape.row_bytes))
-    for batch in problem.batches(min(256, rows)):
+    for batch in problem.batches(min(256, problem.shape.rows_within(chunk_bytes, 8))):
         density = Density(problem, batch)
         if not density.guided:
             raise UsageError(
@@ -142,7 +142,7 @@ def _drawn(density: Density) -> tuple[Tensor, Tensor, Tensor]:
 def _across(density: Density, u: Tensor, chunk_bytes: int) -> Tensor:
     """log q of the draws of all data ``[N, dims]`` given each of the batch, ``[N, batch]``."""
     size = len(density.batch[0])
-    lines = max(2, chunk_bytes // (density.shape.row_bytes * size))
+    lines = max(2, density.shape.rows_within(chunk_bytes, size))
     parts = [density.guide(some[:, None].expand(-1, size, -1)).cpu() for some in u.split(lines)]
     return torch.cat(parts)
 
@@ -177,7 +177,8 @@ def disentanglement(codes: Tensor, factors: Tensor, *, seed: int = 0) -> dict[st
         )
     if factors.is_floating_point() and bool((factors != factors.round()).any()):
         raise UsageError("factors must be whole numbers, the classes of each factor; bin others")
-    order = torch.randperm(len(codes), generator=torch.Generator().manual_seed(seed))
+    with own_randomness(seed):
+        order = torch.randperm(len(codes))
     codes, factors = codes[order].cpu().double(), factors[order].cpu().long()
     constant = [k for k in range(factors.shape[1]) if len(factors[:, k].unique()) < 2]
     if constant:

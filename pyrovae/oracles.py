@@ -14,7 +14,7 @@ from torch.distributions import Transform, constraints
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from pyrovae.errors import UsageError
+from pyrovae.errors import UsageError, whole_number
 from pyrovae.evaluation import CHUNK
 from pyrovae.progress import shown
 from pyrovae.traces import Args, Problem, to_reals
@@ -43,7 +43,8 @@ def exact_log_evidence(
         plate: name of the plate over the data, where several follow the batch's size.
 
     Raises:
-        UsageError: discrete or global latents, more than two dimensions and not linear-Gaussian.
+        UsageError: no number of points; discrete or global latents, more than two dimensions and
+            not linear-Gaussian.
 
     >>> from pyrovae.vae import VAE
     >>> _ = torch.manual_seed(0)
@@ -52,6 +53,7 @@ def exact_log_evidence(
     >>> torch.allclose(exact_log_evidence(vae, x).float(), log_evidence(vae, x, 20000), atol=0.02)
     True
     """
+    whole_number("points", points, least=2)
     problem = Problem.of(pair, x, plate=plate)
     problem.shape.refuse_globals()
     problem.shape.refuse_points()
@@ -197,7 +199,7 @@ def _quadrature(problem: Problem, batch: Args, latents: dict[str, _Latent], poin
     log_f = volume = torch.zeros(())
     for _ in range(4):
         u = low + grid * (high - low)
-        rows = max(1, CHUNK // (problem.shape.row_bytes * n))
+        rows = problem.shape.rows_within(CHUNK, n)
         log_f = torch.cat([_density(problem, batch, latents, part) for part in u.split(rows)])
         volume = ((high - low).double() / (points - 1)).log().sum(-1)
         inside = (log_f > log_f.max(0).values - FAR)[..., None]

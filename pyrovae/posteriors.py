@@ -14,6 +14,7 @@ from pyrovae.errors import UsageError, whole_number
 from pyrovae.hmc import Steps, transition
 from pyrovae.potentials import Kept, Point, Potential
 from pyrovae.progress import shown, steps
+from pyrovae.randomness import set_seed
 from pyrovae.traces import Args, Density, Problem, said
 
 __all__ = ["Posterior", "Sampler", "posterior", "run_chains", "sampled"]
@@ -140,12 +141,12 @@ def posterior(
     check_method(method, METHODS)
     sampler = Sampler(draws, chains, warmup, leapfrogs)
     problem = Problem.of(pair, x, seed, plate)
-    rows = max(1, chunk_bytes // (2 * problem.shape.row_bytes))
+    rows = problem.shape.rows_within(chunk_bytes, 2)
     size = len(problem.data) if problem.whole else problem.most(max(1, rows // chains))
     evaluations = (warmup + draws) * leapfrogs * math.ceil(len(problem.data) / size)
     kept, parts = Kept(evaluations), []
     with problem.pair.evaluating():
-        torch.manual_seed(seed)
+        set_seed(seed)
         data = problem.data.batches(size)
         for batch in steps(data, len(problem.data), "data", lambda batch: len(batch[0])):
             parts.append(sampled(problem, batch, sampler, kept))

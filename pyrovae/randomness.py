@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["own_randomness", "pack", "put_back", "states", "unpack"]
+from pyrovae.errors import whole_number
+
+__all__ = ["check_seed", "own_randomness", "pack", "put_back", "set_seed", "states", "unpack"]
 
 States = dict[str, Tensor]
 
@@ -82,14 +84,24 @@ def unpack(packed: Tensor, like: Mapping[str, Tensor]) -> States:
     }
 
 
+def check_seed(seed: int) -> int:
+    """``seed``, if it is one; UsageError otherwise."""
+    return whole_number("seed", seed, least=0, most=2**63 - 1)
+
+
+def set_seed(seed: int) -> None:
+    """Seed torch's draws, on every device; UsageError where it is no seed."""
+    torch.manual_seed(check_seed(seed))
+
+
 @contextmanager
 def own_randomness(seed: int) -> Iterator[None]:
     """Every global random state seeded, and as it was before afterwards."""
     before = states()
     try:
+        set_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
         yield
     finally:
         put_back(before)

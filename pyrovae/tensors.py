@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -55,9 +56,10 @@ def cuts(n: int, size: int, drop_last: bool, skip: int, share: tuple[int, int]) 
 
 def part_of(held_out: float, n: int) -> int:
     """How many of n data a fraction in (0, 1) or a whole number means."""
-    fraction = 0 < held_out < 1
+    real = isinstance(held_out, numbers.Real)
+    fraction = real and 0 < held_out < 1
     count = 0
-    if -math.inf < held_out < math.inf:
+    if real and -math.inf < held_out < math.inf:
         count = round(held_out * n) if fraction else int(held_out)
     if not 0 < count < n or not (fraction or count == held_out):
         raise UsageError(

@@ -178,6 +178,10 @@ def test_the_help_of_fit_names_every_class_and_the_arguments_of_those_chosen(run
             assert all(
                 f"--{option}.{a}".replace("_", "-") in told for a in pv.components.slots(cls)
             )
+    for whole in ([], ["--likelihood", "Normal"]):  # a part of a part, whose class is said or not
+        told = run("fit", *whole, "--likelihood.network", "ResNet", "--help").out
+        arguments = pv.components.slots(pv.networks.ResNet)
+        assert all(f"--likelihood.network.{name}" in told for name in arguments)
 
 
 def test_a_setting_is_the_same_in_python_and_on_the_command_line() -> None:

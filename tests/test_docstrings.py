@@ -182,6 +182,7 @@ MISTAKES: dict[str, list[Callable[[], object]]] = {
         lambda: pv.traverse(two_latents(), X),
         lambda: pv.traverse(vae(), X, dims=[2]),
         lambda: pv.traverse(vae(), X, steps=0),
+        lambda: pv.traverse(vae(), X, span=-1.0),
         lambda: pv.traverse(vae(), X, steps=MUCH),
     ],
     "impute": [

@@ -88,6 +88,39 @@ def own() -> tuple[Any, Tensor]:
     return pair, x[:7]
 
 
+class Attention(nn.Module):
+    """A transformer's layer over the 5 parts of a code, or with weights dropped at random."""
+
+    def __init__(self, dropped: float = 0.0) -> None:
+        super().__init__()
+        self.parts, self.read, self.dropped = nn.Linear(2, 5 * 8), nn.Linear(8, 3), dropped
+
+    def forward(self, z: Tensor) -> Tensor:
+        given = self.parts(z).unflatten(-1, (5, 2, 4)).transpose(-3, -2)
+        found = nn.functional.scaled_dot_product_attention(
+            given, given, given, dropout_p=self.dropped
+        )
+        loc: Tensor = self.read(found.transpose(-3, -2).flatten(-2))
+        return loc
+
+
+def attention(dropped: float = 0.0) -> tuple[Any, Tensor]:
+    decoder, encoder = Attention(dropped), nn.Linear(15, 2)
+
+    def model(x: Tensor) -> None:
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(2), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(encoder(x.flatten(1)), 1.0).to_event(1))
+
+    return pv.Pair(model, guide), torch.randn(7, 5, 3)
+
+
 def labelled() -> tuple[Any, tuple[Tensor, Tensor]]:
     program = pv.programs.Conditional(event_shape=(1, 4, 4), classes=5)
     return program, (torch.rand(7, 1, 4, 4).round(), torch.arange(7) % 5)
@@ -99,6 +132,7 @@ def classes() -> tuple[Any, Tensor]:
 
 CASES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "binary": binary, "table": table, "own": own, "labelled": labelled, "classes": classes,
+    "attention": attention,
     "convolutions": lambda: convolutions(networks.ConvNet([4, 4], hidden=8)),
     "residual": lambda: convolutions(networks.ResNet([4, 4], hidden=8)),
 }  # fmt: skip
@@ -248,6 +282,9 @@ def test_refusals(tmp_path: Path) -> None:
     layers = pv.programs.Hierarchical((6,), latent_dims=[3, 2])
     with pytest.raises(pv.UsageError, match=r"average over draws.*export the decoder"):
         pv.export(layers, tmp_path / "a.pt2")
+    pair, x = attention(0.5)
+    with pytest.raises(pv.UsageError, match=r"the decoder gives depends on draws \(aten"):
+        pv.export(pair, tmp_path / "a.pt2", "decoder", like=x)
     with pytest.raises(pv.UsageError, match=r"part is encoder or decoder, got 'encode'.*mean"):
         pv.export(vae, tmp_path / "a.pt2", "encode")
     with pytest.raises(pv.UsageError, match=r"\.pt2 or \.onnx"):

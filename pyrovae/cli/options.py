@@ -551,11 +551,28 @@ def refuse_home(where: object, name: str) -> None:
         )
 
 
+def _chosen(flags: Mapping[str, str]) -> dict[str, Outline]:
+    """The classes that flags name, by the flag, those of a part's own parts after it."""
+    chosen: dict[str, Outline] = {}
+    for option in sorted(flags, key=lambda option: option.count(".")):
+        whole, _, name = option.rpartition(".")
+        # where a part's own class is not said, any that has such an argument tells what it is
+        owners = [chosen[whole]] if whole in chosen else _outlines(PARTS.get(whole)).values()
+        kinds = [o.arguments[name].part for o in owners if name in o.arguments]
+        found = _outlines(next(iter(kinds), PARTS.get(option))).get(flags[option])
+        if found is not None:
+            chosen[option] = found
+    return chosen
+
+
+def _outlines(part: str | None) -> dict[str, Outline]:
+    return pv.outlines.classes(part) if part else {}
+
+
 def _fit_parser(command: Callable[..., object], flags: Mapping[str, str]) -> Parser:
     """The parser; its help has the arguments of the classes that the flags choose."""
     parser = Parser(command)
-    chosen = {option: value for option, value in flags.items() if option in PARTS}
-    known = {o: c for o, v in chosen.items() if (c := pv.outlines.classes(PARTS[o]).get(v))}
+    known = _chosen(flags)
     parser.epilog = "\n\n".join(
         [*(_describe_class(option, cls) for option, cls in known.items()), str(parser.epilog)]
     )

@@ -16,6 +16,7 @@ from pyrovae.guides import Guide
 from pyrovae.likelihoods import Likelihood, Normal
 from pyrovae.networks import MLP, Network
 from pyrovae.program import Parts, Program
+from pyrovae.randomness import set_seed
 from pyrovae.tensors import TensorData, log_mean_exp
 from pyrovae.traces import as_pair
 
@@ -113,7 +114,7 @@ class Regression(Program[dict[str, Tensor], Tensor]):
     def _given(self, x: Tensor, num_particles: int, seed: int) -> tuple[Tensor, Tensor]:
         """f(z) and s(z) in y's unit, ``[num_particles, N]``."""
         with as_pair(self).evaluating():
-            torch.manual_seed(seed)
+            set_seed(seed)
             z = self.posterior(self._seen(x)).sample((num_particles,))
             p = self.regress(z)
             return self.origin + self.unit * p.loc, self.unit * p.scale

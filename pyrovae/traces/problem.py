@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyrovae.errors import UsageError, in_short, whole_number
 from pyrovae.progress import steps
-from pyrovae.randomness import put_back, states
+from pyrovae.randomness import put_back, set_seed, states
 from pyrovae.tensors import Data, TensorData
 from pyrovae.traces.handlers import Drawing, Unmasked
 from pyrovae.traces.meeting import met
@@ -180,13 +180,13 @@ class Problem:
         memory; a slice's distributions are let go."""
         whole_number("num_particles", num_particles)
         num_particles = 1 if self.shape.exact else num_particles  # they would all be the same
-        lines = max(1, chunk_bytes // self.shape.row_bytes)
+        lines = self.shape.rows_within(chunk_bytes)
         # one draw of a global latent serves all data
         every = self.whole or bool(self.shape.globals)
         size = len(self.data) if every else self.most(max(1, lines // num_particles))
         at_once = min(num_particles, max(1, lines // size))
         with self.pair.evaluating():
-            torch.manual_seed(seed)
+            set_seed(seed)
             validating = True
             words = f"{num_particles:,} particles" * (num_particles > 1)
             for batch in steps(self.data.batches(size), len(self.data), words, rows):

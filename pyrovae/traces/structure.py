@@ -17,7 +17,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.util import check_site_shape
 from torch import Tensor
 
-from pyrovae.errors import UsageError, in_short
+from pyrovae.errors import UsageError, in_short, whole_number
 from pyrovae.supports import entries
 from pyrovae.traces.pair import Args, Pair, _list
 from pyrovae.traces.sites import (
@@ -121,6 +121,10 @@ class Structure:
     def place(self, name: str) -> tuple[tuple[int, ...], int]:
         """The dimensions of a latent's plates, from the left, and of its events."""
         return next(((dims, event) for n, dims, event in self.places if n == name), ((), 0))
+
+    def rows_within(self, chunk_bytes: int, copies: int = 1) -> int:
+        """For how many data so many bytes are enough, each in so many particles; at least one."""
+        return max(1, whole_number("chunk_bytes", chunk_bytes) // (copies * self.row_bytes))
 
     @property
     def scored(self) -> tuple[str, ...]:
