@@ -34,13 +34,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False  # to files with most tests first: order them by time
 
 
+def _is_slow(item: pytest.Item) -> bool:
+    return item.path.stem.removeprefix("test_") in SLOW
+
+
 @pytest.hookimpl(trylast=True)  # whatever else puts them in an order
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slow files first: one that begins last keeps a worker busy when the others are done."""
-    for item in items:
-        if item.path.stem.removeprefix("test_") in SLOW:
-            item.add_marker("slow")
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in filter(_is_slow, items):
+        item.add_marker("slow")
+    items.sort(key=lambda item: not _is_slow(item))
 
 
 def pytest_collection_finish() -> None:

@@ -36,6 +36,7 @@ def clusters() -> tuple[pv.Pair, Tensor, float]:
     return pv.Pair(model, guide), x, float(gain.mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("density", ["mixture", "flow"])
 def test_gain_is_that_of_the_known_density(density: str) -> None:
     pair, x, gain = clusters()

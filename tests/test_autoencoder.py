@@ -25,6 +25,7 @@ def test_a_linear_one_spans_the_principal_components() -> None:
     assert float(ours) == pytest.approx(float(best), rel=0.02)
 
 
+@pytest.mark.slow
 def test_noise_teaches_to_fill_in() -> None:
     digits = pv.data.load("mnist5k")
     train = digits.train.select(slice(0, 1500)).binarised("threshold")

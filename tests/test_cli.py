@@ -589,6 +589,7 @@ def test_a_defect_is_called_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
 # --- runs --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", ["auto", "true"])
 def test_a_run_is_evaluated_on_what_it_held_out(run: Run, files: Path, stream: str) -> None:
     flags = ["--stream", stream, "--epochs", 1, "--num-particles", 5, "--out", "run"]
@@ -601,6 +602,7 @@ def test_a_run_is_evaluated_on_what_it_held_out(run: Run, files: Path, stream: s
     assert annealed["annealed"]["temperatures"] == 2 and annealed["sandwich"]["data"] == 32
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_by_its_config(run: Run, files: Path, here: Path) -> None:
     flags = ["--data", files / "bytes.npy", "--binarise", "dynamic", "--epochs", 2, "--seed", 5]
     first = run("fit", *flags, "--num-particles", 10, "--out", "runs/a", *SMALL)
@@ -623,6 +625,7 @@ def test_a_run_is_repeated_by_its_config(run: Run, files: Path, here: Path) -> N
     }
 
 
+@pytest.mark.slow
 def test_a_new_process_finds_the_same_numbers(run: Run, runs: Path, here: Path) -> None:
     shutil.copytree(runs / "binary", here / "run")
     saved = json.loads((here / "run" / "evaluation.json").read_text())
@@ -736,6 +739,7 @@ def test_every_verb_that_draws_has_a_row() -> None:
     assert {asked.split()[0] for asked, _ in DRAWING} == drawing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["binary", "colour", "table", "digits"])
 def test_every_command_on_every_kind(run: Run, runs: Path, here: Path, kind: str) -> None:
     folder = here / "run"
@@ -855,6 +859,7 @@ def wait_for(text: str, process: subprocess.Popen[str]) -> None:
     raise AssertionError(f"{text!r} was never said")
 
 
+@pytest.mark.slow
 def test_one_interrupt_saves_the_run(run: Run, files: Path, here: Path) -> None:
     data = ["--data", files / "binary.npy", "--epochs", 1_000_000, *SMALL]
     process = start("fit", *data, "--out", "run")
@@ -875,6 +880,7 @@ def test_one_interrupt_saves_the_run(run: Run, files: Path, here: Path) -> None:
     run("fit", "--config", "run/config.yaml", "--epochs", 1, "--out", "again", "--quiet")
 
 
+@pytest.mark.slow
 def test_two_interrupts_stop_at_once(files: Path) -> None:
     slow = ["--guide.network.hidden", "[3000,3000,3000]", "--latent-dim", 2]
     data = ["--data", files / "binary.npy", "--batch-size", 162, "--epochs", 1_000_000]
@@ -923,6 +929,7 @@ def test_every_class_is_an_option_with_its_own_arguments(
     assert parts(*given, "--latent-dim=6")[option] == pv.components.describe(part)
 
 
+@pytest.mark.slow
 def test_labels_reach_a_prior_of_labels_and_a_density_can_be_sampled(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

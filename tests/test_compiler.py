@@ -20,6 +20,7 @@ assert len(history.rows) == 15
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["TORCHINDUCTOR_CACHE_DIR", "TMPDIR"])
 def test_training_goes_on_without_a_folder_for_kernels(setting: str, tmp_path: Path) -> None:
     """A file in the place of the folder refuses root too."""

@@ -89,6 +89,7 @@ def test_exact_log_evidence_is_kalmans() -> None:
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_importance_sampling_is_kalmans_within_its_error() -> None:
     program = linear()
     x = series(program)
@@ -125,6 +126,7 @@ def test_what_follows_the_last_observation_costs_nothing() -> None:
     assert found.elbo[2] == 0 and found.log_evidence[2] == 0
 
 
+@pytest.mark.slow
 def test_forecasts_are_kalmans() -> None:
     """Mean and variance of what is forecast, within 4 standard errors of weighted draws."""
     program = linear()

@@ -95,6 +95,7 @@ def test_score_function_has_the_exact_mean() -> None:
     assert bool(((scored.mean(0) - exact).abs() < 4 * error + 1e-12).all())
 
 
+@pytest.mark.slow
 def test_relaxed_bias_cools_away_from_the_reconstruction_and_not_from_the_kl() -> None:
     """The relaxed KL is the same at every temperature, and above that of the codes: their argmax
     has the codes' distribution, and what is thrown away only adds to a KL."""

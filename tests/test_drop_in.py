@@ -539,6 +539,7 @@ def test_gradients_that_lie_otherwise_in_memory(kind: Callable[..., optim.PyroOp
         torch.testing.assert_close(ends[1][name], value, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OPTIMISERS)
 def test_every_option_is_followed_both_ways(kind: str) -> None:
     """60 steps on the same noise: weights within 1e-5 of Pyro's, and the state the same."""

@@ -79,6 +79,7 @@ def test_exact_guide_to_1e_4() -> None:
         torch.testing.assert_close(part, torch.zeros(6).double(), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 0.5, 2.0])
 def test_gap_report(scale: float) -> None:
     """A diagonal guide of the wrong scale: refining it finds the best diagonal one exactly."""
@@ -143,6 +144,7 @@ def test_khat_needs_a_tail() -> None:
     assert (pareto_khat(torch.zeros(200, 3)) == 0).all()
 
 
+@pytest.mark.slow
 def test_evaluating_changes_nothing() -> None:
     torch.manual_seed(3)
     net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 4))
@@ -292,6 +294,7 @@ def declarative() -> tuple[object, tuple[Tensor, ...]]:
 KINDS = (declarative, registered, pyro_module, labelled, two_layers, missing, with_global)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", KINDS, ids=lambda f: f.__name__)
 def test_the_same_calls_work_on_every_kind_of_pair(
     make: Callable[[], tuple[object, tuple[Tensor, ...]]],

@@ -526,6 +526,7 @@ class TestPatience:
         until(lambda: held()[0] <= descriptors)
 
 
+@pytest.mark.slow
 def test_many_requests_leave_nothing_behind(server: explorer.Server, client: Any) -> None:
     """2,000 of them: tests/benchmarks/bench_explorer.py --requests 2000."""
 
@@ -611,6 +612,7 @@ def test_nothing_in_the_data_ends_the_script(data: pv.data.TensorData, vae: pv.V
     assert "</script><b>" not in explorer.server.page({"about": view.about()})[0]
 
 
+@pytest.mark.slow
 def test_on_the_command_line(tmp_path: Path) -> None:
     x = np.random.default_rng(0).random((60, 6)).round().astype("float32")
     np.save(tmp_path / "x.npy", x)
@@ -1095,6 +1097,7 @@ class TestSeriesInABrowser:
             assert complaints(browser, server.address) == []
 
 
+@pytest.mark.slow
 def test_a_collapsed_model_says_so(browser: Any, server: Any) -> None:
     opened(browser, server.url)
     assert not by(browser, "collapsed").text

@@ -138,6 +138,7 @@ CASES: dict[str, Callable[[], tuple[Any, Any]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".pt2", ".onnx"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:(?!pyrovae)")
 @pytest.mark.filterwarnings("ignore::FutureWarning:(?!pyrovae)")  # torch 2.11 itself
@@ -176,6 +177,7 @@ def test_files_give_what_the_pair_gives(ending: str, tmp_path: Path) -> None:
             torch.testing.assert_close(found, values[:n], rtol=0, atol=near, msg=case)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # torch 2.11 itself
 def test_the_columns_of_a_table_travel_with_it(tmp_path: Path) -> None:
     vae, _ = table()

@@ -154,6 +154,7 @@ def test_out_of_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> No
     pv.fit(Greedy("nan", 10**9), X, epochs=1, compile=False, accumulate=2, **SETTINGS)
 
 
+@pytest.mark.slow
 def test_a_full_disk_does_not_end_training(tmp_path: Path) -> None:
     """Files of this process may have 60 kB: the state of this pair has more, its weights less."""
     script = """

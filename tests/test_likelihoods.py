@@ -474,6 +474,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return out.out
 
 
+@pytest.mark.slow
 def test_info_gives_a_line_that_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     columns = [rng.normal(size=80), rng.poisson(20, 80), rng.integers(0, 2, 80),

@@ -21,6 +21,7 @@ from pyrovae.tensors import TensorData
 LINEAR = networks.MLP([])
 
 
+@pytest.mark.slow
 @rows(LIKELIHOODS)
 def test_zeros_are_what_any_pair_is_given(make: Callable[[], likelihoods.Likelihood]) -> None:
     """The program says in its source what ``completing`` does to a pair that knows of no gaps."""

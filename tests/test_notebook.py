@@ -68,6 +68,7 @@ def evil() -> tuple[pv.Pair, Tensor]:
     return pv.Pair(model, guide), torch.randn(40, 3)
 
 
+@pytest.mark.slow
 def test_names_are_text_wherever_they_are_shown() -> None:
     pair, x = evil()
     pv.fit(pair, x, epochs=1, progress=False)

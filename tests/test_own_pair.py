@@ -154,6 +154,7 @@ def data_of(name: str) -> str:
     return "xy.npz" if name == "labelled" else "x.npy"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GIVING)
 def test_a_pair_is_trained_and_every_verb_opens_the_run(run: Run, here: Path, name: str) -> None:
     pair = ["--pair", f"mine.py:{name}"]
@@ -174,6 +175,7 @@ def test_a_pair_is_trained_and_every_verb_opens_the_run(run: Run, here: Path, na
     assert found == told
 
 
+@pytest.mark.slow
 def test_a_run_of_python_is_opened_by_its_code_and_data(run: Run, here: Path) -> None:
     sys.path.insert(0, str(here))
     sys.modules.pop("mine", None)  # that of another test
@@ -200,6 +202,7 @@ def test_a_run_of_python_is_opened_by_its_code_and_data(run: Run, here: Path) ->
         assert "a pair of its own code" in run("info", name).out
 
 
+@pytest.mark.slow
 def test_nothing_that_a_run_names_is_run(run: Run, here: Path) -> None:
     """Who opens a stranger's folder runs code only by naming it."""
     run("fit", "--pair", "mine.py:build", "--data", "x.npy", *TINY, "--out", "run")
@@ -222,6 +225,7 @@ def test_nothing_that_a_run_names_is_run(run: Run, here: Path) -> None:
     assert len((here / "run" / "metrics.csv").read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_what_code_takes_from_data_is_of_the_data_that_it_was_trained_on(
     run: Run, here: Path
 ) -> None:
@@ -289,6 +293,7 @@ def test_weights_of_another_pair_do_not_fit(run: Run, here: Path) -> None:
     assert "does not fit the pair" in said and "wrong shape" in said
 
 
+@pytest.mark.slow
 def test_integers_and_single_numbers_are_data_of_a_pair(run: Run, here: Path) -> None:
     """What the programs take decides: an embedding's integers stay integers; what is observed may
     be one number, of another shape than the data."""

@@ -151,6 +151,7 @@ def test_a_value_that_the_model_sums_out_has_no_closed_form_of_its_own() -> None
     assert abs(both[0].mean() - both[1].mean()) < 4 * error
 
 
+@pytest.mark.slow
 def test_a_global_counts_once_an_epoch() -> None:
     """The posterior of a mean of all data is as narrow in mini-batches as from all at once."""
 

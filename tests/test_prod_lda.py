@@ -39,6 +39,7 @@ def corpus(documents: int = 600) -> tuple[Tensor, Tensor]:
     return torch.tensor(np.stack(each)).float(), torch.tensor(topics).float()
 
 
+@pytest.mark.slow
 def test_topics_that_generated_a_corpus_are_found() -> None:
     """Total variation below 0.2 from each of them; a topic is 0.8 from another."""
     x, topics = corpus()

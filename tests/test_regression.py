@@ -37,6 +37,7 @@ def small(size: int, latent_dim: int) -> programs.Regression:
     )
 
 
+@pytest.mark.slow
 def test_noise_that_depends_on_x_is_found() -> None:
     torch.manual_seed(0)
     program = small(3, 2)
@@ -69,6 +70,7 @@ def test_variance_is_that_of_ancestral_draws() -> None:
     assert torch.allclose(sd, draws.std(0), rtol=0.06)
 
 
+@pytest.mark.slow
 def test_diabetes_beside_a_linear_fit() -> None:
     """Least squares explain about half of the variance, and nothing does much better."""
     x, y = (torch.as_tensor(t).float() for t in load_diabetes(return_X_y=True))

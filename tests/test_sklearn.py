@@ -49,6 +49,7 @@ def factors(n: int) -> np.ndarray:
     return rng.normal(size=(n, 2)) @ loadings + 0.3 * rng.normal(size=(n, 6))
 
 
+@pytest.mark.slow
 def test_scikit_learn_checks() -> None:
     found = check_estimator(
         short(settings={"compile": False}), expected_failed_checks=EXPECTED, on_skip=None
@@ -71,6 +72,7 @@ def test_codes_of_a_row_are_its_own(kind: str) -> None:
                                codes, atol=near)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_search_finds_the_factors_and_their_likelihood() -> None:
     """In a pipeline, against the maximum likelihood of Tipping and Bishop, "Probabilistic principal
     component analysis", 1999, as scikit-learn has it."""

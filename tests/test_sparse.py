@@ -383,6 +383,7 @@ def test_h5ad_names_the_way_out(tmp_path: Path) -> None:
         load(tmp_path / "cells.h5ad")
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sparse.save_npz(tmp_path / "x.npz", sparse.csr_matrix(counts()))
     out = tmp_path / "run"
@@ -434,6 +435,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in KiB there")
 def test_the_whole_is_never_dense() -> None:
     """60,000 x 2,000 at 5 %: dense 480 MB, sparse 48 MB, and as much in the part that is trained

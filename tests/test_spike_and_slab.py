@@ -90,6 +90,7 @@ def recovered(found: Tensor, truth: Tensor) -> float:
     return float(auc[linear_sum_assignment(auc, maximize=True)].mean())
 
 
+@pytest.mark.slow
 def test_gates_find_the_support() -> None:
     x, truth = support()
     torch.manual_seed(0)

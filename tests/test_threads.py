@@ -199,6 +199,7 @@ def test_a_turn_ends_with_its_thread() -> None:
     assert len(pv.encode(vae(), X)) == len(X)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_process_forked_beside_a_fit_says_so() -> None:
     """Its memory has half of what the other thread was about."""

@@ -94,6 +94,7 @@ def test_terms_equal_pyros_elbos() -> None:
         torch.testing.assert_close(read(traces.draw(vae, (x,), 1)), expected)
 
 
+@pytest.mark.slow
 def test_losses_have_the_same_expectation() -> None:
     """Trace and analytic KL agree within 4 standard errors on fixed weights."""
     torch.manual_seed(0)

@@ -138,6 +138,7 @@ def test_losses_without_a_differentiable_form_train(loss: object) -> None:
     assert pv.elbo(pair, X, 50).mean() > start + 0.05
 
 
+@pytest.mark.slow
 def test_score_function_and_enumeration_train() -> None:
     """A discrete latent: sampled with the score function, and summed out exactly."""
     for infer, loss in (({}, Trace_ELBO(num_particles=5)), ({"enumerate": "parallel"},
@@ -316,6 +317,7 @@ def test_an_entry_that_no_datum_has_is_said(
         fit(pair, x.reshape(96, *shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("rows", [16, 64], ids=["batches", "whole"])
 def test_what_surrounds_the_call_changes_nothing(around: Callable[[], Any], rows: int) -> None:

@@ -350,6 +350,7 @@ MUTANTS: dict[Mutate, int] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutate", MUTANTS, ids=lambda mutate: mutate.__name__)
 def test_mutants(
     place: Place,
@@ -421,6 +422,7 @@ def part(name: str, **arguments: Any) -> dict[str, Any]:
     return {"class_path": name, "init_args": arguments}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -673,6 +675,7 @@ assert components.typed(list[int], "[3, 5]", "x") == [3, 5]
 """
 
 
+@pytest.mark.slow
 def test_deep_yaml_is_one_sentence_whichever_parser_is_installed(tmp_path: Path) -> None:
     said = {
         subprocess.run(
@@ -865,6 +868,7 @@ def test_what_no_program_could_import_is_not_described(own: Callable[[], Any]) -
             components.describe(part_)
 
 
+@pytest.mark.slow
 def test_the_command_line_allows_modules(
     place: Place, tmp_path: Path, own: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,6 +92,7 @@ def run(folder: Path, *command: str) -> str:
     return subprocess.run(whole, cwd=folder, capture_output=True, text=True, env=env).stdout
 
 
+@pytest.mark.slow
 def test_mypy_strict(scripts: Path) -> None:
     pytest.importorskip("mypy")
     found = run(
@@ -104,6 +105,7 @@ def test_mypy_strict(scripts: Path) -> None:
     assert said[1].startswith("wrong.py:4") and 'has no attribute "keys"' in said[1]
 
 
+@pytest.mark.slow
 def test_basedpyright(scripts: Path) -> None:
     pytest.importorskip("basedpyright")
     config = {"extraPaths": [str(ROOT)], "typeCheckingMode": "standard"}

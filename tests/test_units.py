@@ -42,6 +42,7 @@ def fitted(x: Tensor, make: type[Likelihood] | None = None, **options: object) -
 SCALES = torch.tensor([1000.0, 0.001, 50.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [None, likelihoods.Normal, likelihoods.Laplace, likelihoods.StudentT],
@@ -150,6 +151,7 @@ KINDS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_likelihood_starts_where_the_data_are(kind: str) -> None:
     """Before a step is taken draws have the data's size, after some the bound has risen."""
