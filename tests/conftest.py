@@ -38,11 +38,13 @@ def _is_slow(item: pytest.Item) -> bool:
     return item.path.stem.removeprefix("test_") in SLOW
 
 
-@pytest.hookimpl(trylast=True)  # whatever else puts them in an order
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow files first: one that begins last keeps a worker busy when the others are done."""
+@pytest.hookimpl(hookwrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Slow files are marked, before what is marked is left out; and come first, whatever else puts
+    tests in an order: one that begins last keeps a worker busy when the others are done."""
     for item in filter(_is_slow, items):
         item.add_marker("slow")
+    yield
     items.sort(key=lambda item: not _is_slow(item))
 
 
