@@ -258,9 +258,9 @@ def before_units(program: Pair, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 
 def environment(device: str = "cpu") -> dict[str, object]:
     """The machine and versions that made a run."""
-    packages = ("pyrovae", "torch", "pyro-ppl", "numpy", "safetensors")
-    versions = {}
-    for name in packages:
+    # of the code that runs; what is installed may be another
+    versions = {"pyrovae": sys.modules["pyrovae"].__version__}
+    for name in ("torch", "pyro-ppl", "numpy", "safetensors"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -198,6 +198,7 @@ def test_a_run_of_functions_is_read_from_its_folder(tmp_path: Path) -> None:
     assert torch.equal(numbers(pv.load(tmp_path / "run", into=functions())), numbers(pair))
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["device"] == "cpu" and environment["versions"]["torch"]
+    assert environment["versions"]["pyrovae"] == pv.__version__
 
 
 # --- what does not fit, and what is not a model ------------------------------------------------
