@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyrovae.arrays import may_be_image, tensor
 from pyrovae.errors import UsageError, nearest, reason
-from pyrovae.files import home
+from pyrovae.files import UNPACKED, home
 from pyrovae.pictures import Picture, Pictures, decoded, has_colour
 from pyrovae.tensors import TensorData
 
@@ -266,6 +266,30 @@ def table_nbytes(path: Path) -> int:
     file = _parquet_file(path)
     with file:
         return 8 * file.metadata.num_rows * file.metadata.num_columns
+
+
+def words_nbytes(path: Path) -> int:
+    """Bytes that the texts of a Parquet file take, each in every row that has it: on disk each text
+    may be there once. 0 where they cannot be many, which the sizes of what is packed tell."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def is_text(kind: Any) -> bool:
+        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+    with _parquet_file(path) as file:
+        names = [field.name for field in file.schema_arrow if is_text(field.type)]
+        groups = [file.metadata.row_group(k) for k in range(file.metadata.num_row_groups)]
+        chunks = [(g.num_rows, g.column(k)) for g in groups for k in range(g.num_columns)]
+        most = sum(n * c.total_uncompressed_size for n, c in chunks if c.path_in_schema in names)
+    if most <= UNPACKED:
+        return 0
+    with _parquet_file(path, read_dictionary=names) as file:  # each text once here too
+        found = file.read(columns=names)
+    parts = [part for column in found.columns for part in column.chunks]
+    return sum(
+        pc.sum(pc.binary_length(part.dictionary).take(part.indices)).as_py() or 0 for part in parts
+    )
 
 
 def _parquet_file(path: Path, **options: Any) -> Any:

@@ -32,7 +32,7 @@ from pyrovae.cells import (
 from pyrovae.errors import UsageError, got, in_short, nearest, reason
 from pyrovae.files import TIMES, check_held, check_size, home
 from pyrovae.schema import KINDS, Column, Schema, column_of, frame_of
-from pyrovae.sources import reading, table_nbytes
+from pyrovae.sources import reading, table_nbytes, words_nbytes
 from pyrovae.tensors import TensorData
 
 if TYPE_CHECKING:
@@ -602,8 +602,10 @@ def _unique(frame: pd.DataFrame) -> pd.DataFrame:
 def _parquet(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    remedy = "write it without compression"
-    check_held(path, table_nbytes(path), path.stat().st_size, TIMES, remedy)
+    size = path.stat().st_size
+    check_held(path, table_nbytes(path), size, TIMES, "write it without compression")
+    remedy = "leave out its long texts, which stand in it once for many rows"
+    check_held(path, words_nbytes(path), size, TIMES, remedy)
     return pd.read_parquet(path)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -593,6 +594,23 @@ def test_a_table_that_unpacks_to_much_more_is_refused_or_streamed(tmp_path: Path
     frame.to_parquet(tmp_path / "x.parquet")
     with memory(100e6), pytest.raises(pv.UsageError, match="bytes on disk.*stream"):
         pv.data.load(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_long_texts_that_stand_once_for_many_rows_are_refused(groups: int, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    frame = pd.DataFrame({"a": ["x" * 10**6] * 400, "b": np.arange(400.0)})
+    frame.to_parquet(tmp_path / "x.parquet", row_group_size=400 // groups)
+    with memory(100e6), pytest.raises(pv.UsageError, match="bytes on disk.*long texts"):
+        pv.data.load(tmp_path / "x.parquet")
+    levels = ["a" * 500, "b" * 500, None]  # as many bytes as are no harm, among them gaps
+    frame = pd.DataFrame({"a": levels * 10_000, "b": np.random.randn(30_000)})
+    frame.to_parquet(tmp_path / "y.parquet", row_group_size=30_000 // groups)
+    assert pv.data.table(tmp_path / "y.parquet").schema.columns[0].kind == "category"
+    many = [f"{k % 50:0400}" for k in range(300_000)]  # measured, and of not so many times the file
+    frame = pd.DataFrame({"a": many, "b": np.random.randn(300_000)})
+    frame.to_parquet(tmp_path / "z.parquet")
+    assert len(pv.data.table(tmp_path / "z.parquet").schema.columns[0].levels) == 50
 
 
 def test_a_picture_that_unpacks_to_much_more_is_refused(tmp_path: Path) -> None:
