@@ -820,6 +820,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     (package / "__init__.py").write_text("")
     (package / "parts.py").write_text(textwrap.dedent(OWN))
     monkeypatch.syspath_prepend(package.parent)
+    forget()  # that of another test
     yield lambda: __import__("mine.parts").parts
     forget()
 
