@@ -271,25 +271,33 @@ def table_nbytes(path: Path) -> int:
 def words_nbytes(path: Path) -> int:
     """Bytes that the texts of a Parquet file take, each in every row that has it: on disk each text
     may be there once. 0 where they cannot be many, which the sizes of what is packed tell."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    def is_text(kind: Any) -> bool:
-        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
     with _parquet_file(path) as file:
-        names = [field.name for field in file.schema_arrow if is_text(field.type)]
+        names = _texts(file)
         groups = [file.metadata.row_group(k) for k in range(file.metadata.num_row_groups)]
-        chunks = [(g.num_rows, g.column(k)) for g in groups for k in range(g.num_columns)]
-        most = sum(n * c.total_uncompressed_size for n, c in chunks if c.path_in_schema in names)
-    if most <= UNPACKED:
-        return 0
+        if sum(_most_words(group, names) for group in groups) <= UNPACKED:
+            return 0
     with _parquet_file(path, read_dictionary=names) as file:  # each text once here too
         found = file.read(columns=names)
     parts = [part for column in found.columns for part in column.chunks]
-    return sum(
-        pc.sum(pc.binary_length(part.dictionary).take(part.indices)).as_py() or 0 for part in parts
-    )
+    lengths = (pc.binary_length(part.dictionary).take(part.indices) for part in parts)
+    return sum(pc.sum(each).as_py() or 0 for each in lengths)
+
+
+def _texts(file: Any) -> list[str]:
+    """Names of the columns of text."""
+    import pyarrow.types as kinds
+
+    return [f.name for f in file.schema_arrow
+            if kinds.is_string(f.type) or kinds.is_large_string(f.type)]  # fmt: skip
+
+
+def _most_words(group: Any, names: Sequence[str]) -> int:
+    """Bytes of a row group's texts, were each row's as long as all that stand in it."""
+    columns = (group.column(k) for k in range(group.num_columns))
+    return sum(group.num_rows * c.total_uncompressed_size for c in columns
+               if c.path_in_schema in names)  # fmt: skip
 
 
 def _parquet_file(path: Path, **options: Any) -> Any:
