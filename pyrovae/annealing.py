@@ -272,8 +272,8 @@ class Chains:
 
 def _batches(problem: Problem, path: Annealing, chunk_bytes: int) -> Iterator[tuple[Args, Kept]]:
     """Batches that bound the memory, and the kernels that they share."""
-    rows = problem.shape.rows_within(chunk_bytes, 2)  # forwards and backwards
-    size = len(problem.data) if problem.whole else problem.most(max(1, rows // path.chains))
+    rows = problem.shape.rows_within(chunk_bytes, 2 * path.chains)  # forwards and backwards
+    size = len(problem.data) if problem.whole else problem.most(rows)
     chunks = math.ceil(len(problem.data) / size)
     kept = Kept(chunks * path.temperatures * path.leapfrogs)
     data = problem.data.batches(size)

@@ -141,8 +141,8 @@ def posterior(
     check_method(method, METHODS)
     sampler = Sampler(draws, chains, warmup, leapfrogs)
     problem = Problem.of(pair, x, seed, plate)
-    rows = problem.shape.rows_within(chunk_bytes, 2)
-    size = len(problem.data) if problem.whole else problem.most(max(1, rows // chains))
+    rows = problem.shape.rows_within(chunk_bytes, 2 * chains)
+    size = len(problem.data) if problem.whole else problem.most(rows)
     evaluations = (warmup + draws) * leapfrogs * math.ceil(len(problem.data) / size)
     kept, parts = Kept(evaluations), []
     with problem.pair.evaluating():
